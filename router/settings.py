@@ -1,0 +1,82 @@
+"""The process's settings from the environment: where to listen, and the limits that protect it; never routes.
+
+Each is `FIRSTTOKEN_` and its name in capitals: `FIRSTTOKEN_PORT=9000`. Sizes are bytes, or `64KiB`, `32MiB`;
+durations are seconds, or `250ms`, `5s`, `2m`, `1h`.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ByteSize, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MIB = 1024 * 1024
+
+
+def _seconds(value: object) -> object:
+    """What is written with a unit, in seconds; all else is for pydantic to judge."""
+    match = re.fullmatch(r"([0-9.]+)\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
+    if match is None or match[1].count(".") > 1 or match[1] == ".":
+        return value
+    return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _port(value: object) -> object:
+    """Kubernetes sets FIRSTTOKEN_PORT=tcp://10.0.0.1:8080 beside a service that is named firsttoken; not for us."""
+    return 8080 if isinstance(value, str) and value.startswith("tcp://") else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Size = Annotated[ByteSize, Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+SecondsOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Read once, when the process starts."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FIRSTTOKEN_", env_ignore_empty=True, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = 8080
+    """The port to listen on; 0 takes any that is free."""
+    config: Path | None = None
+    """The file of endpoints; without it ./endpoints.yaml, else the one in the package."""
+    allow_open: bool = False
+    """Serve an address that is not loopback although the file has no client keys."""
+
+    max_body: Size = ByteSize(32 * _MIB)
+    """The longest request body."""
+    max_header: Size = ByteSize(64 * 1024)
+    """The longest header block, of a request and of an upstream's answer."""
+    max_event: Size = ByteSize(4 * _MIB)
+    """The longest single event in a stream."""
+    max_answer: Size = ByteSize(64 * _MIB)
+    """The longest answer that does not stream."""
+    max_calls: Annotated[int, Field(ge=1)] = 20000
+    """Calls in flight; one more is refused."""
+
+    request_timeout: Seconds = 60.0
+    """By then a client must have sent its whole request."""
+    keep_alive: Seconds = 75.0
+    """How long a client's connection may wait for its next request."""
+    ping_after: Seconds = 10.0
+    """A streaming client that waits longer for its first token gets comments, so that nothing in between hangs up."""
+    ping_every: Seconds = 15.0
+    """The time between two such comments."""
+    connect_timeout: Seconds = 5.0
+    """To open a connection to an endpoint, TLS included."""
+    drain: SecondsOrNone = 120.0
+    """How long calls may go on after a signal to stop."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    """How much to log."""
+    access_log: bool = False
+    """Log one line per call."""
