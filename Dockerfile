@@ -1,0 +1,38 @@
+# firsttoken as an image: the locked runtime in a virtual environment, run by an unprivileged user.
+#
+# Its endpoints: mount a file at /etc/firsttoken/endpoints.yaml; without one, the example in the package is used.
+
+ARG PYTHON=3.13
+
+FROM python:${PYTHON}-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
+# Dependencies first: this layer stays in the cache until the lock changes.
+COPY requirements.lock /src/
+RUN python -m venv --without-pip /opt/firsttoken \
+ && pip --python /opt/firsttoken/bin/python install --require-hashes --requirement /src/requirements.lock
+COPY pyproject.toml endpoints.yaml /src/
+COPY router /src/router
+# The build backend is in the lock and builds the wheel, then leaves; `check` says if something at run time needs its parts.
+RUN pip --python /opt/firsttoken/bin/python wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
+ && pip --python /opt/firsttoken/bin/python install --no-deps /dist/*.whl \
+ && pip --python /opt/firsttoken/bin/python uninstall --yes hatchling packaging pathspec pluggy tomlkit trove-classifiers \
+ && pip --python /opt/firsttoken/bin/python check
+
+FROM python:${PYTHON}-slim
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/* \
+ && groupadd --system --gid 10001 firsttoken \
+ && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin firsttoken
+COPY --from=build /opt/firsttoken /opt/firsttoken
+ENV PATH=/opt/firsttoken/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /etc/firsttoken
+USER 10001:10001
+EXPOSE 8080
+# Asked directly, whatever proxy the environment names for endpoints.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+  CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8080/healthz', timeout=2)"]
+# SIGTERM drains: no new requests, those in flight end.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["firsttoken"]
+CMD ["serve", "--host", "0.0.0.0"]
