@@ -342,7 +342,9 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _said(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return [(name, value) for name, value in super().__repr_args__() if name in self.model_fields_set]
@@ -482,9 +484,7 @@ class Config(Section):
     defaults: Policy = Policy()
     endpoints: Annotated[tuple[EndpointConfig, ...], AfterValidator(_some_endpoints)]
     models: Annotated[Mapping[str, Overrides], AfterValidator(Frozen)] = Frozen()
-    keys: Annotated[
-        tuple[Annotated[SecretStr, PlainValidator(_secret)], ...], AfterValidator(_client_keys)
-    ] = ()
+    keys: Annotated[tuple[Annotated[SecretStr, PlainValidator(_secret)], ...], AfterValidator(_client_keys)] = ()
     source: str = ""
 
     @property
@@ -532,7 +532,7 @@ def _shaped(document: "_Document") -> dict[str, Any]:
     """The file's values in the shape of the models."""
     top = document.value
     if top is not None and not isinstance(top, dict):
-        document.problem((), f"given {document.given(())}; expected a mapping with 'endpoints'")
+        document.problem((), f"given {_container(document.given(()))}; expected a mapping with 'endpoints'")
         top = None
     known = _without(document, top or {}, (), {"source"})
     if isinstance(endpoints := known.get("endpoints"), list):
@@ -580,14 +580,19 @@ def _message(document: "_Document", path: KeyPath, kind: str, message: str, cont
         case "expected":
             expected = str(context["what"])
         case "string_type":
-            expected = "text" if given in ("nothing", "a mapping", "a list") else "text; put it in quotes"
+            expected = "text; put it in quotes" if _container(given) == "a single value" else "text"
         case "model_type" | "dict_type" | "mapping_type" | "model_attributes_type":
-            expected = "a mapping"
+            given, expected = _container(given), "a mapping"
         case "tuple_type" | "list_type":
-            expected = "a list"
+            given, expected = _container(given), "a list"
         case _:
             expected = message
     return f"given {given}; expected {expected}"
+
+
+def _container(given: str) -> str:
+    """Where more than a single value belongs, the value tells nothing, and may be a secret that lost its key."""
+    return given if given in ("nothing", "a mapping", "a list") else "a single value"
 
 
 def _unknown(path: KeyPath) -> str:
@@ -630,7 +635,7 @@ def _disagreements(document: "_Document") -> None:
     served = sorted({name for item in endpoints for name in _names(item.get("models"))})
     for model in _names(top.get("models")):
         if served and model not in served:
-            hint = _did_you_mean(model, served) or f"; served are {', '.join(served)}"
+            hint = _did_you_mean(model, served) or f"; served: {', '.join(served)}"
             document.problem(("models", model), f"no endpoint serves this model{hint}")
 
 
@@ -711,7 +716,8 @@ class _Document:
             self._not_yaml(1, "nested too deeply")
 
     def _not_yaml(self, line: int, why: str) -> NoReturn:
-        raise ConfigError([f"{self.source}:{line}: not valid YAML: {why}"])
+        # from None: PyYAML's own error quotes the line, secrets and all.
+        raise ConfigError([f"{self.source}:{line}: not valid YAML: {why}"]) from None
 
     # -- problems, and how they are shown
 
@@ -768,7 +774,9 @@ class _Document:
         text = _shown_url(text) if path[-1:] == ("base_url",) else text
         text = text if len(text) <= 60 else f"{text[:60]}…"
         # A reference is shown itself, not what it stands for: that may be a secret in the wrong place.
-        return repr(text) if node.tag == f"{_TAG}str" and "${" not in text else text
+        if "${" in text:
+            return f"{text} (its value is not shown)"
+        return repr(text) if node.tag == f"{_TAG}str" else text
 
     # -- nodes
 
@@ -794,8 +802,8 @@ class _Document:
         if self._nodes > _MOST_NODES:
             self._not_yaml(_line(node), "too large, with its aliases followed")
 
-    def _unreadable(self, path: KeyPath, why: str) -> None:
-        self.problem(path, why)
+    def _unreadable(self, path: KeyPath, why: str, line: int | None = None) -> None:
+        self.problem(path, why, line)
         self._unread.add(path)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -827,12 +835,12 @@ class _Document:
 
     def _key(self, node: yaml.Node, path: KeyPath) -> str | None:
         if node.tag != f"{_TAG}str":
-            self.problem(path, "has a key that is not text; put it in quotes", _line(node))
+            self._unreadable(path, "has a key that is not text; put it in quotes", _line(node))
             return None
         try:
             return self._expand(node.value, path)
         except ValueError as error:
-            self.problem(path, f"has a key with {error}", _line(node))
+            self._unreadable(path, f"has a key that cannot be read: {error}", _line(node))
             return None
 
     def _sequence(self, node: yaml.SequenceNode, path: KeyPath) -> list[Any]:

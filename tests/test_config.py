@@ -1,0 +1,863 @@
+"""endpoints.yaml: what is accepted and what it means; what is refused, on which line and in which words."""
+
+import copy
+import json
+import math
+import pickle
+import re
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from router import config
+from router.config import Config, ConfigError, EndpointConfig, Overrides, Params, Policy, Simulate, load, parse
+from router.settings import Settings
+
+TOP = Path(__file__).resolve().parent.parent
+SHIPPED = TOP / "endpoints.yaml"
+DOCS = TOP / "docs" / "endpoints.md"
+
+
+def read(text: str, **environ: str) -> Config:
+    return parse(dedent(text), "f.yaml", environ)
+
+
+def problems(text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        read(text, **environ)
+    assert str(refused.value) == "\n".join(refused.value.problems)
+    return list(refused.value.problems)
+
+
+def endpoint(lines: str = "", **environ: str) -> EndpointConfig:
+    """An endpoint that is right, with some more lines."""
+    return read(around(lines), **environ).endpoints[0]
+
+
+def refusal(lines: str, **environ: str) -> str:
+    """The one problem of an endpoint whose further lines begin on line 5, without the place that all have."""
+    (problem,) = problems(around(lines), **environ)
+    place = re.fullmatch(r"f\.yaml:5: endpoints\[0\] \(a\)\.(.*)", problem)
+    assert place, problem
+    return place[1]
+
+
+def around(lines: str) -> str:
+    said = {line.partition(":")[0] for line in dedent(lines).splitlines()}
+    parts = {"models": "models: [chat]", "base_url": "base_url: http://h/v1"}
+    kept = [line if key not in said else f"# {key}" for key, line in parts.items()]
+    rows = ["- name: a", *(f"  {row}" for row in (*kept, *dedent(lines).strip("\n").splitlines()))]
+    return "endpoints:\n" + "\n".join(rows) + "\n"
+
+
+# ---- The files that we ship
+
+
+def test_the_shipped_file_needs_no_environment() -> None:
+    shipped = load(SHIPPED, {})
+    assert [each.name for each in shipped.endpoints] == [
+        "zhipu-flash", "local-vllm", "fallback", "simulated-quick", "simulated-slow",
+    ]  # fmt: skip
+    assert [each.name for each in shipped.enabled] == ["local-vllm", "simulated-quick", "simulated-slow"]
+    assert [each.disabled for each in shipped.endpoints if each.disabled] == [
+        "ZHIPU_API_KEY is not set",
+        "FALLBACK_API_KEY is not set",
+    ]
+    assert {name for each in shipped.endpoints for name in each.models} == {"chat"}
+    assert shipped.keys == ()
+    assert shipped.source == str(SHIPPED)
+
+
+def test_the_shipped_file_says_what_the_issue_asks_for() -> None:
+    keys = {"ZHIPU_API_KEY": "z", "FALLBACK_API_KEY": "f"}
+    others = {"FALLBACK_BASE_URL": "https://o.example/v1", "VLLM_MODEL": "m"}
+    zhipu, vllm, fallback, quick, slow = load(SHIPPED, keys | others).enabled
+    assert (zhipu.kind, zhipu.base_url) == ("zhipu", "https://open.bigmodel.cn/api/paas/v4")
+    assert (zhipu.models, zhipu.concurrency, zhipu.tier) == ({"chat": "glm-4-flash-250414"}, 30, 1)
+    assert zhipu.params.default == {"temperature": 0.5, "top_p": 0.8, "max_tokens": 2000}
+    assert zhipu.params.drop == ("frequency_penalty",)
+    assert zhipu.api_key == SecretStr("z")
+    assert (vllm.kind, vllm.base_url, vllm.api_key) == ("vllm", "http://127.0.0.1:8000/v1", None)
+    assert (vllm.models, vllm.tier) == ({"chat": "m"}, 1)
+    assert (fallback.base_url, fallback.models, fallback.tier) == ("https://o.example/v1", {"chat": "gpt-4o-mini"}, 2)
+    assert {(each.kind, each.tier) for each in (quick, slow)} == {("simulated", 3)}
+    assert quick.simulate.first_token < slow.simulate.first_token
+    assert quick.simulate.rate > slow.simulate.rate
+
+
+def test_the_example_in_the_docs_is_right() -> None:
+    example = re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert example
+    read_back = parse(example[1], environ={})
+    assert [each.name for each in read_back.enabled] == ["gpu-1"]
+    assert read_back.endpoints[1].policy.hedge == 2.0
+
+
+DOCUMENTED: dict[str, tuple[type[config.Section], set[str]]] = {
+    "The file": (Config, {"source"}),
+    "Policy": (Policy, set()),
+    "Endpoint": (EndpointConfig, {"policy", "disabled"}),
+    "Params": (config.Params, set()),
+    "Probe": (config.Probe, set()),
+    "Pool": (config.PoolConfig, set()),
+    "Simulate": (Simulate, set()),
+}
+
+
+@pytest.mark.parametrize("heading", DOCUMENTED)
+def test_the_docs_have_every_key_and_its_default(heading: str) -> None:
+    model, not_in_the_file = DOCUMENTED[heading]
+    (section,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", DOCS.read_text(), re.DOTALL | re.MULTILINE)
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]", section, re.MULTILINE))
+    assert documented.keys() == model.model_fields.keys() - not_in_the_file
+    for key, written in documented.items():
+        assert the_default(written) == plain(model, key), key
+
+
+def the_default(written: str) -> Any:
+    special: dict[str, Any] = {"required": "required", "none": None, "{}": {}, "[]": []}
+    value = special.get(written, config._seconds(written))
+    return written if value is None and written != "none" else value
+
+
+def plain(model: type[config.Section], key: str) -> Any:
+    field = model.model_fields[key]
+    value = field.get_default()
+    if field.is_required() or key == "base_url":
+        return "required"
+    if isinstance(value, config.Section):
+        assert value == type(value)()
+        return {}
+    return {(): [], config.Frozen(): {}}.get(value, value) if isinstance(value, tuple | dict) else value
+
+
+def test_overrides_have_the_policys_keys_and_say_nothing() -> None:
+    assert Overrides.model_fields.keys() == Policy.model_fields.keys()
+    assert set(Overrides().model_dump().values()) == {None}
+
+
+# ---- What it means
+
+
+def test_an_endpoint_has_sensible_defaults() -> None:
+    plain_one = endpoint()
+    assert plain_one == EndpointConfig(name="a", base_url="http://h/v1", models={"chat": "chat"})
+    assert (plain_one.kind, plain_one.tier, plain_one.weight, plain_one.concurrency) == ("openai", 1, 1.0, None)
+    assert (plain_one.probe.kind, plain_one.probe.interval, plain_one.probe.timeout) == ("auto", 10.0, 5.0)
+    pool = plain_one.pool
+    assert (pool.min_idle, pool.max, pool.idle, pool.keepalive) == (2, 200, "auto", 60.0)
+    assert (plain_one.policy, plain_one.disabled) == (Overrides(), None)
+
+
+def test_the_defaults_of_a_policy() -> None:
+    assert Policy().model_dump() == {
+        "deadline": 120.0,
+        "hedge": "auto",
+        "abandon": 15.0,
+        "stall": 30.0,
+        "hedge_budget": 0.10,
+        "retry_budget": 0.20,
+        "patience": 0.0,
+    }
+
+
+def test_an_endpoints_word_counts_before_the_models_and_that_before_the_defaults() -> None:
+    all_three = read("""
+        defaults: {deadline: 1m, hedge: 3s, stall: 7}
+        endpoints:
+          - {name: a, base_url: http://h, models: [chat, other], hedge: off}
+          - {name: b, base_url: http://h, models: [chat]}
+        models:
+          chat: {hedge: 1s, deadline: 30s, patience: 250ms}
+          other:
+    """)
+    a, b = all_three.endpoints
+    assert a.policy == Overrides(hedge="off")
+    assert all_three.policy("chat", a) == Policy(deadline=30.0, hedge="off", stall=7.0, patience=0.25)
+    assert all_three.policy("chat", b) == Policy(deadline=30.0, hedge=1.0, stall=7.0, patience=0.25)
+    assert all_three.policy("other", a) == Policy(deadline=60.0, hedge="off", stall=7.0)
+    assert all_three.policy("nobody knows", b) == Policy(deadline=60.0, hedge=3.0, stall=7.0)
+
+
+def test_a_zero_is_a_word_too() -> None:
+    zeros = read("""
+        endpoints: [{name: a, base_url: http://h, models: [chat], hedge: 0, hedge_budget: 0, retry_budget: 0}]
+    """)
+    policy = zeros.policy("chat", zeros.endpoints[0])
+    assert (policy.hedge, policy.hedge_budget, policy.retry_budget) == (0.0, 0.0, 0.0)
+
+
+def test_models_may_be_a_mapping_or_a_list_of_names() -> None:
+    assert endpoint("models: {chat: glm-4, 'x:7b': y}").models == {"chat": "glm-4", "x:7b": "y"}
+    assert endpoint("models: [chat, embed]").models == {"chat": "chat", "embed": "embed"}
+
+
+def test_a_key_without_a_value_is_not_said() -> None:
+    empty = read("""
+        defaults:
+        endpoints:
+          - name: a
+            base_url: http://h
+            api_key:
+            models: [chat]
+            tier:
+            pool: {max: }
+            headers:
+            hedge:
+        models:
+        keys:
+    """)
+    assert empty.endpoints[0] == EndpointConfig(name="a", base_url="http://h", models={"chat": "chat"})
+    assert (empty.defaults, empty.models, empty.keys) == (Policy(), {}, ())
+
+
+def test_values_are_read_as_yaml_1_2_has_them() -> None:
+    listed = "a: off, b: yes, c: 1:30, d: 2026-01-01, e: 1_0, f: 010, g: true, h: 1e3, i: ~"
+    values = endpoint(f"params: {{default: {{{listed}}}}}")
+    assert values.params.default == {
+        "a": "off", "b": "yes", "c": "1:30", "d": "2026-01-01", "e": "1_0", "f": 10, "g": True, "h": 1000.0, "i": None,
+    }  # fmt: skip
+    assert endpoint("probe: {kind: off}").probe.kind == "off"
+    assert endpoint("tier: 0x10").tier == 16
+
+
+def test_anchors_and_merges_work_and_own_keys_win() -> None:
+    merged = read("""
+        endpoints:
+          - &one
+            name: a
+            base_url: http://h
+            models: &models {chat: x}
+            tier: 2
+          - {<<: *one, name: b, models: *models}
+          - {<<: [*one, {weight: 3, tier: 7}], name: c}
+    """)
+    assert [(each.name, each.tier, each.weight, each.models) for each in merged.endpoints] == [
+        ("a", 2, 1.0, {"chat": "x"}), ("b", 2, 1.0, {"chat": "x"}), ("c", 2, 3.0, {"chat": "x"}),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("https://api.example.com/v1/", "https://api.example.com/v1"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("HTTP://h//", "http://h"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://gpu_1:8000/a/b", "http://gpu_1:8000/a/b"),
+    ],
+)
+def test_a_base_url_loses_its_trailing_slash_only(written: str, meant: str) -> None:
+    assert endpoint(f"base_url: '{written}'").base_url == meant
+
+
+def test_a_simulated_endpoint_has_a_pace_and_no_address() -> None:
+    simulated = read("endpoints: [{name: s, kind: simulated, models: [chat], simulate: {first_token: 20ms, rate: 5}}]")
+    assert simulated.endpoints[0].simulate == Simulate(first_token=0.02, rate=5.0)
+    assert simulated.endpoints[0].base_url is None
+
+
+def test_authorization_may_be_a_header_of_its_own() -> None:
+    headers = endpoint("headers: {Authorization: Token abc, x-y: ' 1 '}").headers
+    assert headers == {"Authorization": "Token abc", "x-y": "1"}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "e.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + around("").encode())
+    assert load(file, {}).endpoints[0].name == "a"
+
+
+# ---- Durations
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("250ms", 0.25), ("5s", 5), ("2m", 120), ("1h", 3600), ("1.5s", 1.5), (".5s", 0.5), ("7", 7), ("0.25", 0.25),
+     ("'3'", 3), ("2 m", 120), ("1e-3", 0.001), ("0", 0), ("0ms", 0)],
+)  # fmt: skip
+def test_durations_have_units_or_are_seconds(written: str, seconds: float) -> None:
+    assert endpoint(f"hedge: {written}").policy.hedge == seconds
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**9))
+def test_milliseconds_are_rounded_once(number: int) -> None:
+    assert config._seconds(f"{number}ms") == number / 1000
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1e12), st.sampled_from([("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600), ("", 1)]))
+def test_any_number_and_unit_is_that_many_seconds(number: float, unit: tuple[str, float]) -> None:
+    assert math.isclose(config._duration(f"{number!r}{unit[0]}"), number * unit[1], rel_tol=1e-12)
+
+
+@settings(deadline=None)
+@given(st.floats())
+def test_a_plain_number_is_itself_if_finite_and_not_negative(number: float) -> None:
+    if 0 <= number < 1e300:
+        assert config._duration(number) == number
+    else:
+        with pytest.raises(Exception, match="expected a duration"):
+            config._duration(number)
+
+
+@settings(deadline=None)
+@given(st.text() | st.booleans() | st.lists(st.integers()) | st.integers() | st.none())
+def test_anything_else_is_refused_and_never_crashes(value: object) -> None:
+    seconds = config._seconds(value)
+    assert seconds is None or isinstance(seconds, float)
+    assert seconds is None or not isinstance(value, bool | list)
+
+
+A_DURATION = "expected a duration such as 250ms, 5s, 2m or a number of seconds"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [("-1", "-1"), ("-1s", "'-1s'"), ("5 parsecs", "'5 parsecs'"), ("1m30s", "'1m30s'"), ("5S", "'5S'"), ("٣s", "'٣s'"),
+     (".inf", ".inf"), (".nan", ".nan"), ("1e999", "1e999"), ("true", "true"), ("''", "''"), ("[1]", "a list")],
+)  # fmt: skip
+def test_what_is_no_duration_is_refused(written: str, shown: str) -> None:
+    expected = "auto, off or a duration such as 250ms, 5s, 2m or a number of seconds"
+    assert refusal(f"hedge: {written}") == f"hedge: given {shown}; expected {expected}"
+
+
+@pytest.mark.parametrize("key", ["deadline", "abandon", "stall"])
+def test_some_durations_cannot_be_zero(key: str) -> None:
+    assert refusal(f"{key}: 0s") == f"{key}: given '0s'; {A_DURATION}, more than 0"
+
+
+@pytest.mark.parametrize("key", ["probe.interval", "probe.timeout", "pool.keepalive"])
+def test_nor_can_these(key: str) -> None:
+    section, _, inner = key.partition(".")
+    assert refusal(f"{section}: {{{inner}: 0}}") == f"{key}: given 0; {A_DURATION}, more than 0"
+
+
+def test_patience_and_idle_and_a_simulated_first_token_may_be_zero() -> None:
+    zeros = read("""
+        defaults: {patience: 0}
+        endpoints: [{name: s, kind: simulated, models: [c], simulate: {first_token: 0}, pool: {idle: 0, min_idle: 0}}]
+    """)
+    assert zeros.endpoints[0].simulate.first_token == 0
+    assert zeros.endpoints[0].pool.idle == 0
+
+
+# ---- The environment
+
+
+def test_references_are_replaced_in_any_text() -> None:
+    said = endpoint(
+        """
+        base_url: ${HOST:-http://x}/v1
+        models: {"${CLIENT}": "a-${M}-${M}"}
+        headers: {x-who: "${WHO}"}
+        """,
+        CLIENT="chat", M="7b", WHO="me",
+    )  # fmt: skip
+    assert (said.base_url, said.models, said.headers) == ("http://x/v1", {"chat": "a-7b-7b"}, {"x-who": "me"})
+
+
+def test_a_default_is_for_unset_and_for_empty_variables() -> None:
+    assert [endpoint("tier: ${T:-3}", **environ).tier for environ in ({}, {"T": ""}, {"T": "4"})] == [3, 3, 4]
+
+
+def test_two_dollars_escape() -> None:
+    assert endpoint("models: {chat: '$${HOME} $$ $x'}").models == {"chat": "${HOME} $$ $x"}
+
+
+@pytest.mark.parametrize(("key", "value", "meant"), [("tier", "2", 2), ("weight", "0.5", 0.5), ("stall", "5m", 300.0)])
+def test_a_reference_becomes_what_its_key_wants(key: str, value: str, meant: float) -> None:
+    said = endpoint(f"{key}: ${{X}}", X=value)
+    assert getattr(said.policy if key == "stall" else said, key) == meant
+
+
+def test_a_parameter_that_is_a_reference_is_read_as_if_its_value_stood_there() -> None:
+    params = endpoint("params: {force: {a: '${N}'}}\nweight: ${W:-2}", N="5").params
+    assert params.force == {"a": "5"}
+    lines = "params:\n  force:\n    a: ${N}\n    b: ${B}\n    c: ${S}\n    d: x${N}\n    e: ${E}"
+    block = endpoint(lines, N="5", B="true", S="[1]", E="")
+    assert block.params.force == {"a": 5, "b": True, "c": "[1]", "d": "x5", "e": None}
+
+
+def test_a_value_cannot_add_structure() -> None:
+    hostile = "x\n    tier: 9\n  - {name: b}"
+    assert endpoint("params: {default: {stop: '${S}'}}", S=hostile).params.default == {"stop": hostile}
+    assert endpoint("params:\n  default:\n    stop: ${S}", S="{a: 1}").params.default == {"stop": "{a: 1}"}
+    assert endpoint("params: {default: {stop: '${S}'}}", S="${HOME}").params.default == {"stop": "${HOME}"}
+
+
+def test_an_endpoint_whose_key_is_not_set_is_disabled() -> None:
+    assert endpoint("api_key: ${K}").disabled == "K is not set"
+    assert endpoint("api_key: ${K}", K="").disabled == "K is empty"
+    assert endpoint("api_key: ${K}", K=" \n").disabled == "K is empty"
+    assert endpoint("api_key: a-${K}-b").disabled == "K is not set"
+    assert endpoint("api_key: ${K}").api_key is None
+    assert read(around("api_key: ${K}")).enabled == ()
+
+
+def test_an_endpoint_with_its_key_or_an_optional_one_is_enabled() -> None:
+    for key, meant in [("${K}", SecretStr("sk")), ("${L:-}", None), ("''", None), ("sk", SecretStr("sk"))]:
+        said = endpoint(f"api_key: {key}", K="sk")
+        assert (said.api_key, said.disabled) == (meant, None)
+
+
+def test_elsewhere_a_variable_that_is_not_set_is_the_only_problem_of_its_value() -> None:
+    assert refusal("tier: ${T}") == "tier: T is not set; set it, or write ${T:-default}"
+    assert refusal("base_url: http://${H}/") == "base_url: H is not set; set it, or write ${H:-default}"
+    assert refusal("models: ['${M}']") == "models[0]: M is not set; set it, or write ${M:-default}"
+    assert refusal("pool: {min_idle: 500, max: '${M}'}") == "pool.max: M is not set; set it, or write ${M:-default}"
+    assert problems("endpoints: [{name: '${N}', base_url: http://h, models: [c]}]") == [
+        "f.yaml:1: endpoints[0].name: N is not set; set it, or write ${N:-default}"
+    ]
+    assert problems(around("") + "'${K}': 1") == ["f.yaml:5: has a key that cannot be read: K is not set"]
+
+
+@pytest.mark.parametrize("written", ["${", "${a b}", "${1}", "${A:-${B}}", "${A-b}", "${A"])
+def test_what_only_looks_like_a_reference_is_refused(written: str) -> None:
+    assert refusal(f"models: {{chat: '{written}'}}") == (
+        "models.chat: a ${ that is neither ${NAME} nor ${NAME:-default}; write $${ for a plain ${"
+    )
+
+
+def test_client_keys_that_are_empty_are_dropped_but_one_that_should_be_set_is_missed() -> None:
+    keys = around("") + "keys: ['${A:-}', '', a, '${B}', a]"
+    assert read(keys, B="b").keys == (SecretStr("a"), SecretStr("b"))
+    assert problems(keys, B="") == ["f.yaml:5: keys[3]: B is empty; set it, or write ${B:-}"]
+    assert problems(keys) == ["f.yaml:5: keys[3]: B is not set; set it, or write ${B:-}"]
+
+
+# ---- Refusals
+
+
+def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
+    assert problems("""\
+        defaults:
+          deadline: 0
+          hegde: 1s
+        endpoints:
+          - name: zhipu-flash
+            kind: zhipuu
+            tierr: 1
+            base_url: ftp://h
+            models: [chat]
+            stall: soon
+            probe:
+              kind: helth
+              intervall: 2s
+          - name: zhipu-flash
+            models: {chat: 4}
+        models:
+          chta: {hedge: never}
+        keyz: []
+    """) == [
+        f"f.yaml:2: defaults.deadline: given 0; {A_DURATION}, more than 0",
+        "f.yaml:3: defaults.hegde: unknown key; did you mean 'hedge'?",
+        "f.yaml:6: endpoints[0] (zhipu-flash).kind: given 'zhipuu'; "
+        "expected openai, zhipu, vllm or simulated; did you mean 'zhipu'?",
+        "f.yaml:7: endpoints[0] (zhipu-flash).tierr: unknown key; did you mean 'tier'?",
+        "f.yaml:8: endpoints[0] (zhipu-flash).base_url: given 'ftp://h'; "
+        "expected a URL that begins with http:// or https://",
+        f"f.yaml:10: endpoints[0] (zhipu-flash).stall: given 'soon'; {A_DURATION}, more than 0",
+        "f.yaml:12: endpoints[0] (zhipu-flash).probe.kind: given 'helth'; "
+        "expected auto, health, models, chat, connect or off; did you mean 'health'?",
+        "f.yaml:13: endpoints[0] (zhipu-flash).probe.intervall: unknown key; did you mean 'interval'?",
+        "f.yaml:14: endpoints[1] (zhipu-flash).base_url: missing; an endpoint of kind openai needs it, "
+        "as in https://api.example.com/v1",
+        "f.yaml:14: endpoints[1] (zhipu-flash).name: already the name of endpoints[0]",
+        "f.yaml:15: endpoints[1] (zhipu-flash).models.chat: given 4; expected text; put it in quotes",
+        "f.yaml:17: models.chta.hedge: given 'never'; expected auto, off or " + A_DURATION.removeprefix("expected "),
+        "f.yaml:17: models.chta: no endpoint serves this model; did you mean 'chat'?",
+        "f.yaml:18: keyz: unknown key; did you mean 'keys'?",
+    ]
+
+
+A_MODELS = "a mapping {the name that clients ask for: the name it has here}, or a list of names"
+A_URL = "expected a URL with a valid host, and a port from 1 to 65535"
+PRINTABLE = "expected one line of printable ASCII, without line breaks or NUL"
+HIDDEN = "given a value that is not shown here"
+ONE_CONNECTION = "it is about one connection, and connections are the router's"
+
+
+@pytest.mark.parametrize(
+    ("lines", "refused"),
+    [
+        ("patience: 1s", "patience: unknown key; it may stand in 'defaults' and 'models' only"),
+        ("policy: {}", "policy: unknown key; did you mean 'pool'?"),
+        ("disabled: x", None),
+        ("zzz: 1", None),
+        ("BASE-URL: 1", "BASE-URL: unknown key; did you mean 'base_url'?"),
+        ("params: {forced: {}}", "params.forced: unknown key; did you mean 'force'?"),
+        ("pool: {maximum: }", "pool.maximum: unknown key; did you mean 'max'?"),
+        ("probe: {<<: {intervall: 1}}", "probe.intervall: unknown key; did you mean 'interval'?"),
+        ("tier: 0", "tier: given 0; expected a whole number, 1 or more"),
+        ("tier: 1.5", "tier: given 1.5; expected a whole number, 1 or more"),
+        ("tier: true", "tier: given true; expected a whole number, 1 or more"),
+        ("tier: one", "tier: given 'one'; expected a whole number, 1 or more"),
+        ("tier: [1]", "tier: given a list; expected a whole number, 1 or more"),
+        (f"tier: {10**30}", f"tier: given {10**30}; expected a whole number, 1 or more"),
+        (f"tier: {'9' * 500}", "tier: too long a number"),
+        ("concurrency: 0", "concurrency: given 0; expected a whole number, 1 or more"),
+        ("weight: 0", "weight: given 0; expected a number, more than 0"),
+        ("weight: .inf", "weight: given .inf; expected a number, more than 0"),
+        ("weight: {}", "weight: given a mapping; expected a number, more than 0"),
+        ("hedge_budget: -0.1", "hedge_budget: given -0.1; expected a number from 0 to 10, "
+         "in extra attempts per call (0.10 is one for every ten calls)"),
+        ("retry_budget: 20", "retry_budget: given 20; expected a number from 0 to 10, "
+         "in extra attempts per call (0.10 is one for every ten calls)"),
+        ("pool: {min_idle: 3, max: 2}", "pool: min_idle is 3, more than max, which is 2"),
+        ("pool: {min_idle: 201}", "pool: min_idle is 201, more than max, which is 200"),
+        ("pool: {min_idle: -1}", "pool.min_idle: given -1; expected a whole number, 0 or more"),
+        ("pool: {max: 0}", "pool.max: given 0; expected a whole number, 1 or more"),
+        ("pool: {idle: of}", f"pool.idle: given 'of'; expected auto or {A_DURATION.removeprefix('expected ')}"),
+        ("pool: 3", "pool: given a single value; expected a mapping"),
+        ("probe: off", "probe: given a single value; expected a mapping"),
+        ("simulate: {}", "simulate: only an endpoint of kind simulated has it"),
+        ("models: {}", "models: empty; expected at least one model, "
+         "as {the name that clients ask for: the name it has here}"),
+        ("models: []", "models: empty; expected at least one model, "
+         "as {the name that clients ask for: the name it has here}"),
+        ("models: chat", f"models: given 'chat'; expected {A_MODELS}"),
+        ("models: [1]", f"models: given a list; expected {A_MODELS}"),
+        ("models: [x, x]", "models: 'x' stands twice"),
+        ("models: {x: ''}", "models.x: given ''; expected a model's name: printable text of 1 to 256 characters"),
+        ("models: {x: }", "models.x: given nothing; expected text"),
+        ("models: {1: x}", None),
+        ("base_url: api.example.com", "base_url: given 'api.example.com'; "
+         "expected a URL that begins with http:// or https://"),
+        ("base_url: 5", "base_url: given 5; expected text; put it in quotes"),
+        ("base_url: http:///v1", "base_url: given 'http:///v1'; expected a URL with a host"),
+        ("base_url: http://a b/", "base_url: given 'http://a b/'; "
+         "expected a URL in printable ASCII without spaces (an international host as xn--…)"),
+        ("base_url: http://h:0", f"base_url: given 'http://h:0'; {A_URL}"),
+        ("base_url: http://h:99999", f"base_url: given 'http://h:99999'; {A_URL}"),
+        ("base_url: 'http://h:'", f"base_url: given 'http://h:'; {A_URL}"),
+        ("base_url: http://[::1", f"base_url: given 'http://[::1'; {A_URL}"),
+        ("base_url: http://[::zz]", f"base_url: given 'http://[::zz]'; {A_URL}"),
+        ("base_url: http://h\\x", f"base_url: given 'http://h\\\\x'; {A_URL}"),
+        ("base_url: https://h/?key=sk-hush", "base_url: a URL must not hold a query or a fragment: "
+         "paths are added at its end"),
+        ("base_url: https://h/#f", "base_url: a URL must not hold a query or a fragment: paths are added at its end"),
+        ("base_url: https://u:hush@h/", "base_url: a URL must not hold a user or password; use api_key, or headers"),
+        ("headers: {Host: x}", "headers.Host: this header cannot be configured: it follows from base_url"),
+        ("headers: {content-length: '1'}", "headers.content-length: this header cannot be configured: "
+         "it follows from the body"),
+        ("headers: {Transfer-Encoding: x}", "headers.Transfer-Encoding: this header cannot be configured: "
+         "it follows from the body"),
+        ("headers: {connection: x}", f"headers.connection: this header cannot be configured: {ONE_CONNECTION}"),
+        ("headers: {TE: x}", f"headers.TE: this header cannot be configured: {ONE_CONNECTION}"),
+        ("headers: {accept-encoding: br}", "headers.accept-encoding: this header cannot be configured: "
+         "answers are read as they pass, so they must come uncompressed"),
+        ("headers: {'a b': hush}", "headers.a…: not a header name; expected letters, digits and dashes"),
+        ("headers: {'': hush}", "headers.: not a header name; expected letters, digits and dashes"),
+        (r'headers: {x: "hush\r\nx: y"}', f"headers.x: {HIDDEN}; {PRINTABLE}"),
+        (r'headers: {x: "hush\0"}', f"headers.x: {HIDDEN}; {PRINTABLE}"),
+        ("headers: {x: 3}", f"headers.x: {HIDDEN}; expected text; put it in quotes"),
+        ("headers: {x: y, X: z}", "headers: x stands twice; header names are the same in upper and lower case"),
+        ("headers: hush", "headers: given a single value; expected a mapping"),
+        (r'api_key: "hush\n"', f"api_key: {HIDDEN}; {PRINTABLE}, or spaces around it"),
+        (r'api_key: "hush\0"', f"api_key: {HIDDEN}; {PRINTABLE}, or spaces around it"),
+        ("api_key: 12345", f"api_key: {HIDDEN}; expected text; put it in quotes"),
+        ("api_key: [hush]", "api_key: given a list; expected text"),
+        ("params: {default: {stream: true}}", "params.default.stream: stream cannot be changed by params: "
+         "the client says how it wants its answer, and is served that way"),
+        ("params: {force: {model: x}}", "params.force.model: model cannot be changed by params: "
+         "the router sets it from the endpoint's 'models'"),
+        ("params: {drop: [a, messages]}", "params.drop[1]: messages cannot be changed by params: "
+         "what is said is between the client and the model"),
+        ("params: {drop: stop}", "params.drop: given a single value; expected a list"),
+        ("params: {default: {x: [.nan]}}", "params.default.x: given a list; "
+         "expected a finite number: JSON has no other"),
+        ("params: {default: [x]}", "params.default: given a list; expected a mapping"),
+        ("params: {default: {x: !!binary aGk=}}", "params.default.x: has a YAML tag that is not understood here"),
+        ("params: {default: {x: !!set {a}}}", "params.default.x: has a YAML tag that is not understood here"),
+        ("params: {default: &p {x: *p}}", "params.default.x: contains itself"),
+        ("params: {default: {x: 1, x: 2}}", "params.default.x: stands twice; first on line 5"),
+        ("params: {default: {<<: 3}}", None),
+    ],
+)  # fmt: skip
+def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
+    found = problems(around(lines))
+    assert "hush" not in "\n".join(found)
+    if refused is not None:
+        assert found == [f"f.yaml:5: endpoints[0] (a).{refused}"]
+
+
+def test_refusals_that_need_more_words() -> None:
+    known = (
+        "abandon, api_key, base_url, concurrency, deadline, headers, hedge, hedge_budget, kind, models, name, params, "
+        "pool, probe, retry_budget, simulate, stall, tier, weight"
+    )
+    for stray in ("zzz", "disabled"):
+        assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here are {known}"
+    assert problems(around("models: {1: x}")) == [
+        "f.yaml:5: endpoints[0] (a).models: has a key that is not text; put it in quotes"
+    ]
+    assert problems(around("params: {default: {<<: 3}}")) == [
+        "f.yaml:5: endpoints[0] (a).params.default: << takes a mapping, or a list of them"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "", "x" * 65, "a\tb", "é"])
+def test_a_name_must_fit_into_a_header(name: str) -> None:
+    written = json.dumps(name, ensure_ascii=False)
+    (problem,) = problems(f"endpoints: [{{name: {written}, base_url: http://h, models: [c]}}]")
+    expected = "1 to 64 letters, digits, dots, dashes or underscores (it goes into headers and metrics)"
+    assert problem.endswith(f"; expected {expected}")
+    assert problem.startswith("f.yaml:1: endpoints[0].name: given '")
+
+
+def test_an_endpoint_needs_a_name_and_models() -> None:
+    assert problems("endpoints:\n  -\n  - kind: vllm\n    base_url: http://h\n") == [
+        "f.yaml:2: endpoints[0]: given nothing; expected a mapping",
+        "f.yaml:3: endpoints[1].name: missing",
+        "f.yaml:3: endpoints[1].models: missing",
+    ]
+
+
+def test_a_simulated_endpoint_has_nothing_that_a_server_has() -> None:
+    simulated = """\
+        endpoints:
+          - name: s
+            kind: simulated
+            models: [chat]
+            base_url: http://h
+            api_key: hush
+            headers: {x: hush}
+    """
+    assert problems(simulated) == [
+        f"f.yaml:{line}: endpoints[0] (s).{key}: a simulated endpoint has no {key}: it runs inside the router"
+        for line, key in ((5, "base_url"), (6, "api_key"), (7, "headers"))
+    ]
+
+
+def test_a_policy_for_a_model_that_nobody_serves_is_refused() -> None:
+    assert problems(around("models: {chat: x, embed: y}") + "models:\n  chatt: {}\n  zzzzz: {}\n") == [
+        "f.yaml:7: models.chatt: no endpoint serves this model; did you mean 'chat'?",
+        "f.yaml:8: models.zzzzz: no endpoint serves this model; served: chat, embed",
+    ]
+    assert problems(around("") + "models:\n  chat: {tier: 2}\n  chat: 3\n") == [
+        "f.yaml:6: models.chat.tier: unknown key; known here are "
+        "abandon, deadline, hedge, hedge_budget, patience, retry_budget, stall",
+        "f.yaml:7: models.chat: stands twice; first on line 6",
+    ]
+
+
+def test_a_disabled_endpoint_still_serves_its_models_names() -> None:
+    assert read(around("api_key: ${K}") + "models: {chat: {hedge: off}}").models == {"chat": Overrides(hedge="off")}
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("", "1: endpoints: missing"),
+        ("# nothing\n", "1: endpoints: missing"),
+        ("keys: []", "1: endpoints: missing"),
+        ("\nendpoints: []", "2: endpoints: empty; expected at least one endpoint"),
+        ("endpoints:", "1: endpoints: missing"),
+        ("endpoints: {a: b}", "1: endpoints: given a mapping; expected a list"),
+        ("\n- a", "2: given a list; expected a mapping with 'endpoints'"),
+        ("just text", "1: given a single value; expected a mapping with 'endpoints'"),
+        (
+            "a: 1\nb: [1,\nc: 2]]",
+            "3: not valid YAML: expected <block end>, but found ']' while parsing a block mapping",
+        ),
+        ("a: 'x\n\n", "3: not valid YAML: found unexpected end of stream while scanning a quoted scalar"),
+        (
+            "a:\n\tb: 1",
+            "2: not valid YAML: found character that cannot start any token while scanning for the next token",
+        ),
+        ("a: 1\n---\nb: 2", "2: not valid YAML: but found another document expected a single document in the stream"),
+        ("a: *hush", "1: not valid YAML: found undefined alias"),
+        ("a: !hush!b c", "1: not valid YAML: found undefined tag handle while parsing a node"),
+        ("a: 1\nb: \x07", "2: not valid YAML: a control character"),
+        ("[" * 5000, "1: not valid YAML: nested too deeply"),
+    ],
+)
+def test_a_whole_file_is_refused(text: str, refused: str) -> None:
+    assert f"f.yaml:{refused}" in problems(text)
+
+
+def test_aliases_of_aliases_do_not_eat_the_memory() -> None:
+    levels = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
+    (problem,) = problems("\n".join(levels))
+    assert problem.endswith("not valid YAML: too large, with its aliases followed")
+    merges = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
+    (problem,) = problems("\n".join(merges))
+    assert problem.endswith("not valid YAML: too large, with its aliases followed")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^no/such\.yaml: cannot be read: No such file or directory$"):
+        load("no/such.yaml", {})
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"keys: []\n# caf\xe9\n")
+    with pytest.raises(ConfigError) as error:
+        load(latin, {})
+    assert str(error.value) == f"{latin}:2: not UTF-8 text"
+
+
+KEYS = sorted(
+    config._ENDPOINT_KEYS | config._TOP_KEYS | Policy.model_fields.keys() | {"default", "min_idle", "rate", "x"}
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["auto", "a", "${A}", "${B:-1}", "5s", "${"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), st.lists(VALUES, max_size=3) | VALUES)
+def test_whatever_stands_in_a_file_it_is_read_or_refused(top: dict[str, Any], endpoints: Any) -> None:
+    text = yaml.safe_dump(top | {"endpoints": endpoints})
+    found: tuple[str, ...] = ()
+    try:
+        parse(text, environ={"A": "2"})
+    except ConfigError as refused:
+        found = refused.problems
+    assert all(re.match(r"<text>:\d+: ", problem) for problem in found)
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab:-[]{}&*!<>|'\"${}#\n\t ,0.~%@`", max_size=60))
+def test_whatever_a_text_is_it_is_read_or_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^<text>:\d+: "):
+        parse(text, environ={})
+
+
+# ---- Secrets
+
+
+def test_no_secret_is_in_a_refusal_wherever_it_was_put() -> None:
+    text = "\n".join(problems("""
+        defaults: {hedge: "${SECRET}"}
+        endpoints:
+          - {name: a, kind: vllm, models: [c], base_url: 'ftp://u:hush@h/?k=hush', api_key:hush, apikey: hush}
+          - {name: b, base_url: http://u:hu/sh@h/, models: [c], headers: {authorization:hush: x, x: "hush\\n"}}
+          - {name: c, base_url: "${SECRET}", models: [c], api_key: {a: hush}, weight: "${SECRET}", authorization: hush}
+          - {name: d, base_url: http://h, models: [c], api_key: "${SECRET}\\n", headers: {x: "${SECRET}\\n"}}
+          - hush
+        keys: hush
+    """, SECRET="hush"))  # fmt: skip
+    assert "hush" not in text
+    assert "hu/sh" not in text
+    for shown in ("given ${SECRET} (its value is not shown)", "api_key:…", "endpoints[1] (b).headers.authorization…"):
+        assert shown in text
+
+
+def test_no_secret_is_in_a_repr_or_in_a_models_own_error() -> None:
+    secrets = read(around("api_key: hush\nheaders: {x: hush}") + "keys: [hush]")
+    for shown in (repr(secrets), str(secrets), repr(secrets.endpoints[0]), str(secrets.endpoints), str(secrets.keys)):
+        assert "hush" not in shown
+    with pytest.raises(ValidationError) as error:
+        EndpointConfig(name="a", base_url="http://h", models={"c": "c"}, api_key="hush\n", headers={"x": "hush\n"})  # type: ignore[arg-type]
+    assert "hush" not in str(error.value)
+
+
+def test_a_refusal_drags_no_secret_along_in_its_traceback() -> None:
+    for text in ("api_key: hush\nx: [", "endpoints: hush\nkeys: hush"):
+        with pytest.raises(ConfigError) as error:
+            read(text)
+        assert error.value.__cause__ is None
+        assert error.value.__context__ is None or error.value.__suppress_context__
+
+
+# ---- Configurations do not change
+
+
+def test_nothing_in_a_configuration_can_be_changed() -> None:
+    frozen = read(around("params: {default: {a: {b: [1, {c: 2}]}}}\nheaders: {x: y}") + "models: {chat: {hedge: off}}")
+    one = frozen.endpoints[0]
+    with pytest.raises(ValidationError):
+        frozen.source = "x"
+    with pytest.raises(ValidationError):
+        one.tier = 2
+    inner = one.params.default["a"]
+    params = [one.params.default, one.params.force, inner, inner["b"][1]]
+    for mapping in [one.models, one.headers, frozen.models, *params]:
+        with pytest.raises(TypeError, match="cannot be changed"):
+            mapping["new"] = 1
+        for change in ("clear", "popitem", "update", "pop", "setdefault", "__delitem__", "__ior__"):
+            with pytest.raises(TypeError, match="cannot be changed"):
+                getattr(mapping, change)()
+    assert inner["b"] == (1, {"c": 2})
+
+
+def test_a_configuration_can_be_hashed_compared_copied_and_encoded() -> None:
+    text = around("params: {default: {a: {b: [1, {c: 2}]}}}\nheaders: {x: y}\napi_key: k")
+    one, other = read(text), read(text)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert copy.deepcopy(one) == one
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert json.dumps(one.endpoints[0].params.default) == '{"a": {"b": [1, {"c": 2}]}}'
+
+
+def test_models_can_be_built_without_a_file() -> None:
+    built = EndpointConfig(
+        name="a", base_url="http://h/", models={"c": "c"}, policy=Overrides(hedge=2.0), params=Params(drop=("x",))
+    )
+    whole = Config(endpoints=(built,))
+    assert whole.enabled == (built,)
+    assert whole.policy("c", built) == Policy(hedge=2.0)
+    assert built.base_url == "http://h"
+    with pytest.raises(ValidationError, match="expected a whole number, 1 or more"):
+        EndpointConfig(name="a", base_url="http://h/", models={"c": "c"}, tier=0)
+
+
+# ---- The process's settings
+
+
+def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"FIRSTTOKEN_{name.upper()}", raising=False)
+    assert Settings().model_dump() == {
+        "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
+        "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
+        "max_calls": 20000, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
+        "connect_timeout": 5.0, "drain": 120.0, "log_level": "info", "access_log": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [("port", "0", 0), ("port", "tcp://10.0.0.1:8080", 8080), ("max_body", "1MiB", 2**20), ("max_header", "100", 100),
+     ("drain", "2m", 120.0), ("drain", "0", 0.0), ("ping_after", "250ms", 0.25), ("keep_alive", "7.5", 7.5),
+     ("log_level", "DEBUG", "debug"), ("allow_open", "1", True),
+     ("config", "/etc/e.yaml", Path("/etc/e.yaml")), ("config", "", None)],
+)  # fmt: skip
+def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch, name: str, written: str, meant: object) -> None:
+    monkeypatch.setenv(f"FIRSTTOKEN_{name.upper()}", written)
+    assert getattr(Settings(), name) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("port", "70000"), ("port", "x"), ("max_body", "0"), ("max_body", "big"), ("drain", "-1"), ("drain", "inf"),
+     ("keep_alive", "0"), ("keep_alive", "1.2.3s"), ("log_level", "loud"), ("max_calls", "0")],
+)  # fmt: skip
+def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, written: str) -> None:
+    monkeypatch.setenv(f"FIRSTTOKEN_{name.upper()}", written)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_an_argument_counts_before_the_environment_and_every_setting_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FIRSTTOKEN_PORT", "1")
+    assert Settings(port=2).port == 2
+    with pytest.raises(ValidationError):
+        Settings(prot=2)  # type: ignore[call-arg]
+    assert all(field.description for field in Settings.model_fields.values())
