@@ -1,0 +1,159 @@
+"""The command line: `firsttoken serve` and `firsttoken check`."""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import resource
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import NoReturn
+
+import click
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+from router import __version__
+from router.app import Router
+from router.config import Config, ConfigError, load
+from router.ops import logs
+from router.settings import Settings
+
+FILE = "endpoints.yaml"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="firsttoken")
+def main() -> None:
+    """A latency-aware router for language models: one OpenAI-compatible address before many endpoints.
+
+    Every streaming request goes to the endpoint whose first token will come soonest.
+    """
+
+
+_config = click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path),
+    help="The file of endpoints. [default: ./endpoints.yaml, else the one in the package]",
+)
+
+
+@main.command()
+@_config
+@click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="The port to listen on; 0: any that is free. [default: 8080]"
+)
+@click.option(
+    "--allow-open", is_flag=True, default=None, help="Serve an address that is not loopback without client keys."
+)
+def serve(config: Path | None, host: str | None, port: int | None, allow_open: bool | None) -> None:
+    """Run the router until SIGTERM or Ctrl+C; open streams are finished first.
+
+    Every setting may also come from the environment: FIRSTTOKEN_PORT=9000 (docs/endpoints.md).
+    """
+    said = {"config": config, "host": host, "port": port, "allow_open": allow_open}
+    settings = _settings({name: value for name, value in said.items() if value is not None})
+    logs.configure(settings.log_level)
+    table = _load(settings.config)
+    if not (table.keys or settings.allow_open or _loopback(settings.host)):
+        _stop(
+            f"{settings.host} is not a loopback address, and {table.source} has no client keys: anyone who reaches it "
+            "could use your endpoints. Set `keys:` there, or say --allow-open (FIRSTTOKEN_ALLOW_OPEN=1)."
+        )
+    _raise_open_files()
+    for line in _summary(table):
+        click.echo(line, err=True)
+    uvloop.run(_serve(table, settings))
+
+
+@main.command()
+@_config
+def check(config: Path | None) -> None:
+    """Read the file of endpoints and say what it means, or what is wrong with it."""
+    table = _load(config or _settings({}).config)
+    for line in _summary(table):
+        click.echo(line)
+
+
+async def _serve(config: Config, settings: Settings) -> None:
+    router = Router(config, settings)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            router.asgi,
+            host=settings.host,
+            port=settings.port,
+            http=router.protocol,
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            log_level=settings.log_level,
+            server_header=False,
+            backlog=4096,
+            timeout_keep_alive=round(settings.keep_alive),
+            timeout_graceful_shutdown=round(settings.drain),
+        )
+    )
+    router.connections = server.server_state.connections
+    gc.collect()
+    gc.freeze()  # what is here now stays; looking at it again would only cost
+    gc.set_threshold(20_000, 20, 20)
+    await server.serve()
+    if not server.started:
+        sys.exit(3)
+
+
+def _settings(said: dict[str, object]) -> Settings:
+    try:
+        return Settings(**said)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "\n".join(
+            f"FIRSTTOKEN_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}" for problem in error.errors()
+        )
+        _stop(problems)
+
+
+def _load(path: Path | None) -> Config:
+    if path is None:
+        path = Path(FILE) if Path(FILE).is_file() else Path(str(files("router") / FILE))
+    try:
+        return load(path)
+    except ConfigError as error:
+        _stop(str(error))
+
+
+def _stop(message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(2)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _raise_open_files() -> None:
+    """Each stream takes two sockets, and the usual soft limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _summary(config: Config) -> list[str]:
+    """What will be served by whom, one line an endpoint."""
+    lines = [f"firsttoken {__version__}: {config.source}"]
+    for told in config.endpoints:
+        models = ", ".join(told.models)
+        if told.disabled:
+            lines.append(f"  {told.name}: disabled: {told.disabled}")
+        elif told.kind == "simulated":
+            lines.append(f"  {told.name}: SIMULATED, asks no model (tier {told.tier}; serves {models})")
+        else:
+            lines.append(f"  {told.name}: {told.kind} at {told.base_url} (tier {told.tier}; serves {models})")
+    return lines

@@ -1,0 +1,121 @@
+"""A circuit breaker: it keeps traffic from an endpoint that fails, and finds out with one trial when it serves again.
+
+              3 failures in a row, or half of 10 in 30 s
+    CLOSED ────────────────────────────────────────────► OPEN ◄──────────────┐
+      ▲                                                    │ its wait is over │ trial failed:
+      │ trial served, then a slow start                    ▼                  │ the wait doubles
+      └──────────────────────────────────────────────── HALF_OPEN ───────────┘
+
+Counts are exact, in buckets of time: an average would hide a short burst of failures. An attempt that ended without
+saying anything (it lost its race, its client left) only hands back the trial.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+IN_A_ROW = 3
+WINDOW = 30.0  # seconds
+BUCKET = 3.0  # seconds
+MIN_CALLS = 10  # in the window, before its share of failures means something
+MAX_SHARE = 0.5
+FIRST_WAIT = 2.0  # seconds, then 4, 8, 16, 20, 20 …: an endpoint that is back after a minute is tried within 20 s
+MAX_WAIT = 20.0
+RAMP = 30.0  # seconds of slow start after a recovery
+MIN_RAMP = 0.1
+
+
+class State(Enum):
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+class Breaker:
+    """`allows` before an attempt, `begin` when it begins, then exactly one of `success`, `failure`, `inconclusive`."""
+
+    __slots__ = ("_buckets", "_closed_at", "_opened_at", "_trial", "_wait", "failures_in_a_row", "retry_at")
+
+    def __init__(self) -> None:
+        self.failures_in_a_row = 0
+        self.retry_at: float | None = None  # None: closed; else the time from which one trial is let through
+        self._opened_at = 0.0
+        self._closed_at: float | None = None  # of the last recovery; None: never opened
+        self._wait = 0.0
+        self._trial = False
+        self._buckets: deque[list[float]] = deque()  # [start, successes, failures]
+
+    def state(self, now: float) -> State:
+        if self.retry_at is None:
+            return State.CLOSED
+        return State.OPEN if now < self.retry_at else State.HALF_OPEN
+
+    def allows(self, now: float) -> bool:
+        return self.retry_at is None or (now >= self.retry_at and not self._trial)
+
+    def ramp(self, now: float) -> float:
+        """The share of its weight that an endpoint has now: 1, but less for a while after a recovery."""
+        if self._closed_at is None or now >= self._closed_at + RAMP:
+            return 1.0
+        return max(MIN_RAMP, (now - self._closed_at) / RAMP)
+
+    def begin(self) -> bool:
+        """An attempt begins; True where it is the trial."""
+        trial = self.retry_at is not None and not self._trial
+        self._trial = self._trial or trial
+        return trial
+
+    def success(self, now: float, began: float, *, trial: bool) -> bool:
+        """An attempt was served; True where this closes the breaker.
+
+        One that began before the breaker opened proves nothing about now.
+        """
+        self._trial = self._trial and not trial
+        if self.retry_at is None:
+            self.failures_in_a_row = 0
+            self._bucket(now)[1] += 1
+        elif began >= self._opened_at:
+            self._close(now)
+            return True
+        return False
+
+    def failure(self, now: float, began: float, *, trial: bool) -> bool:
+        """An attempt failed; True where this opens the breaker."""
+        self._trial = self._trial and not trial
+        if self.retry_at is None:
+            self.failures_in_a_row += 1
+            self._bucket(now)[2] += 1
+            if self.failures_in_a_row >= IN_A_ROW or self._failing():
+                self._open(now, FIRST_WAIT)
+                return True
+        elif began >= self._opened_at:
+            self._open(now, min(self._wait * 2, MAX_WAIT))
+        return False
+
+    def inconclusive(self, *, trial: bool) -> None:
+        self._trial = self._trial and not trial
+
+    def hint(self, now: float) -> None:
+        """Something else (a probe) saw it alive: no need to wait longer for the trial."""
+        if self.retry_at is not None:
+            self.retry_at = min(self.retry_at, now)
+
+    def _open(self, now: float, wait: float) -> None:
+        self._opened_at, self._wait, self.retry_at = now, wait, now + wait
+
+    def _close(self, now: float) -> None:
+        self.retry_at, self._closed_at, self.failures_in_a_row = None, now, 0
+        self._buckets.clear()
+
+    def _bucket(self, now: float) -> list[float]:
+        if not self._buckets or now >= self._buckets[-1][0] + BUCKET:
+            self._buckets.append([now, 0, 0])
+            while self._buckets[0][0] <= now - WINDOW:
+                self._buckets.popleft()
+        return self._buckets[-1]
+
+    def _failing(self) -> bool:
+        successes = sum(bucket[1] for bucket in self._buckets)
+        failures = sum(bucket[2] for bucket in self._buckets)
+        return successes + failures >= MIN_CALLS and failures >= MAX_SHARE * (successes + failures)

@@ -1,0 +1,40 @@
+"""Extra attempts are paid for by ordinary calls.
+
+A balance that calls pay a share of an attempt into, extra attempts are drawn from, and that leaks back to zero within
+TAU, from both sides; a reserve stands beside it. So over any longer time the extra attempts are at most that share of
+the calls, at every rate; a burst is at most the share of some TAU of calls; and a lone caller always has the reserve.
+(The idea is Finagle's and tower's retry budget; the leak stands in for their ten windows.)
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+TAU = 30.0  # seconds
+RESERVE = 3.0  # attempts
+
+
+class Budget:
+    __slots__ = ("_at", "_balance", "reserve")
+
+    def __init__(self, reserve: float = RESERVE) -> None:
+        self.reserve, self._balance, self._at = reserve, 0.0, 0.0
+
+    def level(self, now: float) -> float:
+        """How many extra attempts could be paid for now."""
+        return self.reserve + self._balance * exp((self._at - now) / TAU)
+
+    def deposit(self, share: float, now: float) -> None:
+        """One ordinary call pays in."""
+        self._move(share, now)
+
+    def withdraw(self, now: float) -> bool:
+        """Pay for one extra attempt, or say that it can't be."""
+        if self.level(now) < 1.0:
+            return False
+        self._move(-1.0, now)
+        return True
+
+    def _move(self, amount: float, now: float) -> None:
+        self._balance = self._balance * exp((self._at - now) / TAU) + amount
+        self._at = now

@@ -1,0 +1,73 @@
+"""One client request, parsed once: the body's bytes and the few fields that we route on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+Operation = Literal["chat/completions", "completions", "embeddings"]
+Fields = dict[str, msgspec.Raw]
+
+_split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
+_value = msgspec.json.Decoder().decode
+MAX_MODEL = 256  # characters; a model's name goes into messages and metrics
+
+
+class InvalidCall(ValueError):
+    """The body is no request that could be routed. `param` names the field at fault, `code` the fault."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.param = code, param
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing. `headers` are those
+    to pass on.
+    """
+
+    operation: Operation
+    body: bytes
+    fields: Fields
+    headers: tuple[tuple[bytes, bytes], ...]
+    model: str
+    stream: bool = False
+    choices: int = 1
+
+    @property
+    def wait(self) -> Literal["first_token", "answer", "embedding"]:
+        """What its client waits for: a first token, or a complete answer."""
+        if self.stream:
+            return "first_token"
+        return "embedding" if self.operation == "embeddings" else "answer"
+
+
+def parse(operation: Operation, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Call:
+    """Read a request body. Raises InvalidCall."""
+    try:
+        fields = _split(body)
+        model, stream, choices = (_read(fields, name) for name in ("model", "stream", "n"))
+    except msgspec.ValidationError:
+        raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidCall(f"The request body is not valid JSON: {error}.", "invalid_json") from None
+    except RecursionError:
+        raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None
+    if not isinstance(model, str) or not model:
+        raise InvalidCall("You must name a model: a non-empty string.", "missing_model", "model")
+    if len(model) > MAX_MODEL:
+        raise InvalidCall(f"The model's name is longer than {MAX_MODEL} characters.", "invalid_model", "model")
+    if stream is not None and not isinstance(stream, bool):
+        raise InvalidCall("'stream' must be true or false.", "invalid_type", "stream")
+    if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool) or choices < 1):
+        raise InvalidCall("'n' must be a whole number of at least 1.", "invalid_type", "n")
+    streams = bool(stream) and operation != "embeddings"
+    return Call(operation, body, fields, headers, model, streams, choices or 1)
+
+
+def _read(fields: Fields, name: str) -> Any:
+    raw = fields.get(name)
+    return None if raw is None else _value(raw)

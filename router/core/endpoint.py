@@ -1,0 +1,208 @@
+"""One upstream model behind one URL and credential, what we have learned of it, and the attempts that teach it.
+
+`Attempt` is the only writer from the request path: it begins with `Endpoint.begin`, may see its first token, and ends
+exactly once whatever way its call ends, so that every counter here returns to where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from math import inf
+from typing import Literal
+
+from router.core.breaker import Breaker, State
+from router.core.health import Health
+from router.core.latency import Latency
+from router.core.verdict import Verdict
+
+Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
+Role = Literal["first", "hedge", "retry"]
+
+PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.0}  # seconds, before anything was seen
+PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)
+BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
+MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again
+STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
+LATE = 2.0  # medians: a first token is never called late before
+MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
+
+
+class Slots:
+    """How many attempts at once one configured endpoint takes, over all its models."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit, self.used = limit, 0
+
+    @property
+    def full(self) -> bool:
+        return self.limit is not None and self.used >= self.limit
+
+
+class Endpoint:
+    """Told: name, weight, slots. Learned: latency, breaker, health, the time it is out until, its attempts."""
+
+    __slots__ = (
+        "_latency",
+        "breaker",
+        "health",
+        "in_flight",
+        "key",
+        "model",
+        "name",
+        "out_until",
+        "served_at",
+        "slots",
+        "waiting",
+        "weight",
+    )
+
+    def __init__(
+        self, name: str, model: str = "", *, key: Hashable = None, weight: float = 1.0, slots: Slots | None = None
+    ) -> None:
+        self.name, self.model, self.key, self.weight = name, model, key if key is not None else (name, model), weight
+        self.slots = slots or Slots()
+        self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
+        self.breaker, self.health = Breaker(), Health()
+        self.out_until = 0.0  # a server that said "busy" is left alone until then
+        self.served_at = -inf  # when traffic last showed it alive
+        self.in_flight = 0
+        self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name}/{self.model} {self.in_flight} in flight, {len(self.waiting)} waiting>"
+
+    def latency(self, wait: Wait) -> Latency:
+        return self._latency[wait]
+
+    # Whether it may be asked.
+
+    @property
+    def full(self) -> bool:
+        return self.slots.full
+
+    def available(self, now: float) -> bool:
+        return self.health.up and now >= self.out_until and self.breaker.allows(now) and not self.slots.full
+
+    def sound(self, now: float) -> bool:
+        """Nothing speaks against it: sending it what another endpoint failed to serve is no retry storm."""
+        return self.available(now) and self.breaker.failures_in_a_row == 0 and self.breaker.state(now) is State.CLOSED
+
+    def recovers_at(self, now: float) -> float:
+        """When it can be asked again: `now` if it can, `inf` if nobody knows."""
+        if not self.health.up or self.slots.full:
+            return inf
+        return max(now, self.out_until, self.breaker.retry_at or now)
+
+    # What it would cost.
+
+    def cost(self, wait: Wait, now: float) -> float:
+        """The expected wait of one more request, in seconds: what we saw of it, times the queue that we are ourselves.
+
+        An attempt that has waited for longer than the estimate says what the estimate will be, only sooner.
+        """
+        expected = self._latency[wait].mean(now)
+        load = 1.0 + STREAM_SHARE * self.in_flight
+        if self.waiting:
+            oldest = next(iter(self.waiting))
+            if oldest.wait == wait and now - oldest.began > expected:
+                expected = now - oldest.began
+            load += (1.0 - STREAM_SHARE) * len(self.waiting)
+        return expected * load / (self.weight * self.breaker.ramp(now))
+
+    def untried(self, wait: Wait) -> bool:
+        """Nothing is known of it, and nobody is finding out."""
+        return self._latency[wait].unknown and not self.waiting
+
+    def on_trial(self, wait: Wait) -> bool:
+        """Nothing is known of it, and somebody is finding out: that is enough for now."""
+        return self._latency[wait].unknown and bool(self.waiting)
+
+    def hedge_after(self, wait: Wait, budget: float, now: float) -> float:
+        """Seconds after which an answer is late enough for a rival, such that a share `budget` of the calls sees one.
+
+        Where slow answers are not much slower than usual ones a rival could not win, so below LATE medians nothing is
+        late.
+        """
+        latency = self._latency[wait]
+        median, late = latency.quantile(0.5), latency.quantile(max(0.0, 1.0 - budget))
+        if median is None or late is None:
+            return max(MIN_HEDGE, LATE * latency.mean(now))
+        return max(MIN_HEDGE, LATE * median, late)
+
+    # What is learned.
+
+    def begin(self, now: float, wait: Wait = "first_token", role: Role = "first") -> Attempt:
+        attempt = Attempt(self, now, wait, role, self.breaker.begin())
+        self.in_flight += 1
+        self.slots.used += 1
+        self.waiting[attempt] = None
+        return attempt
+
+    def probed(self, ok: bool, now: float) -> bool:
+        """A probe's result; True where it changed whether the endpoint is up.
+
+        It closes no breaker: a server can answer probes with its engine frozen. It only brings the trial forward.
+        """
+        flipped = self.health.observe(ok)
+        if flipped and ok:
+            self.breaker.hint(now)
+        return flipped
+
+
+class Attempt:
+    """One try of a call at one endpoint."""
+
+    __slots__ = ("began", "ended", "endpoint", "first_token_at", "role", "trial", "verdict", "wait")
+
+    def __init__(self, endpoint: Endpoint, began: float, wait: Wait, role: Role, trial: bool) -> None:
+        self.endpoint, self.began, self.wait, self.role, self.trial = endpoint, began, wait, role, trial
+        self.first_token_at: float | None = None
+        self.ended: float | None = None
+        self.verdict: Verdict | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.role} at {self.endpoint.name} {self.verdict.value if self.verdict else 'running'}>"
+
+    def first_token(self, now: float) -> None:
+        """The first token (or the complete answer, where that is what the call waits for) is here."""
+        if self.first_token_at is None and self.ended is None:
+            self.first_token_at = now
+            self.endpoint.waiting.pop(self)
+            self.endpoint.latency(self.wait).observe(now - self.began, now)
+
+    def end(self, verdict: Verdict, now: float, retry_after: float | None = None) -> None:
+        """It is over. Only the first word counts, so every path may say it."""
+        if self.ended is not None:
+            return
+        self.ended, self.verdict = now, verdict
+        endpoint = self.endpoint
+        endpoint.in_flight -= 1
+        endpoint.slots.used -= 1
+        endpoint.waiting.pop(self, None)
+        if verdict is Verdict.SERVED:
+            self._served(now)
+        elif verdict is Verdict.FAULT:
+            endpoint.latency(self.wait).observe(max(PENALTY, now - self.began), now)
+            endpoint.breaker.failure(now, self.began, trial=self.trial)
+        else:
+            self._inconclusive(verdict, now, retry_after)
+
+    def _served(self, now: float) -> None:
+        endpoint = self.endpoint
+        endpoint.health.observe(True)
+        endpoint.served_at = now
+        if endpoint.breaker.success(now, self.began, trial=self.trial):
+            latency = endpoint.latency(self.wait)
+            latency.forget()
+            latency.observe((self.first_token_at or now) - self.began, now)
+
+    def _inconclusive(self, verdict: Verdict, now: float, retry_after: float | None) -> None:
+        endpoint = self.endpoint
+        endpoint.breaker.inconclusive(trial=self.trial)
+        if verdict is Verdict.BUSY:
+            wait = BUSY_WAIT if retry_after is None else min(retry_after, MAX_BUSY_WAIT)
+            endpoint.out_until = max(endpoint.out_until, now + wait)
+        elif verdict is Verdict.ABANDONED and self.first_token_at is None:
+            endpoint.latency(self.wait).observe_at_least(now - self.began, now)

@@ -1,0 +1,106 @@
+"""How long one endpoint takes to its first token: a mean to compare by, and quantiles to know what is late.
+
+The mean is the evidence weighted by its age, beside a prior of fixed weight:
+
+    mean(now) = (w0 * prior + sum(x_i * e^-(age_i / TAU))) / (w0 + sum(e^-(age_i / TAU)))
+
+so a newcomer stands at the prior, new evidence always moves the mean, and an idle endpoint drifts back to its prior,
+which is its own long-run mean, formed in the same way. Decay is by time and not by count, so that it means the same at
+one request a minute and at a hundred a second.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from math import ceil, exp
+
+PRIOR_WEIGHT = 0.25  # of one fresh observation: the first sample moves the mean by 80 %
+TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
+LONG_RUN_TAU = 600.0
+WINDOW = 200  # observations that the quantiles look back on: the 99 % one still has two above it
+TRUSTED = 10  # a 90 % quantile of fewer has no observation above it
+
+
+class DecayedMean:
+    """A mean in which an observation weighs e^-(age / tau), beside a prior that always weighs PRIOR_WEIGHT."""
+
+    __slots__ = ("_at", "_total", "_weight", "tau")
+
+    def __init__(self, tau: float) -> None:
+        self.tau, self._total, self._weight, self._at = tau, 0.0, 0.0, 0.0
+
+    def add(self, value: float, now: float) -> None:
+        decay = exp((self._at - now) / self.tau)
+        self._total = self._total * decay + value
+        self._weight = self._weight * decay + 1.0
+        self._at = now
+
+    def read(self, now: float, prior: float) -> float:
+        decay = exp((self._at - now) / self.tau)
+        return (PRIOR_WEIGHT * prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
+
+
+class RecentValues:
+    """The last WINDOW observations, kept in order."""
+
+    __slots__ = ("_arrivals", "_ordered")
+
+    def __init__(self) -> None:
+        self._arrivals: deque[float] = deque()
+        self._ordered: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def add(self, value: float) -> None:
+        if len(self._arrivals) == WINDOW:
+            del self._ordered[bisect_left(self._ordered, self._arrivals.popleft())]
+        self._arrivals.append(value)
+        insort(self._ordered, value)
+
+    def quantile(self, q: float) -> float:
+        """The smallest value that at least a share q of the observations does not exceed."""
+        return self._ordered[max(0, ceil(q * len(self._ordered)) - 1)]
+
+
+class Latency:
+    """What has been seen of one kind of wait at one endpoint; all times in seconds."""
+
+    __slots__ = ("_default", "_long_run", "_prior", "_recent", "_values")
+
+    def __init__(self, prior: float) -> None:
+        self._default = prior
+        self.forget()
+
+    def forget(self) -> None:
+        """Back to the default prior: what was seen before an outage says little about after it."""
+        self._recent, self._long_run = DecayedMean(TAU), DecayedMean(LONG_RUN_TAU)
+        self._values = RecentValues()
+        self._prior = self._default
+
+    @property
+    def unknown(self) -> bool:
+        return not len(self._values)
+
+    def observe(self, seconds: float, now: float) -> None:
+        """A wait that ended after `seconds`, with a token or with a penalty."""
+        self._recent.add(seconds, now)
+        self._long_run.add(seconds, now)
+        self._prior = self._long_run.read(now, self._default)
+        self._values.add(seconds)
+
+    def observe_at_least(self, seconds: float, now: float) -> None:
+        """A wait that was broken off after `seconds`: evidence only where it had outlasted the estimate already.
+
+        Left out, the slowest endpoint looks fastest: only its quick answers would be counted.
+        """
+        if seconds > self.mean(now):
+            self.observe(seconds, now)
+
+    def mean(self, now: float) -> float:
+        return self._recent.read(now, self._prior)
+
+    def quantile(self, q: float) -> float | None:
+        """The recent q-quantile, or None while there is too little to tell it from."""
+        return self._values.quantile(q) if len(self._values) >= TRUSTED else None

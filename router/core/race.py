@@ -1,0 +1,268 @@
+"""Which endpoints one call tries, and when, up to its first token.
+
+    nobody runs     the first attempt, at once; after a failure a retry, at once where another endpoint can take it
+    one runs        when it is late, a hedge beside it: both stay in the race, and the first token wins
+    any runs        one that is older than `abandon` makes room, where yet another endpoint can take over
+    none can run    the call is lost
+
+Hedges and retries are drawn from two budgets; a retry at an endpoint that nothing speaks against is free, because a
+budget is there to keep a failing service from being asked more often, and moving away from it asks it less. An
+endpoint is tried again in the same call only when no other is left, once, and after a pause. One hedge at a time is
+enough: no policy with more does better (Kaler, He, Elnikety, SPAA 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from random import Random
+from typing import Literal, Protocol
+
+from router.core.balance import least_bad, pick
+from router.core.budget import Budget
+from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
+from router.core.verdict import Verdict
+
+MAX_ATTEMPTS = 6
+PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
+HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
+RECHECK = 0.25  # seconds until we look again for a rival that was not to be had
+
+
+class Policy(Protocol):
+    """What an operator says about one model at one endpoint; seconds, and shares of an attempt a call."""
+
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def hedge(self) -> float | Literal["auto", "off"]: ...
+    @property
+    def abandon(self) -> float: ...
+    @property
+    def hedge_budget(self) -> float: ...
+    @property
+    def retry_budget(self) -> float: ...
+    @property
+    def patience(self) -> float: ...
+
+
+class Race:
+    """Ask `give_up` and `next_attempt`, wait until `wake_at` or for news, tell it the news, and ask again."""
+
+    __slots__ = (
+        "_abandon_at",
+        "_again_at",
+        "_hold_until",
+        "_patience",
+        "_policies",
+        "_rival_at",
+        "_tiers",
+        "_tried",
+        "_wait",
+        "attempts",
+        "began",
+        "deadline",
+        "hedges",
+        "live",
+        "retries",
+        "rng",
+        "winner",
+    )
+
+    def __init__(
+        self,
+        tiers: Sequence[Sequence[Endpoint]],
+        policies: Mapping[Endpoint, Policy],
+        hedges: Budget,
+        retries: Budget,
+        wait: Wait,
+        now: float,
+        rng: Random,
+    ) -> None:
+        self._tiers, self._policies, self.hedges, self.retries = tiers, policies, hedges, retries
+        self._wait, self.began, self.rng = wait, now, rng
+        self.deadline = now + max(policy.deadline for policy in policies.values())
+        self._patience = now + max(policy.patience for policy in policies.values())
+        self.attempts = 0
+        self.live: list[Attempt] = []  # oldest first
+        self.winner: Attempt | None = None
+        self._tried: set[Endpoint] = set()
+        self._again_at: dict[Endpoint, float] = {}  # tried once, and may be tried again from then on
+        self._hold_until = inf  # nobody runs; somebody will, then
+        self._rival_at = self._abandon_at = inf
+
+    # What is due.
+
+    def next_attempt(self, now: float) -> Attempt | None:
+        """The attempt that is due now, begun; None when nothing is due before `wake_at`."""
+        if self.winner is not None or len(self.live) > 1:
+            return None
+        if not self.live:
+            return self._alone(now)
+        return self._rival(now) if now >= self._rival_at and now < self.deadline else None
+
+    def give_up(self, now: float) -> list[Attempt]:
+        """The attempts to break off now; tell `failed` of each.
+
+        One whose endpoint's own deadline is over, and one that is older than `abandon` where another endpoint can take
+        over. Where a complete answer is awaited silence says nothing, so there an old attempt gets a rival instead.
+        """
+        expired = [attempt for attempt in self.live if now >= self._expires(attempt)]
+        if expired or now < self._abandon_at or self.winner is not None:
+            return expired
+        if self._untried(now) is not None:
+            return [self.live[0]]
+        self._abandon_at = now + RECHECK
+        return []
+
+    @property
+    def wake_at(self) -> float:
+        """When to ask again though nothing has happened."""
+        if self.winner is not None:
+            return inf
+        if not self.live:
+            return self._hold_until
+        wake = min(self._abandon_at, min(map(self._expires, self.live)))
+        return min(wake, self._rival_at) if len(self.live) == 1 else wake
+
+    @property
+    def lost(self) -> bool:
+        """Nobody runs, and nobody will."""
+        return self.winner is None and not self.live and self._hold_until == inf
+
+    # What has happened.
+
+    def failed(
+        self, attempt: Attempt, verdict: Verdict, now: float, retry_after: float | None = None, *, passing: bool = True
+    ) -> None:
+        """It ended without a token; `passing` says whether the same endpoint might serve this call a moment later."""
+        attempt.end(verdict, now, retry_after)
+        self.live.remove(attempt)
+        if passing and attempt.endpoint not in self._again_at and (retry_after or 0.0) <= self._longest_hold(now):
+            self._again_at[attempt.endpoint] = now + max(retry_after or 0.0, PAUSE * (1.0 + self.rng.random()))
+        else:
+            self._again_at[attempt.endpoint] = inf
+        self._reckon(now)
+
+    def commit(self, attempt: Attempt, now: float) -> list[Attempt]:
+        """The first token is here: this attempt is the answer. The others, ended, are returned to be broken off."""
+        attempt.first_token(now)
+        return self.settle(attempt, now)
+
+    def settle(self, attempt: Attempt, now: float) -> list[Attempt]:
+        """As `commit`, for an answer that is no token: a refusal that the client is to see."""
+        self.winner = attempt
+        self.live.remove(attempt)
+        return self.abandon(now)
+
+    def abandon(self, now: float) -> list[Attempt]:
+        """The call needs no more attempts; those that ran, ended, are returned to be broken off."""
+        losers, self.live, self._hold_until = self.live, [], inf
+        for loser in losers:
+            loser.end(Verdict.ABANDONED, now)
+        return losers
+
+    # With nobody running.
+
+    def _alone(self, now: float) -> Attempt | None:
+        self._hold_until = inf
+        endpoint = self._choose(now) if now < self.deadline and self.attempts < MAX_ATTEMPTS else None
+        if endpoint is None:
+            return None
+        if not self.attempts:
+            policy = self._policies[endpoint]
+            self.hedges.deposit(policy.hedge_budget, now)
+            self.retries.deposit(policy.retry_budget, now)
+            return self._begin(endpoint, "first", now)
+        if not endpoint.sound(now) and not self.retries.withdraw(now):
+            return None
+        return self._begin(endpoint, "retry", now)
+
+    def _choose(self, now: float) -> Endpoint | None:
+        """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause."""
+        for tier in self._tiers:
+            endpoint = pick([e for e in tier if e not in self._tried], self._wait, now, self.rng)
+            if endpoint is not None:
+                return endpoint
+            again_at, endpoint = self._soonest(tier, now)
+            if again_at < self._patience:
+                return self._now_or_then(endpoint, again_at, now)
+        everyone = [e for tier in self._tiers for e in tier]
+        endpoint = least_bad([e for e in everyone if e not in self._tried], now)
+        if endpoint is not None:
+            return endpoint
+        again_at, endpoint = self._soonest(everyone, now)
+        return self._now_or_then(endpoint, again_at, now)
+
+    def _soonest(self, endpoints: Iterable[Endpoint], now: float) -> tuple[float, Endpoint | None]:
+        """Who could be asked next, and when: those that were tried after their pause, the others when they recover."""
+        return min(
+            (
+                (self._again_at.get(e, inf) if e in self._tried else e.recovers_at(now), e)
+                for e in endpoints
+                if not e.full
+            ),
+            key=lambda pair: pair[0],
+            default=(inf, None),
+        )
+
+    def _now_or_then(self, endpoint: Endpoint | None, then: float, now: float) -> Endpoint | None:
+        if then <= now:
+            return endpoint
+        if then < self.deadline:
+            self._hold_until = then
+        return None
+
+    def _longest_hold(self, now: float) -> float:
+        return max(HOLD, self._patience - now)
+
+    # With one running.
+
+    def _rival(self, now: float) -> Attempt | None:
+        """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
+        late = self.live[0]
+        budget = self.retries if now >= late.began + self._policies[late.endpoint].abandon else self.hedges
+        endpoint = self._untried(now) if self.attempts < MAX_ATTEMPTS else None
+        if endpoint is None or not budget.withdraw(now):
+            self._rival_at = now + RECHECK
+            return None
+        return self._begin(endpoint, "hedge", now)
+
+    def _untried(self, now: float) -> Endpoint | None:
+        for tier in self._tiers:
+            endpoint = pick([e for e in tier if e not in self._tried], self._wait, now, self.rng)
+            if endpoint is not None:
+                return endpoint
+        return None
+
+    def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
+        attempt = endpoint.begin(now, self._wait, role)
+        self._tried.add(endpoint)
+        self.attempts += 1
+        self.live.append(attempt)
+        self._reckon(now)
+        return attempt
+
+    def _reckon(self, now: float) -> None:
+        """Those that run have changed: when is the one that runs late, and when is the oldest too old?"""
+        self._rival_at = self._abandon_at = inf
+        if not self.live:
+            return
+        oldest = self.live[0]
+        policy = self._policies[oldest.endpoint]
+        if self._wait == "first_token":
+            self._abandon_at = oldest.began + policy.abandon
+        if len(self.live) == 1 and policy.hedge != "off":
+            self._rival_at = max(now, oldest.began + self._hedge_after(oldest, policy, now))
+        if self._wait != "first_token":
+            self._rival_at = min(self._rival_at, max(now, oldest.began + policy.abandon))
+
+    def _hedge_after(self, attempt: Attempt, policy: Policy, now: float) -> float:
+        if policy.hedge != "auto":
+            return float(policy.hedge)
+        if attempt.trial:
+            return MIN_HEDGE  # a breaker's trial is our experiment, not the user's
+        return attempt.endpoint.hedge_after(self._wait, policy.hedge_budget, now)
+
+    def _expires(self, attempt: Attempt) -> float:
+        return self.began + self._policies[attempt.endpoint].deadline

@@ -1,0 +1,209 @@
+"""A scanner over the bytes of a token stream: it finds the events, and in them what a decision needs.
+
+It is fed what came from the network, however it was cut, and gives back what may go to the client: whole events only,
+as they came, so that whatever follows (an error, another endpoint's tokens) begins on a boundary. An event that is no
+JSON is left out: both OpenAI SDKs stop at one. (Grammar: WHATWG HTML, server-sent events; lines end in CR, LF or
+CRLF.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+# A blank line. Atomic, or the CR and the LF of one line's end would count as two.
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+    @property
+    def useful(self) -> bool:
+        return bool(
+            self.content
+            or self.reasoning_content
+            or self.tool_calls
+            or self.reasoning
+            or self.refusal
+            or self.function_call
+            or self.audio
+        )
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta | None = None
+    text: Any = None
+    finish_reason: Any = None
+
+
+class _Finish(msgspec.Struct, gc=False):
+    finish_reason: Any = None
+
+
+class Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    """What an event may say up to the first token."""
+
+    choices: list[_Choice] | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
+class _LaterEvent(msgspec.Struct, gc=False):
+    """And after it: its text is not even looked at."""
+
+    choices: list[_Finish] | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
+_read_event = msgspec.json.Decoder(_Event).decode
+_read_later_event = msgspec.json.Decoder(_LaterEvent).decode
+
+
+class EventTooLarge(ValueError):
+    """An event is longer than the limit."""
+
+
+class Scanner:
+    """Facts of one stream: `first_token`, `done` ([DONE]), `error` (an error event's contents), `usage`, counts of
+    events.
+    """
+
+    __slots__ = (
+        "_finished",
+        "_held",
+        "_limit",
+        "choices",
+        "done",
+        "error",
+        "error_event",
+        "events",
+        "first_token",
+        "malformed",
+        "usage",
+    )
+
+    def __init__(self, choices: int = 1, limit: int = 4 << 20) -> None:
+        self.choices, self._limit = choices, limit
+        self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
+        self._finished = 0
+        self.first_token = self.done = False
+        self.error: Any = None
+        self.error_event = b""
+        self.usage: Usage | None = None
+        self.events = self.malformed = 0
+
+    @property
+    def whole(self) -> bool:
+        """The answer has come to its end: every choice gave a reason to finish, or the stream said so."""
+        return self.error is None and (self.done or self._finished >= self.choices)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take what came, give what may go on. Nothing goes on after an error event. Raises EventTooLarge."""
+        if self._held is not None or chunk[-2:] != b"\n\n":
+            chunk = self._whole_events(chunk)
+        events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
+        del events[-1]
+        for index, event in enumerate(events):
+            if not self._event(event):
+                return self._without_rejected(chunk, events, index)
+        return chunk
+
+    def finish(self) -> bytes:
+        """The stream is over: an event that lacks only its blank line gets one, for the SDKs drop it else."""
+        held, self._held = self._held, None
+        if not held or self.error is not None:
+            return b""
+        event = bytes(held).rstrip(b"\r\n")
+        return event + b"\n\n" if event and self._event(event) else b""
+
+    def _whole_events(self, chunk: bytes) -> bytes:
+        """Join what was held back, and hold back what follows the last blank line."""
+        held = self._held
+        if held is None:
+            held = self._held = bytearray()
+        start = max(0, len(held) - 3)  # a blank line may have been cut in two
+        held += chunk
+        if held.find(b"\r", start) >= 0:
+            end = max((match.end() for match in _BLANK_LINE.finditer(held, start)), default=0)
+        else:
+            end = held.rfind(b"\n\n", start) + 2
+            end = end if end > 1 else 0
+        if len(held) - end > self._limit:
+            raise EventTooLarge(f"an event of more than {self._limit} bytes")
+        whole = bytes(held[:end])
+        if end == len(held):
+            self._held = None
+        else:
+            del held[:end]
+        return whole
+
+    def _without_rejected(self, chunk: bytes, events: list[bytes], rejected: int) -> bytes:
+        """The rare way: events were left out, so the others are joined anew, each with an end of its own."""
+        kept = events[:rejected]
+        for event in events[rejected + 1 :]:
+            if self.error is not None:
+                break
+            if self._event(event):
+                kept.append(event)
+        return b"".join(event + b"\n\n" for event in kept)
+
+    def _event(self, event: bytes) -> bool:
+        """Read one event; False where it must not go on."""
+        if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
+            return self._data(event[6:], event)
+        lines = [line for line in _LINE_END.split(event) if line and line[:1] != b":"]
+        if not lines:
+            return True  # a comment
+        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:")
+        if data[:6] == b"[DONE]":
+            self.done = True
+            return True
+        # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
+        return bool(data) and self._data(data, event)
+
+    def _data(self, data: bytes, event: bytes) -> bool:
+        try:
+            read = _read_later_event(data) if self.first_token else _read_event(data)
+        except msgspec.ValidationError:
+            self.first_token = True  # output in a shape of its own; whoever asked for it may know it
+            self.events += 1
+            return True
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.malformed += 1
+            return False
+        self.events += 1
+        if read.error:
+            self.error, self.error_event = read.error, event + b"\n\n"
+            return False
+        if read.usage is not None:
+            self.usage = read.usage
+        return self._choices(read.choices or (), event)
+
+    def _choices(self, choices: Any, event: bytes) -> bool:
+        for choice in choices:
+            if choice.finish_reason:
+                if choice.finish_reason == _FAILED:
+                    self.error, self.error_event = {"message": _FAILED, "code": _FAILED}, b""
+                    return False
+                self._finished += 1
+                self.first_token = True  # an empty answer is an answer
+            elif not self.first_token and (choice.text or (choice.delta is not None and choice.delta.useful)):
+                self.first_token = True
+        return True

@@ -1,0 +1,86 @@
+"""Every model's endpoints and policy: an immutable snapshot, and how the next one inherits what this one has learned.
+
+Endpoints are matched by what is measured (address, upstream model, credential), never by name, weight, tier or limits,
+so that an operator who re-weights forgets nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from types import MappingProxyType
+
+from router.config import Config, EndpointConfig, Policy
+from router.core.budget import Budget
+from router.core.endpoint import Endpoint, Slots
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one client-facing model is served: its endpoints, the more welcome ones first, and what its calls may cost
+    extra.
+    """
+
+    model: str
+    tiers: tuple[tuple[Endpoint, ...], ...]
+    policies: Mapping[Endpoint, Policy]
+    hedges: Budget
+    retries: Budget
+
+    @property
+    def endpoints(self) -> Iterable[Endpoint]:
+        return self.policies.keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    config: Config
+    routes: Mapping[str, Route]
+    endpoints: Mapping[Endpoint, EndpointConfig]
+
+
+def rebuild(config: Config, old: Table | None = None) -> Table:
+    """The table for a configuration; endpoints and budgets that are in `old` keep their state."""
+    known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
+    endpoints: dict[Endpoint, EndpointConfig] = {}
+    offers: dict[str, list[tuple[EndpointConfig, Endpoint]]] = {}
+    for told in config.enabled:
+        for model, endpoint in _endpoints(told, known, {endpoint.key for endpoint in endpoints}).items():
+            endpoints[endpoint] = told
+            offers.setdefault(model, []).append((told, endpoint))
+    routes = {model: _route(config, model, offered, old) for model, offered in offers.items()}
+    return Table(config, MappingProxyType(routes), MappingProxyType(endpoints))
+
+
+def _endpoints(told: EndpointConfig, known: Mapping[Hashable, Endpoint], taken: set[Hashable]) -> dict[str, Endpoint]:
+    """The endpoints of one entry, by the name that clients use; two names of one upstream model share an endpoint."""
+    upstream: dict[str, Endpoint] = {}
+    keys = {model: _key(told, model, taken) for model in dict.fromkeys(told.models.values())}
+    slots = next((known[key].slots for key in keys.values() if key in known), None) or Slots()
+    slots.limit = told.concurrency
+    for model, key in keys.items():
+        endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
+        endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots
+        upstream[model] = endpoint
+    return {name: upstream[model] for name, model in told.models.items()}
+
+
+def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
+    secret = told.api_key.get_secret_value() if told.api_key else ""
+    key: tuple[str, ...] = (told.base_url or told.name, model, sha256(secret.encode()).hexdigest())
+    while key in taken:  # the same thing twice in one file
+        key = (*key, told.name)
+    return key
+
+
+def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], old: Table | None) -> Route:
+    tiers = sorted({told.tier for told, _ in offered})
+    before = old.routes.get(model) if old else None
+    return Route(
+        model,
+        tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
+        MappingProxyType({endpoint: config.policy(model, told) for told, endpoint in offered}),
+        before.hedges if before else Budget(),
+        before.retries if before else Budget(),
+    )

@@ -1,0 +1,1 @@
+"""What runs beside requests: probes, metrics, logs, and the pages for operators."""

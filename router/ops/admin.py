@@ -1,0 +1,115 @@
+"""What operators and their machines ask: is it alive, is it ready, what does it count, what does it know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router import __version__
+from router.core.endpoint import Endpoint
+from router.core.table import Table
+from router.ops.metrics import Metrics, PoolState
+
+Authorize = Callable[[Request], None]
+
+
+class Admin:
+    """`authorize` raises where keys are set and the request has none of them; /healthz and /readyz are open to all."""
+
+    def __init__(
+        self,
+        table: Callable[[], Table],
+        pools: Callable[[], Mapping[str, PoolState]],
+        metrics: Metrics,
+        now: Callable[[], float],
+        authorize: Authorize,
+    ) -> None:
+        self._table, self._pools, self._metrics, self._now, self._authorize = table, pools, metrics, now, authorize
+
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+            Route("/admin/endpoints", self.endpoints),
+        ]
+
+    async def healthz(self, _: Request) -> Response:
+        """The process runs."""
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    async def readyz(self, _: Request) -> Response:
+        """Every model has an endpoint that is up."""
+        down = [route.model for route in self._table().routes.values() if not any(e.health.up for e in route.endpoints)]
+        if down:
+            return JSONResponse({"status": "down", "models": down}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        self._authorize(request)
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def endpoints(self, request: Request) -> Response:
+        """Live state, endpoint by endpoint; those that are disabled with the reason."""
+        self._authorize(request)
+        table, now = self._table(), self._now()
+        live = [self._state(endpoint, now) for endpoint in table.endpoints]
+        disabled = [
+            {"name": told.name, "kind": told.kind, "disabled": told.disabled}
+            for told in table.config.endpoints
+            if told.disabled
+        ]
+        return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(now)})
+
+    def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
+        told = self._table().endpoints[endpoint]
+        breaker, latency, pool = endpoint.breaker, endpoint.latency("first_token"), self._pools()[told.name]
+        return {
+            "name": endpoint.name,
+            "kind": told.kind,
+            "base_url": told.base_url,
+            "model": endpoint.model,
+            "serves": [name for name, upstream in told.models.items() if upstream == endpoint.model],
+            "tier": told.tier,
+            "weight": endpoint.weight,
+            "available": endpoint.available(now),
+            "up": endpoint.health.up,
+            "breaker": breaker.state(now).value,
+            "breaker_retry_in": _left(breaker.retry_at, now),
+            "busy_for": _left(endpoint.out_until, now) or 0,
+            "in_flight": endpoint.in_flight,
+            "waiting": len(endpoint.waiting),
+            "concurrency": endpoint.slots.limit,
+            "first_token": {
+                "expected": round(latency.mean(now), 4),
+                "p50": latency.quantile(0.5),
+                "p90": latency.quantile(0.9),
+                "known": not latency.unknown,
+            },
+            "cost": round(endpoint.cost("first_token", now), 4),
+            "pool": {
+                state: getattr(pool, state)
+                for state in ("idle", "busy", "opening", "waiting", "opened", "reused", "resent")
+            },
+        }
+
+    def _models(self, now: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "model": route.model,
+                "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers],
+                "hedge_budget": round(route.hedges.level(now), 2),
+                "retry_budget": round(route.retries.level(now), 2),
+            }
+            for route in self._table().routes.values()
+        ]
+
+
+def _left(until: float | None, now: float) -> float | None:
+    return None if until is None or until == inf else round(max(0.0, until - now), 3)

@@ -1,0 +1,1 @@
+"""The way of one request: front (or asgi), handler, admission, dispatch, relay."""

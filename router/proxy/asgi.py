@@ -1,0 +1,125 @@
+"""The other `Client`: the same calls under any ASGI server, one coroutine a call. Slower, and the way back from
+`front.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from router.errors import BodyTooLarge
+from router.proxy.client import Headers, Owner, Request
+from router.proxy.handler import Handler
+from router.scheduler import Scheduler
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HIGH_WATER = 64 << 10  # bytes that wait for a slow client, as in a transport
+
+
+class AsgiCalls:
+    """An ASGI application for the paths of the handler's operations."""
+
+    def __init__(self, handler: Handler, scheduler: Scheduler, max_body: int) -> None:
+        self._handler, self._scheduler, self._max_body = handler, scheduler, max_body
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        arrived = self._scheduler.now()
+        client = AsgiClient()
+        path = scope["path"].encode()
+        body = await self._read(receive)
+        if body is None:
+            return
+        if len(body) > self._max_body:
+            error = BodyTooLarge(f"The request's body is longer than {self._max_body} bytes.")
+            self._handler.refuse(client, self._handler.record(path, arrived), error)
+        else:
+            headers = [(name.lower(), value) for name, value in scope["headers"]]
+            self._handler.handle(Request(path, headers, body, arrived), client)
+        await client.run(receive, send)
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """The body, or the beginning of one that is too large; None where the client left."""
+        chunks, size, more = [], 0, True
+        while more and size <= self._max_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+
+class AsgiClient:
+    """What is written is kept until the server has taken it; beyond HIGH_WATER its owner is told to wait."""
+
+    def __init__(self) -> None:
+        self.owner: Owner | None = None
+        self._messages: list[Message] = []
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._over = False
+
+    # The Client.
+
+    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+        if length is not None:
+            headers = [*headers, (b"content-length", b"%d" % length)]
+        self._put({"type": "http.response.start", "status": status, "headers": headers})
+
+    def write(self, data: bytes) -> None:
+        if data:
+            self._put({"type": "http.response.body", "body": data, "more_body": True})
+            self._size += len(data)
+            if self._size > HIGH_WATER and self.owner is not None:
+                self.owner.full()
+
+    def end(self, data: bytes = b"") -> None:
+        self.owner = None
+        self._put({"type": "http.response.body", "body": data, "more_body": False})
+
+    def abort(self) -> None:
+        self.owner = None
+        self._over = True
+        self._wake.set()
+
+    # The coroutine that carries it.
+
+    async def run(self, receive: Receive, send: Send) -> None:
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        leaving.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not await self._pass_on(send) and not self._over and not leaving.done():
+                await self._wake.wait()
+        finally:
+            leaving.cancel()
+            owner, self.owner = self.owner, None
+            if owner is not None:
+                owner.gone()
+
+    async def _pass_on(self, send: Send) -> bool:
+        """Send what is there; True after the end."""
+        self._wake.clear()
+        while self._messages:
+            messages, self._messages = self._messages, []
+            full, self._size = self._size > HIGH_WATER, 0
+            for message in messages:
+                await send(message)
+                if message["type"] == "http.response.body" and not message["more_body"]:
+                    return True
+            if full and self.owner is not None:
+                self.owner.drained()
+        return False
+
+    def _put(self, message: Message) -> None:
+        self._messages.append(message)
+        self._wake.set()
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,48 @@
+"""The seam to who asked: an answer is started, written and ended, and its owner is told what becomes of the client.
+
+`front.py` and `asgi.py` each have one. The owner is the call's dispatch until the first token, and its relay from then
+on.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Request(NamedTuple):
+    """One complete client request; names of headers are in lower case, `arrived` is a time of the monotonic clock."""
+
+    path: bytes
+    headers: Headers
+    body: bytes
+    arrived: float
+
+
+class Owner(Protocol):
+    """Who answers a client."""
+
+    def gone(self) -> None:
+        """The client has left; nothing that is written will arrive."""
+
+    def full(self) -> None:
+        """The client reads slowly: no more until `drained`."""
+
+    def drained(self) -> None: ...
+
+
+class Client(Protocol):
+    """Calls after the client has left, or after the end, do nothing."""
+
+    owner: Owner | None
+
+    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+        """Status and headers; without a length the body ends when it ends."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def end(self, data: bytes = b"") -> None: ...
+
+    def abort(self) -> None:
+        """Cut it off: what was started can't be ended honestly."""

@@ -1,0 +1,291 @@
+"""uvicorn's httptools protocol with our paths taken before ASGI: one of the two `Client`s.
+
+    READING ──whole request──► ANSWERING ──end──► READING        our paths
+       └── any other path ───► uvicorn's own way, ASGI
+
+It leans on uvicorn's internals (the parser callbacks, `cycle`, `flow`, `server_state`), and on nothing else of it;
+`asgi.py` is the way back. A client that pipelines on one of our paths gets its first answer, and then the connection
+closes: nobody does, and RFC 9112 §9.3.2 has it ask again.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from http import HTTPStatus
+from typing import Any, NamedTuple, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge, RouterError, SlowRequest
+from router.proxy.client import Headers, Owner, Request
+from router.proxy.handler import OPERATIONS, Handler
+
+STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
+
+log = logging.getLogger(__name__)
+
+
+class Bounds(NamedTuple):
+    """What one client connection may take: bytes, and seconds."""
+
+    body: int = 32 << 20
+    header: int = 64 << 10
+    request: float = 60.0  # from the first byte of a request to its last
+    idle: float = 75.0  # between requests
+
+
+class Front(HttpToolsProtocol):
+    """One client connection. `handler` and `bounds` are set on the subclass that `front` makes."""
+
+    handler: Handler
+    bounds: Bounds
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.owner: Owner | None = None
+        self._ours = self._skipped = False  # whose is the request that is read: ours, nobody's (else the application's)
+        self._answering = False
+        self._body: list[bytes] = []
+        self._body_size = self._head_size = 0
+        self._in_head = True
+        self._since = time.monotonic()  # when the request that is read began, or the silence before it
+        self._reading = False
+        self._pending = b""  # a head that waits for the first bytes of its body
+        self._chunked = False
+        self._keep = True
+        self._failed = False
+
+    # The transport says.
+
+    def data_received(self, data: bytes) -> None:
+        if self._answering or self._failed:
+            self._keep = False  # pipelined, or the rest of what was refused: not read
+            return
+        if not self._reading:
+            self._reading, self._since = True, time.monotonic()
+        if self._in_head:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_size > self.bounds.header:
+            self._refuse(self._header_too_large())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.full()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.drained()
+        super().resume_writing()
+
+    # The server says.
+
+    def shutdown(self) -> None:
+        """No more requests on this connection: at once, or when its answer has ended."""
+        if self._answering:
+            self._keep = False
+        else:
+            super().shutdown()
+
+    def expire(self, now: float) -> None:
+        """Close it where a request takes too long to come, or none comes."""
+        if self._failed and now >= self._since + LINGER:
+            self.transport.abort()
+        elif self._answering or (self.cycle is not None and not self.cycle.response_complete):
+            return
+        elif self._reading and now >= self._since + self.bounds.request:
+            self._refuse(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
+        elif not self._reading and now >= self._since + self.bounds.idle:
+            self.transport.close()
+
+    # The parser says.
+
+    def on_message_begin(self) -> None:
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._answering or self._failed:
+            self._skipped, self._keep = True, False
+            return
+        if self._head_size > self.bounds.header and self._header_size() > self.bounds.header:
+            self._refuse(self._header_too_large())
+            return
+        self._head_size = 0
+        path = self.url.partition(b"?")[0]
+        if (
+            path in OPERATIONS
+            and self.parser.get_method() == b"POST"
+            and self._free()
+            and not self.parser.should_upgrade()
+        ):
+            self._ours = True
+            self._keep = self.parser.should_keep_alive()
+            self._chunked = self.parser.get_http_version() == "1.1"
+            self._expect()
+            return
+        self._ours = False
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._skipped or self._failed:
+            return
+        if not self._ours:
+            super().on_body(body)
+            return
+        self._body_size += len(body)
+        if self._body_size <= self.bounds.body:
+            self._body.append(body)
+        else:
+            self._refuse(self._too_large())
+
+    def on_message_complete(self) -> None:
+        if self._skipped or self._failed:
+            return
+        self._reading, self._in_head = False, True
+        if self._ours:
+            self._handle()
+        else:
+            self._since = time.monotonic()
+            super().on_message_complete()
+
+    # What it does.
+
+    def _free(self) -> bool:
+        """Nothing is being answered on this connection, neither by us nor by the application."""
+        return not self._answering and (self.cycle is None or self.cycle.response_complete)
+
+    def _expect(self) -> None:
+        """A body that is too large is refused before it is sent, where its length is told or its sender asks."""
+        for name, value in self.headers:
+            if name == b"content-length" and int(value) > self.bounds.body:
+                self._refuse(self._too_large())
+                return
+        if self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _handle(self) -> None:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = Request(self.url.partition(b"?")[0], self.headers, body, self._since)
+        self._body, self._body_size, self.headers = [], 0, []
+        self._answering = True
+        self.handler.handle(request, self)
+
+    def _refuse(self, error: RouterError) -> None:
+        """Say what is wrong with a request that can't be read to its end, and close.
+
+        Not at once: a reset that answers what the client still sends would take our answer with it (RFC 9112 §9.6).
+        """
+        self._failed, self._keep, self._answering = True, False, True
+        self._body = []
+        self.handler.refuse(self, self.handler.record(self.url, self._since), error)
+
+    def _header_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _header_too_large(self) -> RouterError:
+        return HeaderTooLarge(f"The request's header is longer than {self.bounds.header} bytes.")
+
+    def _too_large(self) -> RouterError:
+        return BodyTooLarge(f"The request's body is longer than {self.bounds.body} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser gave up (uvicorn calls this), or one of its callbacks did, which is our fault."""
+        error = sys.exception()
+        if isinstance(error, httptools.HttpParserCallbackError):
+            log.error("A request could not be handled", exc_info=error)
+            self.transport.abort()
+        elif not self._free():
+            self.transport.close()
+        elif not self._failed:
+            self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
+
+    def _leave(self) -> None:
+        owner, self.owner = self.owner, None
+        self._answering = False
+        if owner is not None:
+            owner.gone()
+
+    # Its answer: the Client that handler, dispatch and relay see.
+
+    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+        if not self._answering:
+            return
+        if length is not None:
+            framing, self._chunked = b"content-length: %d\r\n" % length, False
+        elif self._chunked:
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            framing, self._keep = b"", False  # HTTP/1.0: the end of the connection is the end of the body
+        if not self._keep:
+            framing += b"connection: close\r\n"
+        lines = [b"%b: %b\r\n" % item for item in (*self.server_state.default_headers, *headers)]
+        self._pending = b"%b%b%b\r\n" % (
+            STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            b"".join(lines),
+            framing,
+        )
+
+    def write(self, data: bytes) -> None:
+        if not data or not self._answering:
+            return
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        self.transport.write(data)
+
+    def end(self, data: bytes = b"") -> None:
+        if not self._answering:
+            return
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        self.transport.write(data)
+        self._next()
+
+    def abort(self) -> None:
+        self._answering = False
+        self.owner = None
+        self.transport.abort()
+
+    def _next(self) -> None:
+        self.owner = None
+        self._answering = False
+        self._since = time.monotonic()
+        self.server_state.total_requests += 1
+        if self._failed and self.transport.can_write_eof():
+            self.transport.write_eof()  # and `expire` closes it
+        elif not self._keep:
+            self.transport.close()
+
+
+def front(handler: Handler, bounds: Bounds) -> type[Front]:
+    """The protocol class for uvicorn's `http` setting."""
+    return cast(type[Front], type("Front", (Front,), {"handler": handler, "bounds": bounds}))
+
+
+def expire(connections: set[Any], now: float) -> None:
+    """Look once at every connection of a server; called every second or so, which is cheaper than a timer each."""
+    for connection in tuple(connections):
+        if isinstance(connection, Front):
+            connection.expire(now)
+
+
+__all__ = ["Bounds", "Front", "expire", "front"]

@@ -1,0 +1,88 @@
+"""One client request: parse it, admit it, look its model up, and hand it to its dispatch; or answer with an error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from router.core.call import Call, InvalidCall, Operation, parse
+from router.core.record import CallRecord
+from router.core.table import Route
+from router.errors import BadRequest, RouterError, UnknownModel
+from router.proxy.admission import Admission
+from router.proxy.client import Client, Request
+from router.proxy.dispatch import Dispatch
+from router.proxy.headers import passed_on, told
+from router.proxy.serving import Serving, Tables
+from router.proxy.shell import Shell
+
+OPERATIONS: Mapping[bytes, Operation] = {
+    b"/v1/chat/completions": "chat/completions",
+    b"/v1/completions": "completions",
+    b"/v1/embeddings": "embeddings",
+}
+
+
+class Handler:
+    """`calls` counts those that have begun and not ended."""
+
+    __slots__ = ("_admission", "_shell", "calls", "tables")
+
+    def __init__(self, tables: Tables, admission: Admission, shell: Shell) -> None:
+        self.tables, self._admission, self._shell = tables, admission, shell
+        self.calls = 0
+
+    def handle(self, request: Request, client: Client) -> None:
+        """Answer one request: at once with an error, or later through its dispatch."""
+        record = self.record(request.path, request.arrived)
+        try:
+            self._admission.authorize(request.headers)
+            call = self._call(request)
+            serving = self.tables.current  # read once: the call keeps this snapshot to its end
+            route = self._route(serving, call)
+            record.model, record.stream = call.model, call.stream
+            self._admission.admit(self.calls)
+        except RouterError as error:
+            self.refuse(client, record, error)
+            return
+        self.calls += 1
+        Dispatch(call, route, serving, client, record, self._shell, self._ended).start()
+
+    def record(self, path: bytes, arrived: float) -> CallRecord:
+        return CallRecord(self._shell.new_id(), OPERATIONS.get(path, ""), arrived)
+
+    def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
+        """Answer with an error of ours, before any attempt."""
+        record.ended = self._shell.scheduler.now() - record.arrived
+        record.status, record.error = error.status, error.code
+        body = error.body
+        client.start(error.status, error.headers + told(record, ""), len(body))
+        client.end(body)
+        self._shell.ended(record)
+
+    def _call(self, request: Request) -> Call:
+        try:
+            return parse(OPERATIONS[request.path], request.body, passed_on(request.headers))
+        except InvalidCall as error:
+            raise BadRequest(str(error), code=error.code, param=error.param) from None
+
+    def _route(self, serving: Serving, call: Call) -> Route:
+        routes = serving.table.routes
+        route = routes.get(call.model)
+        if route is None:
+            raise UnknownModel(_unknown(call.model, routes), param="model")
+        if not serving.tiers(route, call.operation):
+            raise UnknownModel(f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.", param="model")
+        return route
+
+    def _ended(self, record: CallRecord) -> None:
+        self.calls -= 1
+        self._shell.ended(record)
+
+
+def _unknown(model: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    nearest = difflib.get_close_matches(model, names, 1)
+    guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"The model '{model}' is not served here.{guess} Served: {shown}."

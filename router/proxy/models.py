@@ -1,0 +1,37 @@
+"""GET /v1/models and /v1/models/{id}: the names that clients may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from router.errors import UnknownModel
+from router.proxy.admission import Admission
+from router.proxy.serving import Tables
+
+
+class Models:
+    def __init__(self, tables: Tables, admission: Admission, started: int) -> None:
+        self._tables, self._admission, self._started = tables, admission, started
+
+    @property
+    def routes(self) -> list[Route]:
+        return [Route("/v1/models", self.list), Route("/v1/models/{model:path}", self.one)]
+
+    async def list(self, request: Request) -> Response:
+        self._admission.authorize(request.headers.raw)
+        models = [self._shape(name) for name in self._tables.current.table.routes]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def one(self, request: Request) -> Response:
+        self._admission.authorize(request.headers.raw)
+        name = request.path_params["model"]
+        if name not in self._tables.current.table.routes:
+            raise UnknownModel(f"The model '{name}' is not served here.", param="model")
+        return JSONResponse(self._shape(name))
+
+    def _shape(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "firsttoken"}

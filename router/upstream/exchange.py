@@ -1,0 +1,314 @@
+"""The seam to an endpoint: one attempt's request and answer, which never awaits and wakes its call when there is news.
+
+    the wire says      head, data, complete or fail; then flush
+    the exchange says  news, when a first token, more of an answer, or an end has come
+    the call reads     verdict, first_token, take(); and says pause, resume, close
+
+An answer is read in one of three ways, by its head: a token stream, event by event; any other good answer, whole; an
+error, for its verdict. A stream that is broken off, an empty one, a 200 with an error in it: none of them is ever
+SERVED.
+"""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from router.core.sse import EventTooLarge, Scanner, Usage
+from router.core.verdict import Verdict
+from router.dialects.base import Dialect
+
+Headers = list[tuple[bytes, bytes]]
+
+MAX_ERROR = 256 << 10  # bytes of an error's body that are kept: it may name a whole prompt
+MAX_SILENT = 1 << 20  # bytes of comments and empty events before a first token
+MAX_CHECKED = 1 << 20  # bytes of a complete answer that are checked for being JSON: about 2 ms
+
+
+class Request(NamedTuple):
+    """The bytes of one HTTP/1.1 request."""
+
+    head: bytes
+    body: bytes
+
+
+class Limits(NamedTuple):
+    """What an endpoint may send at most, in bytes."""
+
+    event: int = 4 << 20
+    answer: int = 64 << 20
+
+
+LIMITS = Limits()
+
+
+class Listener(Protocol):
+    """Who is told that something has come."""
+
+    def news(self, exchange: Exchange) -> None: ...
+
+
+class Wire(Protocol):
+    """What carries an exchange: a connection, or something that behaves like one."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class _Answer(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+    error: Any = None
+
+
+_read_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class Exchange:
+    """`verdict` stays None until the answer has ended; `reason` then says why in a few words, without any secret."""
+
+    __slots__ = (
+        "_chunks",
+        "_dialect",
+        "_limits",
+        "_news",
+        "_size",
+        "headers",
+        "listener",
+        "passing",
+        "reason",
+        "resent",
+        "retry_after",
+        "scanner",
+        "status",
+        "usage",
+        "verdict",
+        "wire",
+    )
+
+    def __init__(self, listener: Listener | None, dialect: Dialect, choices: int = 1, limits: Limits = LIMITS) -> None:
+        self.listener: Listener | None = listener
+        self._dialect, self._limits = dialect, limits
+        self.scanner: Scanner | None = Scanner(choices, limits.event)
+        self.wire: Wire | None = None
+        self.status, self.headers = 0, _NO_HEADERS
+        self.verdict: Verdict | None = None
+        self.reason = ""
+        self.retry_after: float | None = None
+        self.passing = True  # whether the same endpoint might serve the same request a moment later
+        self.resent = False  # it was sent once more, free of charge, because its first connection had died unused
+        self.usage: Usage | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._news = False
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.status or 'unanswered'} {self.verdict or 'running'} {self.reason}>"
+
+    # What the call reads and says.
+
+    @property
+    def streams(self) -> bool:
+        """The answer is a token stream."""
+        return self.scanner is not None and self.status != 0
+
+    @property
+    def first_token(self) -> bool:
+        if self.verdict is not None:
+            return self.verdict in (Verdict.SERVED, Verdict.REFUSED)
+        return self.scanner is not None and self.scanner.first_token
+
+    def take(self) -> bytes:
+        """What has come since the last time; for an answer that does not stream, the whole of it."""
+        chunks = self._chunks
+        if len(chunks) == 1:
+            data = chunks[0]
+            chunks.clear()
+            return data
+        data = b"".join(chunks)
+        chunks.clear()
+        return data
+
+    def pause(self) -> None:
+        if self.wire is not None:
+            self.wire.pause()
+
+    def resume(self) -> None:
+        if self.wire is not None:
+            self.wire.resume()
+
+    def close(self) -> None:
+        """Nobody is interested any more: no news will come, and the endpoint is made to notice."""
+        self.listener = None
+        wire, self.wire = self.wire, None
+        if wire is not None:
+            wire.close()
+
+    # What the wire says.
+
+    def head(self, status: int, headers: Headers) -> None:
+        """The status and the headers, with names in lower case."""
+        self.status, self.headers = status, headers
+        kind = encoding = b""
+        for name, value in headers:
+            if name == b"content-type":
+                kind = value
+            elif name == b"content-encoding":
+                encoding = value
+            elif name[:11] == b"retry-after":
+                self.retry_after = _retry_after(name, value, self.retry_after)
+        if not (200 <= status < 300 and kind[:17].lower() == b"text/event-stream"):
+            self.scanner = None
+        if encoding and encoding.lower() != b"identity" and 200 <= status < 300:
+            self.fail("it compressed an answer that was asked for as it is", passing=False)
+
+    def data(self, data: bytes) -> None:
+        if self.verdict is not None:
+            return
+        if self.scanner is None:
+            self._collect(data)
+            return
+        try:
+            ready = self.scanner.feed(data)
+        except EventTooLarge as error:
+            self.fail(f"it sent {error}")
+            return
+        if ready:
+            self._chunks.append(ready)
+            self._news = True
+            if not self.scanner.first_token:
+                self._still_silent(len(ready))
+        if self.scanner.error is not None:
+            self._error_event(self.scanner)
+
+    def complete(self) -> None:
+        """The answer has ended as HTTP says it ends."""
+        if self.verdict is None:
+            if self.scanner is not None:
+                self._end_of_stream(self.scanner, "it ended the stream before the answer")
+            elif 200 <= self.status < 300:
+                self._end_of_answer()
+            else:
+                self._end_of_error()
+
+    def lost(self, reason: str) -> None:
+        """The connection is gone."""
+        if self.verdict is not None:
+            return
+        if self.streams and self.scanner is not None:
+            self._end_of_stream(self.scanner, reason)
+        elif self.status >= 300:
+            self._end_of_error()  # its status has said enough
+        else:
+            self.fail(reason)
+
+    def fail(self, reason: str, verdict: Verdict = Verdict.FAULT, *, passing: bool = True) -> None:
+        if self.verdict is None:
+            self._end(verdict, reason)
+            self.passing = passing
+
+    def flush(self) -> None:
+        """Tell the call, once for all that came with one read."""
+        if self._news and self.listener is not None:
+            self._news = False
+            self.listener.news(self)
+
+    # Ends.
+
+    def _end(self, verdict: Verdict, reason: str = "") -> None:
+        self.verdict, self.reason, self._news = verdict, reason, True
+
+    def _collect(self, data: bytes) -> None:
+        self._size += len(data)
+        good = 200 <= self.status < 300
+        if self._size > (self._limits.answer if good else MAX_ERROR):
+            self.fail(f"its answer is longer than {self._limits.answer} bytes" if good else f"status {self.status}")
+        else:
+            self._chunks.append(data)
+
+    def _still_silent(self, size: int) -> None:
+        self._size += size
+        self._news = False  # a role, a comment: nothing that the call waits for
+        if self._size > MAX_SILENT:
+            self.fail(f"it sent {MAX_SILENT} bytes without a token")
+
+    def _error_event(self, scanner: Scanner) -> None:
+        self._end(self._dialect.judge(500, scanner.error, None), f"an error event{_named(scanner.error)}")
+
+    def _end_of_stream(self, scanner: Scanner, broken: str) -> None:
+        rest = scanner.finish()
+        if rest:
+            self._chunks.append(rest)
+        self.usage = scanner.usage
+        if scanner.error is not None:
+            self._error_event(scanner)
+        elif not scanner.first_token:
+            self._end(Verdict.FAULT, "an empty stream" if scanner.done else broken)
+        elif scanner.whole:
+            self._end(Verdict.SERVED)
+        else:
+            self._end(Verdict.FAULT, broken)
+
+    def _end_of_answer(self) -> None:
+        if self._size > MAX_CHECKED:
+            self._end(Verdict.SERVED)
+            return
+        body = b"".join(self._chunks)
+        self._chunks[:] = [body]
+        try:
+            answer = _read_answer(body)
+        except msgspec.ValidationError:
+            self._end(Verdict.SERVED)  # JSON, in a shape of its own
+            return
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.fail("an answer that is no JSON" if body else "an empty answer")
+            return
+        if answer.error:
+            self._end(self._dialect.judge(500, answer.error, None), f"an error in an answer{_named(answer.error)}")
+        else:
+            self.usage = answer.usage
+            self._end(Verdict.SERVED)
+
+    def _end_of_error(self) -> None:
+        body = b"".join(self._chunks)
+        self._chunks[:] = [body]
+        try:
+            error = _read_answer(body).error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            error = None
+        if 300 <= self.status < 400:
+            self.fail(f"a redirect (status {self.status}), which is not followed", passing=False)
+            return
+        verdict = self._dialect.judge(self.status, error, self.retry_after)
+        self._end(verdict, f"status {self.status}{_named(error)}")
+        self.passing = verdict is Verdict.BUSY or self.status >= 500
+
+
+_NO_HEADERS: Headers = []
+
+
+def _named(error: Any) -> str:
+    """The error's code, if it is one: never its message, which may repeat a key or a prompt."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return f" ({str(code)[:40]})" if isinstance(code, (str, int)) and code else ""
+
+
+def _retry_after(name: bytes, value: bytes, known: float | None) -> float | None:
+    """Seconds to stay away: `retry-after-ms` before `retry-after`, which is a number of seconds or a date (RFC 9110
+    §10.2.3).
+    """
+    text = value.decode("latin-1").strip()
+    try:
+        if name == b"retry-after-ms":
+            return max(0.0, float(text) / 1000)
+        if name == b"retry-after" and known is None:
+            return max(0.0, float(text))
+    except ValueError:
+        try:
+            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except ValueError:
+            return known
+    return known

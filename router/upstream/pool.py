@@ -1,0 +1,310 @@
+"""The warm pool of one endpoint: connections opened before they are needed, and closed before the server would.
+
+The last one used is the first one taken, so that those beyond need grow old and go. How long a server keeps an unused
+connection is learned: from its Keep-Alive header, and from two unused connections that it closed at the same age (two
+at the same moment only say that it restarted). Where all are in use and no more may be opened, a request waits its
+turn, but not for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from router.core.verdict import Verdict
+from router.scheduler import Scheduler, Timer
+from router.upstream.exchange import Exchange, Headers, Request
+from router.upstream.http1 import Connection
+
+MARGIN = 0.8  # of a server's idle limit is what we use: 4 s of uvicorn's 5
+MIN_IDLE_LIMIT = 0.5  # seconds
+SAME_AGE = 0.1  # two ages that differ by less than this share of them show a server's limit
+MAX_WAIT = 5.0  # seconds for a connection where `max` are in use
+FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0  # seconds before a failed background opening is tried again, doubling
+
+
+class Address(NamedTuple):
+    """Where an endpoint listens, from its URL."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """As a Host header names it: IPv6 in brackets, the scheme's own port left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class _Waiter(NamedTuple):
+    request: Request
+    exchange: Exchange
+    until: float
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def close(self) -> None:
+        """Its call has lost interest; the pool finds it without a listener and passes it over."""
+
+
+class Pool:
+    """Counts for /metrics: `idle`, `busy`, `opening`, `waiting`, and `opened`, `reused`, `resent` since the start."""
+
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        scheduler: Scheduler,
+        *,
+        min_idle: int = 2,
+        limit: int = 200,
+        idle_limit: float = 90.0,
+        learn: bool = True,
+        keepalive: float = 60.0,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        self.name, self.address, self.keepalive = name, address, keepalive
+        self._scheduler, self._min_idle, self._limit = scheduler, min_idle, limit
+        self.idle_limit, self._learn, self._connect_timeout = idle_limit, learn, connect_timeout
+        self._tls = tls_context() if address.tls else None
+        self._all: set[Connection] = set()
+        self._idle: deque[Connection] = deque()  # the longest unused first
+        self._waiting: deque[_Waiter] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._last_age: float | None = None
+        self._pause, self._open_from = 0.0, 0.0
+        self._timer = Timer(scheduler, self._tick)
+        self.opened = self.reused = self.resent = 0
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.name} {self.idle} idle, {self.busy} busy, {self.opening} opening, {self.waiting} waiting>"
+
+    @property
+    def idle(self) -> int:
+        return len(self._idle)
+
+    @property
+    def busy(self) -> int:
+        return len(self._all) - len(self._idle)
+
+    @property
+    def opening(self) -> int:
+        return len(self._opening)
+
+    @property
+    def waiting(self) -> int:
+        return sum(waiter.exchange.listener is not None for waiter in self._waiting)
+
+    # Calls say.
+
+    def begin(self, request: Request, exchange: Exchange) -> None:
+        """Send at once where a connection is warm, else as soon as one is there. Never calls back before it returns."""
+        connection = self._warm()
+        if connection is not None:
+            self.reused += 1
+            connection.send(request, exchange)
+        else:
+            self._wait(request, exchange)
+        self._top_up()
+
+    def resend(self, request: Request, exchange: Exchange) -> None:
+        """A reused connection died before it said a byte: once more, on one that was opened for it."""
+        if exchange.listener is None:
+            return
+        self.resent += 1
+        exchange.resent = True
+        self._wait(request, exchange, first=True)
+        if not self._opening:
+            self._open()
+
+    # Connections say.
+
+    def released(self, connection: Connection) -> None:
+        now = self._scheduler.now()
+        connection.idle_since = now
+        if self._closed:
+            connection.close()
+            return
+        if self._waiting and (waiter := self._next_waiter()) is not None:
+            connection.send(waiter.request, waiter.exchange)
+            return
+        connection.rested = True
+        self._idle.append(connection)
+        if len(self._idle) == 1:
+            self._timer.at(now + self.idle_limit)
+
+    def lost(self, connection: Connection) -> None:
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._learn_from(self._scheduler.now() - connection.idle_since)
+        if not self._closed:
+            self._top_up()
+
+    def heed(self, headers: Headers) -> None:
+        """A server that says how long it keeps an unused connection is believed."""
+        for name, value in headers:
+            if name == b"keep-alive" and self._learn:
+                for part in value.split(b","):
+                    key, _, seconds = part.strip().partition(b"=")
+                    if key.strip().lower() == b"timeout" and seconds.strip().isdigit():
+                        self._limit_idle(float(seconds) * MARGIN)
+
+    # Its owner says.
+
+    def start(self) -> None:
+        """Open the first connections."""
+        self._top_up()
+
+    def close(self) -> None:
+        """No more connections; those in use end with their exchanges."""
+        self._closed = True
+        self._timer.cancel()
+        for task in tuple(self._opening):
+            task.cancel()
+        for connection in tuple(self._idle):
+            connection.close()
+        self._idle.clear()
+
+    # Inside.
+
+    def _warm(self) -> Connection | None:
+        """The connection that was used last, if the server still keeps it."""
+        oldest = self._scheduler.now() - self.idle_limit
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    def _wait(self, request: Request, exchange: Exchange, *, first: bool = False) -> None:
+        now = self._scheduler.now()
+        waiter = _Waiter(request, exchange, now + MAX_WAIT)
+        exchange.wire = waiter
+        if first:
+            self._waiting.appendleft(waiter)
+        else:
+            self._waiting.append(waiter)
+        if len(self._opening) < len(self._waiting):
+            self._open()
+        self._timer.at(now + MAX_WAIT)
+
+    def _next_waiter(self) -> _Waiter | None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if waiter.exchange.listener is not None:
+                return waiter
+        return None
+
+    def _top_up(self) -> None:
+        """Keep `min_idle` ready beside those that wait, but do not hammer a server that takes none."""
+        if self._closed or self._scheduler.now() < self._open_from:
+            return
+        while len(self._idle) + len(self._opening) < self._min_idle + len(self._waiting):
+            if not self._open():
+                return
+
+    def _open(self) -> bool:
+        if self._closed or len(self._all) + len(self._opening) >= self._limit:
+            return False
+        task = asyncio.get_running_loop().create_task(self._connect())
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return True
+
+    async def _connect(self) -> None:
+        reason = ""
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    lambda: Connection(self),
+                    self.address.host,
+                    self.address.port,
+                    ssl=self._tls,
+                    server_hostname=self.address.host if self._tls else None,
+                )
+        except TimeoutError:
+            reason = f"no connection within {self._connect_timeout:g} s"
+        except (OSError, UnicodeError) as error:
+            reason = f"no connection: {_told(error)}"
+        task = asyncio.current_task()
+        if task is not None:
+            self._opening.discard(task)
+        if reason:
+            self._refused(reason)
+        else:
+            self._opened(connection)
+
+    def _opened(self, connection: Connection) -> None:
+        self.opened += 1
+        self._pause = self._open_from = 0.0
+        self._all.add(connection)
+        self.released(connection)
+
+    def _refused(self, reason: str) -> None:
+        """Tell one who waits; where nobody did, try again later, and later each time."""
+        waiter = self._next_waiter()
+        self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
+        self._open_from = self._scheduler.now() + self._pause
+        self._timer.at(self._open_from)
+        if waiter is not None:
+            waiter.exchange.wire = None
+            waiter.exchange.fail(reason)
+            waiter.exchange.flush()
+
+    def _tick(self) -> None:
+        """Time has come for something: a wait is over, a connection too old, a pause done."""
+        if self._closed:
+            return
+        now = self._scheduler.now()
+        while self._waiting and (self._waiting[0].until <= now or self._waiting[0].exchange.listener is None):
+            exchange = self._waiting.popleft().exchange
+            exchange.wire = None
+            exchange.fail(f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
+            exchange.flush()
+        while self._idle and self._idle[0].idle_since + self.idle_limit <= now:
+            self._idle.popleft().close()
+        self._top_up()
+        if self._waiting:
+            self._timer.at(self._waiting[0].until)
+        if self._idle:
+            self._timer.at(self._idle[0].idle_since + self.idle_limit)
+        if now < self._open_from:
+            self._timer.at(self._open_from)
+
+    def _learn_from(self, age: float) -> None:
+        """The server closed a connection that was unused for `age` seconds."""
+        last, self._last_age = self._last_age, age
+        if self._learn and last is not None and abs(age - last) <= SAME_AGE * max(age, last):
+            self._limit_idle(min(age, last) * MARGIN)
+
+    def _limit_idle(self, seconds: float) -> None:
+        self.idle_limit = min(self.idle_limit, max(MIN_IDLE_LIMIT, seconds))
+
+
+def tls_context() -> ssl.SSLContext:
+    """The system's roots (SSL_CERT_FILE names others), HTTP/1.1 only."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _told(error: OSError | UnicodeError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate was not accepted ({error.verify_message})"
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

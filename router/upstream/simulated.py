@@ -1,0 +1,191 @@
+"""A built-in endpoint: it answers in this process, with a first-token time and a rate of its own, and says that it is
+simulated.
+
+It is there so that a first call streams with no key and no GPU, through the same race and relay as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import msgspec
+
+from router.scheduler import Scheduler, Timer
+from router.upstream.exchange import Exchange, Request
+
+SPREAD = 0.2  # of the first-token time, to both sides: no two answers take the same
+JSON = [(b"content-type", b"application/json")]
+SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class Simulated:
+    """Stands where a pool stands."""
+
+    def __init__(self, name: str, scheduler: Scheduler, rng: Random, *, first_token: float, rate: float) -> None:
+        self.name, self._scheduler, self._rng = name, scheduler, rng
+        self._first_token, self._gap = first_token, 1.0 / rate
+        self.idle = self.busy = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
+
+    def __repr__(self) -> str:
+        return f"<Simulated {self.name}, {self.busy} busy>"
+
+    def start(self) -> None:
+        """Nothing to open."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def begin(self, request: Request, exchange: Exchange) -> None:
+        self.busy += 1
+        first = self._first_token * (1.0 + SPREAD * self._rng.uniform(-1.0, 1.0))
+        exchange.wire = _Answering(self, self._scheduler, request, exchange, first, self._gap)
+
+
+class _Answering:
+    """One answer under way: a timer that writes the next piece each time it rings, and ends with its exchange."""
+
+    def __init__(
+        self, pool: Simulated, scheduler: Scheduler, request: Request, exchange: Exchange, first: float, gap: float
+    ) -> None:
+        self._pool, self._scheduler, self._exchange, self._gap = pool, scheduler, exchange, gap
+        self._asked: dict[str, Any] = msgspec.json.decode(request.body)
+        self._embeds = request.head.split(b" ", 2)[1].endswith(b"/embeddings")
+        self._chat = b"/chat/" in request.head.split(b"\r\n", 1)[0]
+        self._words = _words(pool.name, self._asked)
+        self._events: Iterator[bytes] | None = None
+        self._timer = Timer(scheduler, self._ring)
+        streams = self._asked.get("stream") is True
+        self._due = scheduler.now() + first + (0 if streams or self._embeds else gap * len(self._words))
+        self._paused = False
+        self._timer.at(self._due)
+
+    # Its exchange says.
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._exchange.verdict is None:
+            self._timer.at(self._due)
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self._pool.busy -= 1
+
+    # Time says.
+
+    def _ring(self) -> None:
+        if self._paused:
+            return
+        if self._scheduler.now() < self._due:
+            self._timer.at(self._due)
+            return
+        exchange = self._exchange
+        if self._embeds:
+            self._answer(exchange, self._embeddings())
+        elif self._asked.get("stream") is not True:
+            self._answer(exchange, self._completion())
+        else:
+            self._stream(exchange)
+        exchange.flush()
+
+    def _answer(self, exchange: Exchange, answer: dict[str, Any]) -> None:
+        exchange.head(200, JSON)
+        exchange.data(msgspec.json.encode(answer))
+        self._end(exchange)
+
+    def _stream(self, exchange: Exchange) -> None:
+        if self._events is None:
+            self._events = self._chunks()
+            exchange.head(200, SSE)
+            exchange.data(next(self._events))  # the role; the first token follows in the same breath
+        event = next(self._events, None)
+        if event is None:
+            self._end(exchange)
+            return
+        exchange.data(event)
+        self._due += self._gap
+        self._timer.at(self._due)
+
+    def _end(self, exchange: Exchange) -> None:
+        exchange.wire = None
+        exchange.complete()
+        self.close()
+
+    # What it says.
+
+    def _chunks(self) -> Iterator[bytes]:
+        if self._chat:
+            yield self._event({"role": "assistant", "content": ""})
+        else:
+            yield b": simulated\n\n"
+        for word in self._words:
+            yield self._event({"content": word})
+        last = self._event({}, finish="stop")
+        options = self._asked.get("stream_options")
+        if isinstance(options, dict) and options.get("include_usage") is True:
+            last += _sse(self._shell(self._object(stream=True), []) | {"usage": self._usage()})
+        yield last + b"data: [DONE]\n\n"
+
+    def _event(self, delta: dict[str, str], finish: str | None = None) -> bytes:
+        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        return _sse(self._shell(self._object(stream=True), [{"index": 0, **content, "finish_reason": finish}]))
+
+    def _completion(self) -> dict[str, Any]:
+        text = "".join(self._words)
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
+        return self._shell(self._object(stream=False), [{"index": 0, **content, "finish_reason": "stop"}]) | {
+            "usage": self._usage()
+        }
+
+    def _embeddings(self) -> dict[str, Any]:
+        asked = self._asked.get("input")
+        inputs = asked if isinstance(asked, list) else [asked]
+        vectors = [[Random(f"{text}").uniform(-1, 1) for _ in range(8)] for text in inputs]
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        return {
+            "object": "list",
+            "model": self._pool.name,
+            "data": data,
+            "usage": {"prompt_tokens": 1, "total_tokens": 1},
+        }
+
+    def _object(self, *, stream: bool) -> str:
+        if not self._chat:
+            return "text_completion"
+        return "chat.completion.chunk" if stream else "chat.completion"
+
+    def _shell(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": "chatcmpl-simulated", "object": kind, "created": 0, "model": self._pool.name, "choices": choices}
+
+    def _usage(self) -> dict[str, int]:
+        count = len(self._words)
+        return {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+
+
+def _sse(event: dict[str, Any]) -> bytes:
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def _words(name: str, asked: dict[str, Any]) -> list[str]:
+    """The answer, word by word: what it is, and what was asked, so that a caller sees that the request came through."""
+    said = _last_user_text(asked)
+    text = (
+        f"[simulated by {name}: no model was asked] You said: {said!r}. "
+        "To get an answer, set a key or start a model, and name it in endpoints.yaml."
+    )
+    return [word if index == 0 else f" {word}" for index, word in enumerate(text.split(" "))]
+
+
+def _last_user_text(asked: dict[str, Any]) -> str:
+    messages = asked.get("messages")
+    said: Any = asked.get("prompt", "")
+    for message in messages if isinstance(messages, list) else []:
+        if isinstance(message, dict) and message.get("role") == "user":
+            said = message.get("content")
+    if isinstance(said, list):
+        said = " ".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
+    return str(said)[:200]
