@@ -1,0 +1,165 @@
+"""Processes of one run: started on their cores, found to be ready, and stopped on every way out."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+READY_WITHIN = 20.0
+STOPS_WITHIN = 5.0
+# Below the range that Linux takes for outgoing connections: 9,000 streams must not sit on a port we want to listen on.
+PORTS = range(20_000, 32_000)
+
+libc = ctypes.CDLL(None)
+
+
+class BenchError(Exception):
+    """Something that the reader can mend; its text says how."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs, and how readily."""
+
+    cores: list[int]
+    nice: int = 0
+    policy: int = os.SCHED_OTHER
+
+    def take(self) -> None:
+        """In the child, before it becomes its program; it also ends with us, even if we are killed."""
+        os.sched_setaffinity(0, self.cores)
+        os.sched_setscheduler(0, self.policy, os.sched_param(0))
+        set_nice(self.nice)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The gateway alone on one core, load and endpoints on the others."""
+
+    gateway: Place
+    load: Place
+    shared: bool
+
+    @classmethod
+    def of_this_machine(cls, nice: int) -> Places:
+        first, *others = sorted(os.sched_getaffinity(0))
+        return cls(Place([first], nice), Place(others or [first], nice), shared=not others)
+
+
+class Processes:
+    """Owns what a run started. `with Processes(folder) as processes:` stops all of it, whatever happens."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[subprocess.Popen] = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(*self.running)
+
+    def start(self, name: str, command: list[str], place: Place) -> subprocess.Popen:
+        with self.log_of(name).open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=place.take,
+            )
+        self.running.append(process)
+        return process
+
+    def stop(self, *processes: subprocess.Popen) -> None:
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + STOPS_WITHIN
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass
+            kill_group(process)
+        self.running = [process for process in self.running if process not in processes]
+
+    def log_of(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def wait_ready(self, name: str, process: subprocess.Popen, port: int) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while process.poll() is None and time.monotonic() < deadline:
+            if accepts(port):
+                return
+            time.sleep(0.05)
+        raise BenchError(f"{name} does not listen on port {port}; it said:\n{self.log_of(name).read_text()[-2000:]}")
+
+
+def set_nice(nice: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    # Where the kernel groups processes by session, only the group's niceness counts against other sessions.
+    group = Path("/proc/self/autogroup")
+    if nice and group.exists():
+        group.write_text(str(nice))
+
+
+def kill_group(process: subprocess.Popen) -> None:
+    """Also what it started: it leads a session of its own."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def family(pid: int) -> list[int]:
+    """The process and all below it: a gateway may work in children."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [pid]
+    for member in found:
+        found.extend(children.get(member, []))
+    return found
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(count: int) -> list[int]:
+    ports: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise BenchError("no free ports between 20000 and 32000")
+
+
+def raise_file_limit() -> int:
+    """Open as many files as we may; children inherit it. Returns the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,86 @@
+"""The tables that a run prints; the same figures, complete, are in --json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+from loadtest.scenarios import us_per_request
+
+# Share of the time in which the gateway could have run, and another process had its core.
+DISTURBED = 0.1
+
+
+def print_calibration(calibration: dict) -> None:
+    print("\nload and endpoints alone (they share a core; the gateway has its own)")
+    for what, answer in calibration.items():
+        both = answer["client"]["us_per_request"] + us_per_request(answer)
+        print(f"  {what:8} {answer['requests_per_second']:9,.0f} requests/s, {both:6.1f} µs each{faults(answer)}")
+
+
+def print_cost(title: str, result: dict) -> None:
+    rounds, ratios = result["rounds"], result["ratios"]
+    names = list(rounds)
+    print(f"\n{title}: µs of the gateway's processor time a request")
+    print("  " + row("round", [*names, *(f"{name}/{names[0]}" for name in ratios)]))
+    for number in range(len(rounds[names[0]])):
+        answers = [rounds[name][number] for name in names]
+        costs = [f"{us_per_request(answer):.1f}{'*' if disturbed(answer) else ''}" for answer in answers]
+        print("  " + row(str(number + 1), [*costs, *(f"{ratio[number]:.2f}" for ratio in ratios.values())]))
+    costs = [f"{middle(rounds[name], us_per_request):.1f}" for name in names]
+    print("  " + row("median", [*costs, *(f"{median(ratio):.2f}" for ratio in ratios.values())]))
+    for name in names:
+        print(f"  {name}: {under_load(rounds[name])}{faults(*rounds[name])}")
+    if any(disturbed(answer) for name in names for answer in rounds[name]):
+        print("  * others used the gateway's core: it had to wait, and what piled up was cheaper in one go")
+
+
+def disturbed(answer: dict) -> bool:
+    return answer["pids"]["waited"] > DISTURBED
+
+
+def under_load(answers: list[dict]) -> str:
+    return (
+        f"{middle(answers, lambda one: one['requests_per_second']):,.0f} requests/s, "
+        f"{middle(answers, lambda one: one['events_per_second']):,.0f} events/s, "
+        f"busy {middle(answers, lambda one: one['pids']['busy']):.0%}, "
+        f"kept off its core {middle(answers, lambda one: one['pids']['waited']):.0%}, "
+        f"{middle(answers, lambda one: one['reads_per_request']):.1f} reads an answer"
+    )
+
+
+def print_added_time(result: dict) -> None:
+    print(f"\nfirst token at {result['rate']:,.0f} streams/s, random arrivals: ms more than straight to the endpoints")
+    print("  " + row("", ["p50", "p99", "own p50"]))
+    for name, added in result["added_ms"].items():
+        own = middle(result["rounds"][name], lambda one: one["first_token_ms"]["p50"])
+        print("  " + row(name, [f"{median(added['p50']):.3f}", f"{median(added['p99']):.3f}", f"{own:.3f}"]))
+    for name, answers in result["rounds"].items():
+        unsent = sum(one["unsent"] for one in answers)
+        if unsent or faults(*answers):
+            print(f"  {name}: {unsent} never sent{faults(*answers)}")
+
+
+def print_hold(result: dict) -> None:
+    print("\nopen streams held at once by one process")
+    print("  " + row("", ["streams", "at once", "lost", "KiB each", "RSS MiB"]))
+    for name, answer in result.items():
+        held = answer["hold"]
+        figures = [f"{held['streams']:,}", f"{held['open_at_once']:,}", f"{held['lost']:,}"]
+        print("  " + row(name, [*figures, f"{held['kib_per_stream']:.1f}", f"{held['rss_held_kib'] / 1024:.0f}"]))
+
+
+def faults(*answers: dict) -> str:
+    """Empty when all went well: figures of a run with faults are not worth much."""
+    bad, broken = (sum(one[kind] for one in answers) for kind in ("bad", "broken"))
+    status = next((one["last_bad_status"] for one in answers if one["bad"]), None)
+    text = f"; {bad} BAD (status {status})" if bad else ""
+    return text + (f"; {broken} BROKEN" if broken else "")
+
+
+def middle(answers: list[dict], figure: Callable[[dict], float]) -> float:
+    return median(map(figure, answers))
+
+
+def row(name: str, figures: list[str]) -> str:
+    return f"{name:10}" + "".join(f"{figure:>16}" for figure in figures)

@@ -1,0 +1,178 @@
+"""What is measured: each scenario drives all gateways in turn, round by round, and returns plain data.
+
+Gateways take turns inside every round, and every second round in reverse: a neighbour's noise and the machine's warming
+up then meet all of them, and their ratio within a round says more than any figure alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from loadtest import gateways
+from loadtest.gateways import Gateway, Running
+from loadtest.processes import Places, Processes
+from loadtest.tools import Endpoints, run_client, start_endpoints
+
+EVENTS = 20
+STREAMS = {"stream": 1, "events": EVENTS, "clients": 256}
+PLAIN = {"stream": 0, "clients": 32}
+# Held streams: an event a second, so that all are open together for about ten seconds after the ramp.
+HOLD_EVENTS, HOLD_GAP_US, HOLD_RAMP = 20, 1_000_000, 8
+DIRECT = "direct"
+
+
+@dataclass
+class Bench:
+    """One run: what it was asked for, and what it has to do it with."""
+
+    rounds: int
+    seconds: float
+    gateways: list[Gateway]
+    streams: int
+    files: int
+    processes: Processes
+    places: Places
+    endpoints: Endpoints = field(init=False)
+    running: list[Running] = field(default_factory=list)
+
+    def start_endpoints(self) -> None:
+        self.endpoints = start_endpoints(self.processes, self.places.load, events=EVENTS, gap_us=1000)
+
+    def start_gateways(self) -> None:
+        self.running = [self.start_gateway(gateway, self.endpoints) for gateway in self.gateways]
+
+    def favour(self, policy: int) -> None:
+        """SCHED_BATCH for throughput: load and endpoints share cores, and woken by each other's every event they would
+        mostly switch. SCHED_OTHER for latency: who is woken may run at once."""
+        self.places = replace(self.places, load=replace(self.places.load, policy=policy))
+        self.endpoints.schedule(policy)
+
+    def start_gateway(self, gateway: Gateway, endpoints: Endpoints) -> Running:
+        return gateways.start(gateway, endpoints, self.processes, self.places.gateway, self.files)
+
+    def turns(self, members: list) -> Iterator:
+        for number in range(self.rounds):
+            yield from members if number % 2 == 0 else reversed(members)
+
+    def drive(self, target: Running, **load: Any) -> dict:
+        return run_client(self.places.load, [target.port], target.pids, seconds=self.seconds, **load)
+
+    def drive_direct(self, **load: Any) -> dict:
+        return run_client(self.places.load, self.endpoints.ports, self.endpoints.pids, seconds=self.seconds, **load)
+
+
+def progress(text: str) -> None:
+    print(f"\r\033[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
+
+
+def calibrate(bench: Bench) -> dict:
+    """Load and endpoints with nothing between: what they can do at most."""
+    progress("calibration: straight to the endpoints")
+    bench.favour(os.SCHED_BATCH)
+    return {"streams": bench.drive_direct(**STREAMS), "plain": bench.drive_direct(**PLAIN)}
+
+
+def cost(bench: Bench, what: str, load: dict) -> dict:
+    """Processor time per request under full load: for each gateway, one answer of the client a round."""
+    bench.favour(os.SCHED_BATCH)
+    rounds: dict[str, list[dict]] = {running.name: [] for running in bench.running}
+    for running in bench.turns(bench.running):
+        progress(f"{what}: {running.name}, round {len(rounds[running.name]) + 1} of {bench.rounds}")
+        rounds[running.name].append(bench.drive(running, **load))
+    return {"rounds": rounds, "ratios": ratios(rounds)}
+
+
+def ratios(rounds: dict[str, list[dict]]) -> dict[str, list[float]]:
+    """Each gateway's cost over that of the first one, round by round."""
+    yardstick, *others = rounds
+    return {
+        name: [
+            us_per_request(one) / us_per_request(base)
+            for one, base in zip(rounds[name], rounds[yardstick], strict=True)
+        ]
+        for name in others
+        if all(map(us_per_request, rounds[yardstick]))
+    }
+
+
+def us_per_request(answer: dict) -> float:
+    return answer["pids"]["us_per_request"]
+
+
+def added_time(bench: Bench, saturated: float | None) -> dict:
+    """First-token time at half of what the last gateway can do, less that of going straight to the endpoints."""
+    rate = (saturated or bench.drive(bench.running[-1], **STREAMS)["requests_per_second"]) / 2
+    bench.favour(os.SCHED_OTHER)
+    members: list[Running | None] = [None, *bench.running]
+    rounds: dict[str, list[dict]] = {name_of(member): [] for member in members}
+    for member in bench.turns(members):
+        name = name_of(member)
+        progress(f"added first-token time: {name}, round {len(rounds[name]) + 1} of {bench.rounds}")
+        load = {**STREAMS, "clients": 1024, "rate": f"{rate:.1f}", "seed": len(rounds[name]) + 1}
+        rounds[name].append(bench.drive(member, **load) if member else bench.drive_direct(**load))
+    return {
+        "rate": rate,
+        "rounds": rounds,
+        "added_ms": {name: added(rounds, name) for name in rounds if name != DIRECT},
+    }
+
+
+def name_of(member: Running | None) -> str:
+    return member.name if member else DIRECT
+
+
+def added(rounds: dict[str, list[dict]], name: str) -> dict[str, list[float]]:
+    return {
+        quantile: [
+            one["first_token_ms"][quantile] - base["first_token_ms"][quantile]
+            for one, base in zip(rounds[name], rounds[DIRECT], strict=True)
+        ]
+        for quantile in ("p50", "p99")
+    }
+
+
+def hold(bench: Bench) -> dict:
+    """Many streams open at once through one fresh process of each gateway; none may be lost."""
+    slow = start_endpoints(bench.processes, bench.places.load, events=HOLD_EVENTS, gap_us=HOLD_GAP_US)
+    answers = {}
+    for gateway in bench.gateways:
+        progress(f"{bench.streams} open streams: {gateway.name}")
+        running = bench.start_gateway(gateway, slow)
+        # A few plain answers first: what a process loads once is no stream's memory.
+        run_client(bench.places.load, [running.port], [], stream=0, clients=8, requests=200, seconds=10)
+        answers[gateway.name] = run_client(
+            bench.places.load,
+            [running.port],
+            running.pids,
+            hold=bench.streams,
+            ramp=HOLD_RAMP,
+            events=HOLD_EVENTS,
+            seconds=60,
+        )
+        bench.processes.stop(running.process)
+    return answers
+
+
+def faults(results: Any) -> int:
+    """Answers that were not whole, and open streams that were lost, anywhere in the results."""
+    if isinstance(results, dict):
+        own = sum(results.get(kind, 0) for kind in ("bad", "broken", "unsent"))
+        return own + sum(map(faults, results.values()))
+    return sum(map(faults, results)) if isinstance(results, list) else 0
+
+
+def profile(bench: Bench, seconds: float, load: dict) -> dict:
+    """Nothing but load on the last gateway, for as long as a profiler wants to look at it."""
+    bench.favour(os.SCHED_BATCH)
+    target = bench.running[-1]
+    print(f"{target.name} listens on port {target.port}; pids {' '.join(map(str, target.pids))}", flush=True)
+    return run_client(bench.places.load, [target.port], target.pids, seconds=seconds, **load)
+
+
+def saturated_rate(costs: dict | None, name: str) -> float | None:
+    return median(one["requests_per_second"] for one in costs["rounds"][name]) if costs else None

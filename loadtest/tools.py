@@ -1,0 +1,81 @@
+"""The two programs in C: compiled when they are older than their source, and run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.processes import BenchError, Place, Processes, free_ports
+
+SOURCES = Path(__file__).resolve().parent
+ROOT = SOURCES.parent
+BUILD = ROOT / ".build"
+FLAGS = ["-O2", "-Wall", "-Wextra", "-Wconversion"]
+ENDPOINTS = 3
+
+
+def build(name: str) -> Path:
+    source, program = SOURCES / f"{name}.c", BUILD / name
+    newest = max(path.stat().st_mtime for path in (source, SOURCES / "common.h"))
+    if not program.exists() or program.stat().st_mtime < newest:
+        compile_program(source, program)
+    return program
+
+
+def compile_program(source: Path, program: Path) -> None:
+    if not shutil.which("gcc"):
+        raise BenchError("gcc is missing: install it (Debian: apt-get install gcc libc6-dev)")
+    BUILD.mkdir(exist_ok=True)
+    # Two runs may build at once: each writes its own file, and the last to be renamed stays.
+    fresh = program.with_name(f"{program.name}.{os.getpid()}")
+    subprocess.run(["gcc", *FLAGS, "-o", str(fresh), str(source), "-lm"], check=True)
+    fresh.rename(program)
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    """first_ms=5 → --first-ms 5"""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def join(numbers: list[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def run_client(place: Place, ports: list[int], pids: list[int], patience: float = 120.0, **options: Any) -> dict:
+    given = {"port": join(ports), "pids": join(pids), **options}
+    done = subprocess.run(
+        [str(build("client")), *words(given)],
+        stdout=subprocess.PIPE,
+        timeout=options.get("seconds", 0) + patience,
+        check=True,
+        start_new_session=True,
+        preexec_fn=place.take,
+    )
+    return json.loads(done.stdout)
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Fake endpoints that all behave alike."""
+
+    ports: list[int]
+    pids: list[int]
+
+    def schedule(self, policy: int) -> None:
+        for pid in self.pids:
+            os.sched_setscheduler(pid, policy, os.sched_param(0))
+
+
+def start_endpoints(processes: Processes, place: Place, **options: Any) -> Endpoints:
+    ports, pids = free_ports(ENDPOINTS), []
+    for port in ports:
+        name = f"endpoint-{port}"
+        process = processes.start(name, [str(build("endpoint")), *words({"port": port, **options})], place)
+        processes.wait_ready(name, process, port)
+        pids.append(process.pid)
+    return Endpoints(ports, pids)
