@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -69,14 +70,19 @@ def prepare(options: argparse.Namespace, processes: Processes) -> Bench:
     needs_gateways = options.profile or set(options.only) - {"calibration"}
     yardstick = [] if options.profile else ["nginx"]
     wanted = [*yardstick, *(options.gateway or ["router"])] if needs_gateways else []
+    if options.nice < 0 and os.geteuid() != 0:
+        raise BenchError("--nice below 0 is for root")
     files = raise_file_limit()
     streams = min(options.streams, (files - SPARE_FILES) // 2)
     if streams < options.streams and "d" in options.only:
         print(f"d holds {streams} streams only: the limit of open files (ulimit -Hn) is {files}")
+    members = [gateways.named(name) for name in dict.fromkeys(wanted)]
+    if len({gateway.name for gateway in members}) < len(members):
+        raise BenchError("two gateways bear the same name")
     return Bench(
         rounds=options.rounds,
         seconds=options.seconds,
-        gateways=[gateways.named(name) for name in dict.fromkeys(wanted)],
+        gateways=members,
         streams=streams,
         files=files,
         processes=processes,

@@ -2,13 +2,14 @@
 //
 // Closed loop (the default): --clients connections, each asks again as soon as it was answered.
 // Open loop (--rate R): requests are due at random times, R a second on average, whatever became of earlier ones; a
-//   request's latency counts from when it was due, so that one which had to wait for a connection is not made to look quick.
+//   request's latency counts from when it was due: one that had to wait for a connection is not made to look quick.
 // Hold (--hold K): K streams are opened evenly over --ramp seconds, one connection each; the memory of --pids is taken
 //   before the first and when all K have had their first token.
 //
 // An answer is "ok" only when its status is 200 and it is whole: all --events of text, the finish reason and [DONE]
 // for a stream, choices for a plain answer. Requests that were due before the warm-up ended are not counted.
 
+#include "answer.h"
 #include "common.h"
 
 #include <errno.h>
@@ -20,24 +21,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { HELD = 8 * 1024, READ_SIZE = 64 * 1024, MAX_READY = 1024, MAX_LIST = 64, LOOK_EVERY_US = 100000 };
-
-enum stage { HEAD, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER, SIZED_BODY };
+enum { READ_SIZE = 64 * 1024, MAX_READY = 1024, MAX_LIST = 64, LOOK_EVERY_US = 100000 };
 
 // One client: a connection, and the request that is open on it.
 struct client {
     int fd;  // -1: not connected; a client connects when it has something to ask
-    bool busy;
-    // The answer so far.
-    bool chunked, keep_alive, whole, malformed;
-    bool had_first, had_finish, had_done, had_choices;
-    enum stage stage;
-    int status, text_events, reads;
-    size_t left;  // of this chunk, or of a body whose size we know
+    bool busy, had_first;
     uint64_t due;
-    // Bytes that make no complete head, event or plain answer yet.
-    size_t held_length;
-    char held[HELD];
+    struct answer answer;
 };
 
 struct latencies {
@@ -186,181 +177,23 @@ static void count_first_token(struct client *c) {
         remember(&first_token, now_us() - c->due);
 }
 
-static bool is_complete(const struct client *c) {
-    if (!c->whole || c->malformed)
-        return false;
-    if (stream <= 0)
-        return c->had_choices;
-    return c->had_finish && c->had_done && (events <= 0 || c->text_events == (int)events);
-}
-
 static void count_end(struct client *c) {
     if (!counts(c))
         return;
-    total.reads += (unsigned long)c->reads;
-    if (c->whole && c->status != 200) {
+    const struct answer *answer = &c->answer;
+    total.reads += (unsigned long)answer->reads;
+    if (answer->whole && answer->status != 200) {
         total.bad++;
-        last_bad_status = c->status;
-    } else if (is_complete(c)) {
+        last_bad_status = answer->status;
+    } else if (answer_is_complete(answer, (int)events)) {
         total.ok++;
-        if (stream <= 0)
+        if (!answer->streaming)
             count_first_token(c);
         remember(&whole_answer, now_us() - c->due);
     } else {
         total.broken++;
-        total.incomplete += stream > 0 && c->status == 200;
+        total.incomplete += answer->streaming && answer->status == 200;
     }
-}
-
-// ---- reading an answer; each step takes some bytes and returns where it stopped ----
-
-static bool contains(const char *text, size_t length, const char *what) {
-    return memmem(text, length, what, strlen(what)) != NULL;
-}
-
-static void take_event(struct client *c, const char *event, size_t length) {
-    static const char TEXT[] = "\"content\":\"";
-    if (length < 6 || memcmp(event, "data: ", 6) != 0)
-        return;  // a comment
-    total.events++;
-    if (contains(event, length, "data: [DONE]")) {
-        c->had_done = true;
-        return;
-    }
-    const char *text = memmem(event, length, TEXT, sizeof TEXT - 1);
-    if (text && text[sizeof TEXT - 1] != '"') {
-        c->text_events++;
-        count_first_token(c);
-    } else if (contains(event, length, "\"finish_reason\":\"stop\"")) {
-        c->had_finish = true;
-    } else if (contains(event, length, "\"error\":")) {
-        c->malformed = true;
-    }
-}
-
-// Takes all complete events of `length` bytes; returns how many bytes they were.
-static size_t take_complete_events(struct client *c, const char *bytes, size_t length) {
-    const char *at = bytes, *end = bytes + length, *blank;
-    while ((blank = memmem(at, (size_t)(end - at), "\n\n", 2)) != NULL) {
-        take_event(c, at, (size_t)(blank - at));
-        at = blank + 2;
-    }
-    return (size_t)(at - bytes);
-}
-
-static void take_stream(struct client *c, const char *bytes, size_t length) {
-    if (!c->held_length) {  // the usual case: nothing was left over, and nothing will be
-        size_t taken = take_complete_events(c, bytes, length);
-        bytes += taken;
-        length -= taken;
-    }
-    while (length && !c->malformed) {
-        size_t room = HELD - c->held_length, more = length < room ? length : room;
-        memcpy(c->held + c->held_length, bytes, more);
-        c->held_length += more;
-        bytes += more;
-        length -= more;
-        size_t taken = take_complete_events(c, c->held, c->held_length);
-        c->held_length -= taken;
-        memmove(c->held, c->held + taken, c->held_length);
-        c->malformed |= c->held_length == HELD;  // an event that long is none of ours
-    }
-}
-
-static void take_plain(struct client *c, const char *bytes, size_t length) {
-    size_t room = HELD - c->held_length, more = length < room ? length : room;
-    memcpy(c->held + c->held_length, bytes, more);
-    c->held_length += more;
-    c->had_choices = c->had_choices || contains(c->held, c->held_length, "\"choices\":[{");
-}
-
-static const char *take_body(struct client *c, const char *at, const char *end) {
-    size_t more = (size_t)(end - at) < c->left ? (size_t)(end - at) : c->left;
-    if (c->status == 200)
-        (stream > 0 ? take_stream : take_plain)(c, at, more);
-    c->left -= more;
-    if (!c->left && c->stage == SIZED_BODY)
-        c->whole = true;
-    else if (!c->left)
-        c->stage = CHUNK_END;
-    return at + more;
-}
-
-static void understand_head(struct client *c, size_t length) {
-    c->status = atoi(c->held + strlen("HTTP/1.1 "));
-    c->keep_alive = !header_is(c->held, length, "connection", "close");
-    const char *size = header_value(c->held, length, "content-length");
-    c->left = size ? strtoul(size, NULL, 10) : 0;
-    c->stage = size ? SIZED_BODY : CHUNK_SIZE;
-    c->whole = size && !c->left;
-    c->malformed = !size && !header_is(c->held, length, "transfer-encoding", "chunked");
-}
-
-static const char *take_head(struct client *c, const char *at, const char *end) {
-    size_t before = c->held_length, room = HELD - before;
-    size_t more = (size_t)(end - at) < room ? (size_t)(end - at) : room;
-    memcpy(c->held + before, at, more);
-    c->held_length += more;
-    const char *blank = memmem(c->held, c->held_length, "\r\n\r\n", 4);
-    if (!blank) {
-        c->malformed = c->held_length == HELD;
-        return end;
-    }
-    size_t length = (size_t)(blank - c->held) + 4;
-    understand_head(c, length);
-    c->held_length = 0;
-    return at + (length - before);
-}
-
-static const char *take_chunk_size(struct client *c, const char *at, const char *end) {
-    for (; at < end && *at != '\n'; at++) {
-        int digit = *at >= '0' && *at <= '9' ? *at - '0' : (*at | 32) >= 'a' && (*at | 32) <= 'f' ? (*at | 32) - 'a' + 10 : -1;
-        if (digit >= 0)
-            c->left = c->left * 16 + (size_t)digit;
-        else
-            c->malformed |= *at != '\r';
-    }
-    if (at == end)
-        return end;
-    c->stage = c->left ? CHUNK : TRAILER;
-    return at + 1;
-}
-
-static const char *take_chunk_end(struct client *c, const char *at, const char *end) {
-    const char *line_end = memchr(at, '\n', (size_t)(end - at));
-    if (!line_end)
-        return end;
-    c->stage = CHUNK_SIZE;
-    return line_end + 1;
-}
-
-// The last chunk is followed by an empty line; we know of no server that sends trailers to such clients.
-static const char *take_trailer(struct client *c, const char *at, const char *end) {
-    const char *line_end = memchr(at, '\n', (size_t)(end - at));
-    if (!line_end)
-        return end;
-    c->whole = true;
-    return line_end + 1;
-}
-
-static const char *take_some(struct client *c, const char *at, const char *end) {
-    switch (c->stage) {
-    case HEAD: return take_head(c, at, end);
-    case CHUNK_SIZE: return take_chunk_size(c, at, end);
-    case CHUNK: return take_body(c, at, end);
-    case CHUNK_END: return take_chunk_end(c, at, end);
-    case TRAILER: return take_trailer(c, at, end);
-    case SIZED_BODY: return take_body(c, at, end);
-    }
-    return end;
-}
-
-static void take_answer(struct client *c, const char *bytes, size_t length) {
-    const char *at = bytes, *end = bytes + length;
-    c->reads++;
-    while (at < end && !c->whole && !c->malformed)
-        at = take_some(c, at, end);
-    c->malformed |= at < end;  // bytes that nobody asked for
 }
 
 // ---- asking ----
@@ -407,7 +240,7 @@ static bool connect_client(struct client *c) {
 
 static void end_request(struct client *c) {
     count_end(c);
-    if (!c->whole || c->malformed || !c->keep_alive)
+    if (!c->answer.whole || c->answer.malformed || !c->answer.keep_alive)
         disconnect(c);
     c->busy = false;
     open_now--;
@@ -415,16 +248,15 @@ static void end_request(struct client *c) {
 }
 
 static void begin_request(struct client *c, uint64_t due) {
-    int fd = c->fd;
-    memset(c, 0, offsetof(struct client, held));
-    c->fd = fd;
+    answer_begin(&c->answer, stream > 0);
     c->busy = true;
+    c->had_first = false;
     c->due = due;
     begun++;
     open_now++;
     if (open_now > open_most)
         open_most = open_now;
-    bool sent = (fd >= 0 || connect_client(c)) &&
+    bool sent = (c->fd >= 0 || connect_client(c)) &&
                 send(c->fd, request.bytes, request.length, MSG_NOSIGNAL) == (ssize_t)request.length;
     if (!sent)
         end_request(c);
@@ -501,6 +333,14 @@ static struct timespec time_to_wait(void) {
     return span_us(until > now ? (uint64_t)(until - now) : 0);
 }
 
+static void take_answer(struct client *c, const char *bytes, size_t length) {
+    int before = c->answer.events;
+    answer_take(&c->answer, bytes, length);
+    total.events += (unsigned long)(c->answer.events - before);
+    if (c->answer.text_events)
+        count_first_token(c);
+}
+
 static void read_answer(struct client *c) {
     static char bytes[READ_SIZE];
     ssize_t got = recv(c->fd, bytes, sizeof bytes, 0);
@@ -512,7 +352,7 @@ static void read_answer(struct client *c) {
     }
     if (got > 0)
         take_answer(c, bytes, (size_t)got);
-    if (got <= 0 || c->whole || c->malformed)
+    if (got <= 0 || c->answer.whole || c->answer.malformed)
         end_request(c);
 }
 

@@ -21,7 +21,7 @@ ENDPOINTS = 3
 
 def build(name: str) -> Path:
     source, program = SOURCES / f"{name}.c", BUILD / name
-    newest = max(path.stat().st_mtime for path in (source, SOURCES / "common.h"))
+    newest = max(path.stat().st_mtime for path in (source, *SOURCES.glob("*.h")))
     if not program.exists() or program.stat().st_mtime < newest:
         compile_program(source, program)
     return program

@@ -1,4 +1,4 @@
-"""The load tools: they compile without a warning, and count right what they send, cut and lose."""
+"""The load tools: they compile without a warning, and count right what was whole and what was not."""
 
 from __future__ import annotations
 
@@ -79,6 +79,17 @@ def test_every_whole_stream_is_counted_on_both_sides(tools: Path, endpoint: tupl
 def test_a_stream_with_an_event_too_few_is_broken(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
     answer = ask(tools, endpoint[1], requests=3, clients=1, events=6)
     assert (answer["ok"], answer["broken"], answer["incomplete"]) == (0, 3, 3)
+
+
+def test_streams_that_are_cut_are_lost(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+    process, port = endpoint
+    command = [str(tools / "client"), "--port", str(port), "--hold", "10", "--ramp", "0.01", "--events", "5"]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE)
+    time.sleep(0.06)  # of 103 ms that a stream takes
+    process.kill()
+    answer = json.loads(client.communicate(timeout=20)[0])
+    assert answer["ok"] + answer["broken"] == 10
+    assert answer["hold"]["lost"] == answer["broken"] > 0
 
 
 def test_held_streams_are_open_together_and_none_is_lost(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
