@@ -4,9 +4,9 @@ The mean is the evidence weighted by its age, beside a prior of fixed weight:
 
     mean(now) = (w0 * prior + sum(x_i * e^-(age_i / TAU))) / (w0 + sum(e^-(age_i / TAU)))
 
-so a newcomer stands at the prior, new evidence always moves the mean, and an idle endpoint drifts back to its prior,
-which is its own long-run mean, formed in the same way. Decay is by time and not by count, so that it means the same at
-one request a minute and at a hundred a second.
+so a newcomer stands at the prior, new evidence always moves the mean towards it, and an idle endpoint drifts back to
+its prior, which is its own long-run mean, formed in the same way. Decay is by time and not by count, so that it means
+the same at one request a minute and at a hundred a second.
 """
 
 from __future__ import annotations
@@ -84,10 +84,14 @@ class Latency:
         return not len(self._values)
 
     def observe(self, seconds: float, now: float) -> None:
-        """A wait that ended after `seconds`, with a token or with a penalty."""
-        self._recent.add(seconds, now)
+        """A wait that ended after `seconds`, with a token or with a penalty.
+
+        The prior moves with it, and must not move the mean: it might do so the other way.
+        """
         self._long_run.add(seconds, now)
-        self._prior = self._long_run.read(now, self._default)
+        prior = self._long_run.read(now, self._default)
+        self._recent.add(seconds + PRIOR_WEIGHT * (self._prior - prior), now)
+        self._prior = prior
         self._values.add(seconds)
 
     def observe_at_least(self, seconds: float, now: float) -> None:

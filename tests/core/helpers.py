@@ -1,0 +1,73 @@
+"""What the tests of core share: a moment, a policy, chance that holds still, and endpoints in a wanted state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from hypothesis import settings
+
+from router.core.breaker import IN_A_ROW
+from router.core.endpoint import Endpoint, Slots, Wait
+from router.core.verdict import Verdict
+
+T = 1000.0  # any moment; not zero, where a clock that is "not set" would go unnoticed
+
+properties = settings(deadline=None, max_examples=100)
+
+
+class Steady(Random):
+    """Chance that holds still: no exploration, the upper middle of near-ties, and pauses of one and a half times."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A policy under which nothing happens by itself, but for what a test asks for."""
+
+    deadline: float = 60.0
+    hedge: float | Literal["auto", "off"] = "off"
+    abandon: float = 1000.0
+    hedge_budget: float = 0.0
+    retry_budget: float = 0.0
+    patience: float = 0.0
+
+
+def endpoint(
+    name: str = "a",
+    seconds: float | None = 1.0,
+    *,
+    weight: float = 1.0,
+    limit: int | None = None,
+    wait: Wait = "first_token",
+) -> Endpoint:
+    """One whose expected wait is close to `seconds`; None makes a newcomer."""
+    made = Endpoint(name, weight=weight, slots=Slots(limit))
+    if seconds is not None:
+        learn(made, *[seconds] * 100, wait=wait)
+    return made
+
+
+def learn(of: Endpoint, *seconds: float, now: float = T, wait: Wait = "first_token") -> None:
+    for value in seconds:
+        of.latency(wait).observe(value, now)
+
+
+def trip(of: Endpoint, now: float = T) -> None:
+    """Open its breaker, as failures that took no time do."""
+    for _ in range(IN_A_ROW):
+        of.begin(now).end(Verdict.FAULT, now)
+
+
+def busy(of: Endpoint, seconds: float, now: float = T) -> None:
+    of.begin(now).end(Verdict.BUSY, now, retry_after=seconds)
+
+
+def full(of: Endpoint, now: float = T) -> None:
+    """Take all its slots, by attempts that are answering."""
+    assert of.slots.limit is not None
+    while not of.full:
+        of.begin(now).first_token(now)
