@@ -94,6 +94,7 @@ class Prober:
         return ""
 
     def _headers(self) -> Mapping[str, str]:
+        """As calls send them: an authorization among the headers, whose names are in lower case, wins over the key."""
         key = self._told.api_key
         return {**({"authorization": f"Bearer {key.get_secret_value()}"} if key else {}), **self._told.headers}
 
