@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
 from math import inf
 from typing import Protocol
+
+SLACK = 0.001  # seconds: a loop's timers count whole milliseconds, and may ring half of one early
+COMPACT = 1024  # cancelled alarms are swept out when there are more than this, and more than half of all
 
 
 class Handle(Protocol):
@@ -21,22 +26,80 @@ class Scheduler(Protocol):
 
 
 class LoopScheduler:
-    """The real one: the monotonic clock, which is finer than the loop's, and the loop's timers."""
+    """The real one: the monotonic clock, which is finer than the loop's, and all alarms on one timer of the loop.
+
+    Almost every alarm is cancelled (a hedge that was not needed, a stall that did not happen), and a timer of the loop
+    costs more to make and to cancel than the rest of a race's bookkeeping.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._call_later = loop.call_later
+        self._loop = loop
+        self._heap: list[tuple[float, int, _Alarm]] = []
+        self._numbers = count()  # alarms of one time ring in the order they were set
+        self._ring_at = inf
+        self._handle: asyncio.TimerHandle | None = None
+        self.cancelled = 0
 
     now = staticmethod(time.monotonic)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Handle:
-        return self._call_later(max(0.0, when - time.monotonic()), callback)
+        alarm = _Alarm(self, callback)
+        heappush(self._heap, (when, next(self._numbers), alarm))
+        if when < self._ring_at:
+            self._set(when)
+        return alarm
+
+    def _set(self, when: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._ring_at = when
+        self._handle = self._loop.call_later(max(0.0, when - time.monotonic()) + SLACK, self._ring)
+
+    def _ring(self) -> None:
+        self._ring_at, self._handle = -inf, None  # what is set meanwhile is looked at below
+        heap, now = self._heap, time.monotonic()
+        try:
+            while heap and heap[0][0] <= now:
+                alarm = heappop(heap)[2]
+                if alarm.callback is None:
+                    self.cancelled -= 1
+                else:
+                    callback, alarm.callback = alarm.callback, None
+                    callback()
+        finally:
+            self._ring_at = inf
+            if heap:
+                self._set(heap[0][0])
+
+    def compact(self) -> None:
+        """Sweep the cancelled out, where they are most."""
+        if self.cancelled > COMPACT and self.cancelled * 2 > len(self._heap):
+            self._heap[:] = [entry for entry in self._heap if entry[2].callback is not None]
+            heapify(self._heap)
+            self.cancelled = 0
+
+
+class _Alarm:
+    """One call to come; without a callback when it has come or was cancelled."""
+
+    __slots__ = ("_scheduler", "callback")
+
+    def __init__(self, scheduler: LoopScheduler, callback: Callable[[], None]) -> None:
+        self._scheduler = scheduler
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        if self.callback is not None:
+            self.callback = None
+            self._scheduler.cancelled += 1
+            self._scheduler.compact()
 
 
 class Timer:
-    """One alarm that is set again and again. An earlier ring than asked for is allowed: whoever is rung looks at the
-    clock.
+    """One alarm that is set again and again.
 
-    So an alarm that moves away costs nothing, which is what almost all of them do.
+    An earlier ring than asked for is allowed: whoever is rung looks at the clock. So an alarm that moves away costs
+    nothing, which is what almost all of them do.
     """
 
     __slots__ = ("_callback", "_handle", "_scheduler", "_when")
@@ -58,7 +121,8 @@ class Timer:
     def cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle, self._when = None, inf
+            self._handle = None
+        self._when = inf
 
     def _ring(self) -> None:
         self._handle, self._when = None, inf

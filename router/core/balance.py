@@ -30,10 +30,9 @@ def _cheapest(endpoints: list[Endpoint], wait: Wait, now: float, rng: Random) ->
     """A newcomer gets one trial at once, as if it were as cheap as the best, and no second one before the first has
     ended.
     """
-    settled = [endpoint for endpoint in endpoints if not endpoint.on_trial(wait)] or endpoints
-    costs = [endpoint.cost(wait, now) for endpoint in settled]
+    costs = [endpoint.cost(wait, now) for endpoint in endpoints]
     near = min(costs) * NEAR
-    best = [e for e, cost in zip(settled, costs, strict=True) if cost <= near or e.untried(wait)]
+    best = [e for e, cost in zip(endpoints, costs, strict=True) if cost <= near or e.untried(wait)]
     return best[0] if len(best) == 1 else best[int(rng.random() * len(best))]
 
 

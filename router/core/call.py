@@ -25,14 +25,15 @@ class InvalidCall(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing. `headers` are those
-    to pass on.
+    """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing.
+
+    `headers` are the lines to pass on, each with its end.
     """
 
     operation: Operation
     body: bytes
     fields: Fields
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: bytes
     model: str
     stream: bool = False
     choices: int = 1
@@ -45,11 +46,11 @@ class Call:
         return "embedding" if self.operation == "embeddings" else "answer"
 
 
-def parse(operation: Operation, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Call:
+def parse(operation: Operation, body: bytes, headers: bytes = b"") -> Call:
     """Read a request body. Raises InvalidCall."""
     try:
         fields = _split(body)
-        model, stream, choices = (_read(fields, name) for name in ("model", "stream", "n"))
+        model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
     except msgspec.ValidationError:
         raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

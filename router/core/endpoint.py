@@ -22,6 +22,7 @@ PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.
 PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)
 BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
 MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again
+ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 LATE = 2.0  # medians: a first token is never called late before
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
@@ -83,7 +84,13 @@ class Endpoint:
         return self.slots.full
 
     def available(self, now: float) -> bool:
-        return self.health.up and now >= self.out_until and self.breaker.allows(now) and not self.slots.full
+        breaker, slots = self.breaker, self.slots  # spelt out: this is asked of every endpoint for every call
+        return (
+            self.health.up
+            and now >= self.out_until
+            and (breaker.retry_at is None or breaker.allows(now))
+            and (slots.limit is None or slots.used < slots.limit)
+        )
 
     def sound(self, now: float) -> bool:
         """Nothing speaks against it: sending it what another endpoint failed to serve is no retry storm."""
@@ -93,31 +100,33 @@ class Endpoint:
         """When it can be asked again: `now` if it can, `inf` if nobody knows."""
         if not self.health.up or self.slots.full:
             return inf
-        return max(now, self.out_until, self.breaker.retry_at or now)
+        then = max(now, self.out_until, self.breaker.retry_at or now)
+        return then if self.breaker.allows(then) else inf  # else its trial is running
 
     # What it would cost.
 
     def cost(self, wait: Wait, now: float) -> float:
         """The expected wait of one more request, in seconds: what we saw of it, times the queue that we are ourselves.
 
-        An attempt that has waited for longer than the estimate says what the estimate will be, only sooner.
+        An attempt that has waited for longer than the estimate says what the estimate will be, only sooner. While the
+        first attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
         """
-        expected = self._latency[wait].mean(now)
+        latency, waiting = self._latency[wait], self.waiting
+        expected = latency.mean(now)
         load = 1.0 + STREAM_SHARE * self.in_flight
-        if self.waiting:
-            oldest = next(iter(self.waiting))
-            if oldest.wait == wait and now - oldest.began > expected:
-                expected = now - oldest.began
-            load += (1.0 - STREAM_SHARE) * len(self.waiting)
+        if waiting:
+            load += (1.0 - STREAM_SHARE) * len(waiting)
+            if latency.unknown:
+                load += ON_TRIAL
+            for oldest in waiting:
+                if oldest.wait == wait:
+                    expected = max(expected, now - oldest.began)
+                    break
         return expected * load / (self.weight * self.breaker.ramp(now))
 
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
         return self._latency[wait].unknown and not self.waiting
-
-    def on_trial(self, wait: Wait) -> bool:
-        """Nothing is known of it, and somebody is finding out: that is enough for now."""
-        return self._latency[wait].unknown and bool(self.waiting)
 
     def hedge_after(self, wait: Wait, budget: float, now: float) -> float:
         """Seconds after which an answer is late enough for a rival, such that a share `budget` of the calls sees one.
@@ -136,7 +145,6 @@ class Endpoint:
     def begin(self, now: float, wait: Wait = "first_token", role: Role = "first") -> Attempt:
         attempt = Attempt(self, now, wait, role, self.breaker.begin())
         self.in_flight += 1
-        self.slots.used += 1
         self.waiting[attempt] = None
         return attempt
 
@@ -154,13 +162,29 @@ class Endpoint:
 class Attempt:
     """One try of a call at one endpoint."""
 
-    __slots__ = ("began", "ended", "endpoint", "first_token_at", "role", "trial", "verdict", "wait")
+    __slots__ = (
+        "_slots",
+        "began",
+        "ended",
+        "endpoint",
+        "first_token_at",
+        "reason",
+        "retry_after",
+        "role",
+        "trial",
+        "verdict",
+        "wait",
+    )
 
     def __init__(self, endpoint: Endpoint, began: float, wait: Wait, role: Role, trial: bool) -> None:
         self.endpoint, self.began, self.wait, self.role, self.trial = endpoint, began, wait, role, trial
+        self._slots = endpoint.slots  # a reload may give the endpoint others
+        self._slots.used += 1
         self.first_token_at: float | None = None
         self.ended: float | None = None
         self.verdict: Verdict | None = None
+        self.reason = ""
+        self.retry_after: float | None = None
 
     def __repr__(self) -> str:
         return f"<Attempt {self.role} at {self.endpoint.name} {self.verdict.value if self.verdict else 'running'}>"
@@ -172,22 +196,25 @@ class Attempt:
             self.endpoint.waiting.pop(self)
             self.endpoint.latency(self.wait).observe(now - self.began, now)
 
-    def end(self, verdict: Verdict, now: float, retry_after: float | None = None) -> None:
+    def end(self, verdict: Verdict, now: float, reason: str = "", retry_after: float | None = None) -> None:
         """It is over. Only the first word counts, so every path may say it."""
         if self.ended is not None:
             return
-        self.ended, self.verdict = now, verdict
+        self.ended, self.verdict, self.reason, self.retry_after = now, verdict, reason, retry_after
         endpoint = self.endpoint
         endpoint.in_flight -= 1
-        endpoint.slots.used -= 1
+        self._slots.used -= 1
         endpoint.waiting.pop(self, None)
         if verdict is Verdict.SERVED:
             self._served(now)
         elif verdict is Verdict.FAULT:
-            endpoint.latency(self.wait).observe(max(PENALTY, now - self.began), now)
+            endpoint.latency(self.wait).observe(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
         else:
-            self._inconclusive(verdict, now, retry_after)
+            self._inconclusive(verdict, now)
+
+    def _waited(self, now: float) -> float:
+        return (now if self.first_token_at is None else self.first_token_at) - self.began
 
     def _served(self, now: float) -> None:
         endpoint = self.endpoint
@@ -196,13 +223,13 @@ class Attempt:
         if endpoint.breaker.success(now, self.began, trial=self.trial):
             latency = endpoint.latency(self.wait)
             latency.forget()
-            latency.observe((self.first_token_at or now) - self.began, now)
+            latency.observe(self._waited(now), now)
 
-    def _inconclusive(self, verdict: Verdict, now: float, retry_after: float | None) -> None:
+    def _inconclusive(self, verdict: Verdict, now: float) -> None:
         endpoint = self.endpoint
         endpoint.breaker.inconclusive(trial=self.trial)
         if verdict is Verdict.BUSY:
-            wait = BUSY_WAIT if retry_after is None else min(retry_after, MAX_BUSY_WAIT)
+            wait = BUSY_WAIT if self.retry_after is None else min(self.retry_after, MAX_BUSY_WAIT)
             endpoint.out_until = max(endpoint.out_until, now + wait)
         elif verdict is Verdict.ABANDONED and self.first_token_at is None:
             endpoint.latency(self.wait).observe_at_least(now - self.began, now)

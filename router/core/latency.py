@@ -67,7 +67,7 @@ class RecentValues:
 class Latency:
     """What has been seen of one kind of wait at one endpoint; all times in seconds."""
 
-    __slots__ = ("_default", "_long_run", "_prior", "_recent", "_values")
+    __slots__ = ("_default", "_long_run", "_prior", "_recent", "_values", "unknown")
 
     def __init__(self, prior: float) -> None:
         self._default = prior
@@ -78,10 +78,7 @@ class Latency:
         self._recent, self._long_run = DecayedMean(TAU), DecayedMean(LONG_RUN_TAU)
         self._values = RecentValues()
         self._prior = self._default
-
-    @property
-    def unknown(self) -> bool:
-        return not len(self._values)
+        self.unknown = True
 
     def observe(self, seconds: float, now: float) -> None:
         """A wait that ended after `seconds`, with a token or with a penalty.
@@ -93,6 +90,7 @@ class Latency:
         self._recent.add(seconds + PRIOR_WEIGHT * (self._prior - prior), now)
         self._prior = prior
         self._values.add(seconds)
+        self.unknown = False
 
     def observe_at_least(self, seconds: float, now: float) -> None:
         """A wait that was broken off after `seconds`: evidence only where it had outlasted the estimate already.

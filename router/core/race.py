@@ -42,6 +42,21 @@ class Policy(Protocol):
     def hedge_budget(self) -> float: ...
     @property
     def retry_budget(self) -> float: ...
+
+
+class Route(Protocol):
+    """How one model is served: its endpoints tier by tier, what is said about each, and who pays for extra attempts."""
+
+    @property
+    def tiers(self) -> Sequence[Sequence[Endpoint]]: ...
+    @property
+    def policies(self) -> Mapping[Endpoint, Policy]: ...
+    @property
+    def hedges(self) -> Budget: ...
+    @property
+    def retries(self) -> Budget: ...
+    @property
+    def deadline(self) -> float: ...
     @property
     def patience(self) -> float: ...
 
@@ -52,54 +67,40 @@ class Race:
     __slots__ = (
         "_abandon_at",
         "_again_at",
+        "_expires_at",
         "_hold_until",
-        "_patience",
         "_policies",
         "_rival_at",
-        "_tiers",
+        "_route",
         "_tried",
         "_wait",
         "attempts",
         "began",
         "deadline",
-        "hedges",
         "live",
-        "retries",
         "rng",
         "winner",
     )
 
-    def __init__(
-        self,
-        tiers: Sequence[Sequence[Endpoint]],
-        policies: Mapping[Endpoint, Policy],
-        hedges: Budget,
-        retries: Budget,
-        wait: Wait,
-        now: float,
-        rng: Random,
-    ) -> None:
-        self._tiers, self._policies, self.hedges, self.retries = tiers, policies, hedges, retries
+    def __init__(self, route: Route, wait: Wait, now: float, rng: Random) -> None:
+        self._route, self._policies = route, route.policies
         self._wait, self.began, self.rng = wait, now, rng
-        self.deadline = now + max(policy.deadline for policy in policies.values())
-        self._patience = now + max(policy.patience for policy in policies.values())
+        self.deadline = now + route.deadline
         self.attempts = 0
         self.live: list[Attempt] = []  # oldest first
         self.winner: Attempt | None = None
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # tried once, and may be tried again from then on
         self._hold_until = inf  # nobody runs; somebody will, then
-        self._rival_at = self._abandon_at = inf
+        self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
 
     # What is due.
 
     def next_attempt(self, now: float) -> Attempt | None:
         """The attempt that is due now, begun; None when nothing is due before `wake_at`."""
-        if self.winner is not None or len(self.live) > 1:
-            return None
         if not self.live:
-            return self._alone(now)
-        return self._rival(now) if now >= self._rival_at and now < self.deadline else None
+            return self._alone(now) if self.winner is None else None
+        return self._rival(now) if now >= self._rival_at else None
 
     def give_up(self, now: float) -> list[Attempt]:
         """The attempts to break off now; tell `failed` of each.
@@ -107,9 +108,10 @@ class Race:
         One whose endpoint's own deadline is over, and one that is older than `abandon` where another endpoint can take
         over. Where a complete answer is awaited silence says nothing, so there an old attempt gets a rival instead.
         """
-        expired = [attempt for attempt in self.live if now >= self._expires(attempt)]
-        if expired or now < self._abandon_at or self.winner is not None:
-            return expired
+        if now >= self._expires_at:
+            return [attempt for attempt in self.live if now >= self._expires(attempt)]
+        if now < self._abandon_at:
+            return []
         if self._untried(now) is not None:
             return [self.live[0]]
         self._abandon_at = now + RECHECK
@@ -118,12 +120,7 @@ class Race:
     @property
     def wake_at(self) -> float:
         """When to ask again though nothing has happened."""
-        if self.winner is not None:
-            return inf
-        if not self.live:
-            return self._hold_until
-        wake = min(self._abandon_at, min(map(self._expires, self.live)))
-        return min(wake, self._rival_at) if len(self.live) == 1 else wake
+        return min(self._abandon_at, self._expires_at, self._rival_at) if self.live else self._hold_until
 
     @property
     def lost(self) -> bool:
@@ -133,10 +130,17 @@ class Race:
     # What has happened.
 
     def failed(
-        self, attempt: Attempt, verdict: Verdict, now: float, retry_after: float | None = None, *, passing: bool = True
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        now: float,
+        reason: str = "",
+        retry_after: float | None = None,
+        *,
+        passing: bool = True,
     ) -> None:
         """It ended without a token; `passing` says whether the same endpoint might serve this call a moment later."""
-        attempt.end(verdict, now, retry_after)
+        attempt.end(verdict, now, reason, retry_after)
         self.live.remove(attempt)
         if passing and attempt.endpoint not in self._again_at and (retry_after or 0.0) <= self._longest_hold(now):
             self._again_at[attempt.endpoint] = now + max(retry_after or 0.0, PAUSE * (1.0 + self.rng.random()))
@@ -158,8 +162,9 @@ class Race:
     def abandon(self, now: float) -> list[Attempt]:
         """The call needs no more attempts; those that ran, ended, are returned to be broken off."""
         losers, self.live, self._hold_until = self.live, [], inf
+        self._rival_at = self._abandon_at = self._expires_at = inf
         for loser in losers:
-            loser.end(Verdict.ABANDONED, now)
+            loser.end(Verdict.ABANDONED, now, "another was first" if self.winner is not None else "the call was over")
         return losers
 
     # With nobody running.
@@ -171,24 +176,24 @@ class Race:
             return None
         if not self.attempts:
             policy = self._policies[endpoint]
-            self.hedges.deposit(policy.hedge_budget, now)
-            self.retries.deposit(policy.retry_budget, now)
+            self._route.hedges.deposit(policy.hedge_budget, now)
+            self._route.retries.deposit(policy.retry_budget, now)
             return self._begin(endpoint, "first", now)
-        if not endpoint.sound(now) and not self.retries.withdraw(now):
+        if not endpoint.sound(now) and not self._route.retries.withdraw(now):
             return None
         return self._begin(endpoint, "retry", now)
 
     def _choose(self, now: float) -> Endpoint | None:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause."""
-        for tier in self._tiers:
-            endpoint = pick([e for e in tier if e not in self._tried], self._wait, now, self.rng)
+        for tier in self._route.tiers:
+            endpoint = pick(self._not_tried(tier), self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
             again_at, endpoint = self._soonest(tier, now)
-            if again_at < self._patience:
+            if again_at < self.began + self._route.patience:
                 return self._now_or_then(endpoint, again_at, now)
-        everyone = [e for tier in self._tiers for e in tier]
-        endpoint = least_bad([e for e in everyone if e not in self._tried], now)
+        everyone = [e for tier in self._route.tiers for e in tier]
+        endpoint = least_bad(self._not_tried(everyone), now)
         if endpoint is not None:
             return endpoint
         again_at, endpoint = self._soonest(everyone, now)
@@ -214,14 +219,16 @@ class Race:
         return None
 
     def _longest_hold(self, now: float) -> float:
-        return max(HOLD, self._patience - now)
+        return max(HOLD, self.began + self._route.patience - now)
 
     # With one running.
 
     def _rival(self, now: float) -> Attempt | None:
         """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
         late = self.live[0]
-        budget = self.retries if now >= late.began + self._policies[late.endpoint].abandon else self.hedges
+        budget = (
+            self._route.retries if now >= late.began + self._policies[late.endpoint].abandon else self._route.hedges
+        )
         endpoint = self._untried(now) if self.attempts < MAX_ATTEMPTS else None
         if endpoint is None or not budget.withdraw(now):
             self._rival_at = now + RECHECK
@@ -229,11 +236,15 @@ class Race:
         return self._begin(endpoint, "hedge", now)
 
     def _untried(self, now: float) -> Endpoint | None:
-        for tier in self._tiers:
-            endpoint = pick([e for e in tier if e not in self._tried], self._wait, now, self.rng)
+        for tier in self._route.tiers:
+            endpoint = pick(self._not_tried(tier), self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
         return None
+
+    def _not_tried(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        tried = self._tried
+        return [endpoint for endpoint in endpoints if endpoint not in tried] if tried else endpoints
 
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
         attempt = endpoint.begin(now, self._wait, role)
@@ -245,19 +256,24 @@ class Race:
 
     def _reckon(self, now: float) -> None:
         """Those that run have changed: when is the one that runs late, and when is the oldest too old?"""
-        self._rival_at = self._abandon_at = inf
+        self._rival_at = self._abandon_at = self._expires_at = inf
         if not self.live:
             return
         oldest = self.live[0]
         policy = self._policies[oldest.endpoint]
+        too_old = oldest.began + policy.abandon
         if self._wait == "first_token":
-            self._abandon_at = oldest.began + policy.abandon
-        if len(self.live) == 1 and policy.hedge != "off":
-            self._rival_at = max(now, oldest.began + self._hedge_after(oldest, policy, now))
-        if self._wait != "first_token":
-            self._rival_at = min(self._rival_at, max(now, oldest.began + policy.abandon))
+            self._abandon_at = too_old
+        if len(self.live) == 1:
+            late = oldest.began + self._hedge_after(oldest, policy, now)
+            self._rival_at = max(now, late if self._wait == "first_token" else min(late, too_old))
+            self._expires_at = self.began + policy.deadline
+        else:
+            self._expires_at = min(map(self._expires, self.live))
 
     def _hedge_after(self, attempt: Attempt, policy: Policy, now: float) -> float:
+        if policy.hedge == "off":
+            return inf
         if policy.hedge != "auto":
             return float(policy.hedge)
         if attempt.trial:

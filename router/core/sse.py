@@ -46,9 +46,14 @@ class _Choice(msgspec.Struct, gc=False):
     text: Any = None
     finish_reason: Any = None
 
+    @property
+    def useful(self) -> bool:
+        return bool(self.text or (self.delta is not None and self.delta.useful))
+
 
 class _Finish(msgspec.Struct, gc=False):
     finish_reason: Any = None
+    useful = False
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -116,6 +121,10 @@ class Scanner:
 
     def feed(self, chunk: bytes) -> bytes:
         """Take what came, give what may go on. Nothing goes on after an error event. Raises EventTooLarge."""
+        if self.error is not None:
+            return b""
+        if self._held is None and chunk[:7] == b"data: {" and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == 10:
+            return chunk if self._data(chunk[6:], chunk[:-2]) else b""  # one whole event, as almost always
         if self._held is not None or chunk[-2:] != b"\n\n":
             chunk = self._whole_events(chunk)
         events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
@@ -141,7 +150,8 @@ class Scanner:
         start = max(0, len(held) - 3)  # a blank line may have been cut in two
         held += chunk
         if held.find(b"\r", start) >= 0:
-            end = max((match.end() for match in _BLANK_LINE.finditer(held, start)), default=0)
+            stop = len(held) - held.endswith(b"\r\n\r")  # its LF is on the way, and belongs to this event
+            end = max((match.end() for match in _BLANK_LINE.finditer(held, start, stop)), default=0)
         else:
             end = held.rfind(b"\n\n", start) + 2
             end = end if end > 1 else 0
@@ -155,14 +165,15 @@ class Scanner:
         return whole
 
     def _without_rejected(self, chunk: bytes, events: list[bytes], rejected: int) -> bytes:
-        """The rare way: events were left out, so the others are joined anew, each with an end of its own."""
-        kept = events[:rejected]
-        for event in events[rejected + 1 :]:
+        """The rare way: events are left out, and the others go on, each with its own end."""
+        ends = _BLANK_LINE.findall(chunk)
+        kept = [event + end for event, end in zip(events[:rejected], ends, strict=False)]
+        for event, end in zip(events[rejected + 1 :], ends[rejected + 1 :], strict=False):
             if self.error is not None:
                 break
             if self._event(event):
-                kept.append(event)
-        return b"".join(event + b"\n\n" for event in kept)
+                kept.append(event + end)
+        return b"".join(kept)
 
     def _event(self, event: bytes) -> bool:
         """Read one event; False where it must not go on."""
@@ -178,13 +189,25 @@ class Scanner:
         # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
         return bool(data) and self._data(data, event)
 
+    def _own_shape(self, data: bytes, event: bytes) -> bool:
+        """Output in a shape of its own: whoever asked for it may know it. It must be JSON all the same."""
+        try:
+            read = msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.malformed += 1
+            return False
+        self.events += 1
+        if isinstance(read, dict) and read.get("error"):
+            self.error, self.error_event = read["error"], event + b"\n\n"
+            return False
+        self.first_token = True
+        return True
+
     def _data(self, data: bytes, event: bytes) -> bool:
         try:
             read = _read_later_event(data) if self.first_token else _read_event(data)
         except msgspec.ValidationError:
-            self.first_token = True  # output in a shape of its own; whoever asked for it may know it
-            self.events += 1
-            return True
+            return self._own_shape(data, event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
             return False
@@ -194,16 +217,13 @@ class Scanner:
             return False
         if read.usage is not None:
             self.usage = read.usage
-        return self._choices(read.choices or (), event)
-
-    def _choices(self, choices: Any, event: bytes) -> bool:
-        for choice in choices:
+        for choice in read.choices or ():
             if choice.finish_reason:
-                if choice.finish_reason == _FAILED:
-                    self.error, self.error_event = {"message": _FAILED, "code": _FAILED}, b""
-                    return False
                 self._finished += 1
                 self.first_token = True  # an empty answer is an answer
-            elif not self.first_token and (choice.text or (choice.delta is not None and choice.delta.useful)):
+                if choice.finish_reason == _FAILED:
+                    self.error = {"message": _FAILED, "code": _FAILED}
+                    return False
+            elif not self.first_token and choice.useful:
                 self.first_token = True
         return True

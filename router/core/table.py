@@ -27,6 +27,8 @@ class Route:
     policies: Mapping[Endpoint, Policy]
     hedges: Budget
     retries: Budget
+    deadline: float  # seconds, the longest that one of its endpoints has
+    patience: float
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
@@ -76,11 +78,14 @@ def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
 
 def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], old: Table | None) -> Route:
     tiers = sorted({told.tier for told, _ in offered})
+    policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
     before = old.routes.get(model) if old else None
     return Route(
         model,
         tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
-        MappingProxyType({endpoint: config.policy(model, told) for told, endpoint in offered}),
+        MappingProxyType(policies),
         before.hedges if before else Budget(),
         before.retries if before else Budget(),
+        max(policy.deadline for policy in policies.values()),
+        max(policy.patience for policy in policies.values()),
     )

@@ -84,7 +84,7 @@ class Metrics(Collector):
         self._calls[record.model, record.operation, record.status, record.error] += 1
         for attempt in record.attempts:
             verdict = attempt.verdict
-            self._attempts[attempt.endpoint, attempt.role, verdict._value_ if verdict is not None else ""] += 1
+            self._attempts[attempt.endpoint.name, attempt.role, verdict._value_ if verdict is not None else ""] += 1
         if record.first_token is not None and record.stream:
             self._first_token[record.model, record.endpoint].observe(record.first_token)
         if record.prompt_tokens:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from router.errors import BodyTooLarge
-from router.proxy.client import Headers, Owner, Request
+from router.proxy.client import Owner, Request
 from router.proxy.handler import Handler
 from router.scheduler import Scheduler
 
@@ -66,10 +66,12 @@ class AsgiClient:
 
     # The Client.
 
-    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+    def start(self, status: int, headers: bytes, length: int | None = None) -> None:
+        parts = (line.partition(b": ") for line in headers.splitlines())
+        pairs = [(name, value) for name, _, value in parts]
         if length is not None:
-            headers = [*headers, (b"content-length", b"%d" % length)]
-        self._put({"type": "http.response.start", "status": status, "headers": headers})
+            pairs.append((b"content-length", b"%d" % length))
+        self._put({"type": "http.response.start", "status": status, "headers": pairs})
 
     def write(self, data: bytes) -> None:
         if data:

@@ -37,8 +37,8 @@ class Client(Protocol):
 
     owner: Owner | None
 
-    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
-        """Status and headers; without a length the body ends when it ends."""
+    def start(self, status: int, headers: bytes, length: int | None = None) -> None:
+        """Status and the lines of the headers; without a length the body ends when it ends."""
 
     def write(self, data: bytes) -> None: ...
 

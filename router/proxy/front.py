@@ -11,7 +11,6 @@ closes: nobody does, and RFC 9112 §9.3.2 has it ask again.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from http import HTTPStatus
 from typing import Any, NamedTuple, cast
@@ -20,8 +19,9 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge, RouterError, SlowRequest
-from router.proxy.client import Headers, Owner, Request
+from router.proxy.client import Owner, Request
 from router.proxy.handler import OPERATIONS, Handler
+from router.proxy.headers import lines
 
 STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
@@ -70,7 +70,10 @@ class Front(HttpToolsProtocol):
             self._reading, self._since = True, time.monotonic()
         if self._in_head:
             self._head_size += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._unread(error)
         if self._in_head and self._head_size > self.bounds.header:
             self._refuse(self._header_too_large())
 
@@ -114,6 +117,9 @@ class Front(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
     def on_headers_complete(self) -> None:
         self._in_head = False
         if self._answering or self._failed:
@@ -136,10 +142,11 @@ class Front(HttpToolsProtocol):
             self._expect()
             return
         self._ours = False
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        url, headers = self.url, self.headers
         super().on_message_begin()
-        self.url, self.expect_100_continue = url, expects
-        self.headers.extend(headers)
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -172,11 +179,14 @@ class Front(HttpToolsProtocol):
 
     def _expect(self) -> None:
         """A body that is too large is refused before it is sent, where its length is told or its sender asks."""
+        expected = False
         for name, value in self.headers:
             if name == b"content-length" and int(value) > self.bounds.body:
                 self._refuse(self._too_large())
                 return
-        if self.expect_100_continue:
+            if name == b"expect" and value.lower() == b"100-continue":
+                expected = True
+        if expected:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _handle(self) -> None:
@@ -204,16 +214,23 @@ class Front(HttpToolsProtocol):
     def _too_large(self) -> RouterError:
         return BodyTooLarge(f"The request's body is longer than {self.bounds.body} bytes.")
 
-    def send_400_response(self, msg: str) -> None:
-        """The parser gave up (uvicorn calls this), or one of its callbacks did, which is our fault."""
-        error = sys.exception()
-        if isinstance(error, httptools.HttpParserCallbackError):
+    def _unread(self, error: Exception) -> None:
+        """The parser gave up, or one of its callbacks did, which is our fault."""
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._upgrade()
+        elif isinstance(error, httptools.HttpParserCallbackError):
             log.error("A request could not be handled", exc_info=error)
             self.transport.abort()
         elif not self._free():
             self.transport.close()
         elif not self._failed:
             self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
+
+    def _upgrade(self) -> None:
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        else:
+            self._unsupported_upgrade_warning()
 
     def _leave(self) -> None:
         owner, self.owner = self.owner, None
@@ -223,7 +240,7 @@ class Front(HttpToolsProtocol):
 
     # Its answer: the Client that handler, dispatch and relay see.
 
-    def start(self, status: int, headers: Headers, length: int | None = None) -> None:
+    def start(self, status: int, headers: bytes, length: int | None = None) -> None:
         if not self._answering:
             return
         if length is not None:
@@ -234,12 +251,9 @@ class Front(HttpToolsProtocol):
             framing, self._keep = b"", False  # HTTP/1.0: the end of the connection is the end of the body
         if not self._keep:
             framing += b"connection: close\r\n"
-        lines = [b"%b: %b\r\n" % item for item in (*self.server_state.default_headers, *headers)]
-        self._pending = b"%b%b%b\r\n" % (
-            STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status,
-            b"".join(lines),
-            framing,
-        )
+        line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
+        date = lines(self.server_state.default_headers)
+        self._pending = b"%b%b%b%b\r\n" % (line, date, headers, framing)
 
     def write(self, data: bytes) -> None:
         if not data or not self._answering:

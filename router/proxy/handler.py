@@ -12,7 +12,7 @@ from router.errors import BadRequest, RouterError, UnknownModel
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import passed_on, told
+from router.proxy.headers import lines, passed_on, told
 from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell
 
@@ -56,7 +56,7 @@ class Handler:
         record.ended = self._shell.scheduler.now() - record.arrived
         record.status, record.error = error.status, error.code
         body = error.body
-        client.start(error.status, error.headers + told(record, ""), len(body))
+        client.start(error.status, lines(error.headers) + told(record, ""), len(body))
         client.end(body)
         self._shell.ended(record)
 
@@ -67,13 +67,13 @@ class Handler:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
 
     def _route(self, serving: Serving, call: Call) -> Route:
-        routes = serving.table.routes
-        route = routes.get(call.model)
-        if route is None:
-            raise UnknownModel(_unknown(call.model, routes), param="model")
-        if not serving.tiers(route, call.operation):
+        route = serving.route(call.operation, call.model)
+        if route is not None:
+            return route
+        known = serving.table.routes
+        if call.model in known:
             raise UnknownModel(f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.", param="model")
-        return route
+        raise UnknownModel(_unknown(call.model, known), param="model")
 
     def _ended(self, record: CallRecord) -> None:
         self.calls -= 1

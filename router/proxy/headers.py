@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from router.core.record import CallRecord
 from router.proxy.client import Headers
 
@@ -20,43 +22,54 @@ _NOT_BACK = _HOP_BY_HOP | frozenset(
     b"set-cookie server date alt-svc strict-transport-security server-timing x-should-retry retry-after retry-after-ms "
     b"x-router-endpoint x-router-attempts".split()
 )
-_STREAM = ((b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no"))  # nginx in front would buffer
+_NOT_BACK_OF_STREAM = _NOT_BACK | {b"cache-control", b"x-accel-buffering"}
+_STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
 
 
-def passed_on(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they stand on the wire."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def passed_on(headers: Headers) -> bytes:
     """A client's headers, as an endpoint may see them."""
-    withheld: frozenset[bytes] = _NOT_THERE
+    withheld = _NOT_THERE
     for name, value in headers:
         if name == b"connection":
             withheld = _with_named(withheld, value)
-    return tuple([item for item in headers if item[0] not in withheld and item[0][:12] != b"x-stainless-"])
+    return lines([header for header in headers if header[0] not in withheld and header[0][:12] != b"x-stainless-"])
 
 
-def passed_back(headers: Headers, *, stream: bool) -> Headers:
+def passed_back(headers: Headers, *, stream: bool) -> bytes:
     """An endpoint's headers, as the client may see them; the endpoint's own request id under another name."""
-    passed: Headers = []
+    withheld = _NOT_BACK_OF_STREAM if stream else _NOT_BACK
     for name, value in headers:
-        if name == b"x-request-id":
-            passed.append((b"x-upstream-request-id", value))
-        elif name not in _NOT_BACK and not (stream and name == b"cache-control"):
-            passed.append((name, value))
-    if stream:
-        passed += _STREAM
-    return passed
-
-
-def told(record: CallRecord, endpoint: str) -> Headers:
-    """What every answer says of its call."""
-    if record.first_token is not None:
-        timing = b"first-token;dur=%.1f" % (record.first_token * 1e3)
-    else:
-        timing = b"total;dur=%.1f" % ((record.ended or 0.0) * 1e3)
-    return [
-        (b"x-request-id", record.request_id.encode()),
-        (b"x-router-endpoint", endpoint.encode() or b"-"),
-        (b"x-router-attempts", b"%d" % len(record.attempts)),
-        (b"server-timing", timing),
+        if name == b"connection":
+            withheld = _with_named(withheld, value)
+    passed = [
+        header if header[0] != b"x-request-id" else (b"x-upstream-request-id", header[1])
+        for header in headers
+        if header[0] not in withheld
     ]
+    return lines(passed) + _STREAM if stream else lines(passed)
+
+
+def without(block: bytes, names: frozenset[bytes]) -> bytes:
+    """Lines of headers but for those of some names."""
+    kept = [line for line in block.splitlines(keepends=True) if line.partition(b":")[0] not in names]
+    return b"".join(kept)
+
+
+def told(record: CallRecord, endpoint: str) -> bytes:
+    """What every answer says of its call."""
+    first = record.first_token
+    return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b;dur=%.1f\r\n" % (
+        record.request_id.encode(),
+        endpoint.encode() or b"-",
+        len(record.attempts),
+        b"total" if first is None else b"first-token",
+        ((record.ended or 0.0) if first is None else first) * 1e3,
+    )
 
 
 def _with_named(withheld: frozenset[bytes], connection: bytes) -> frozenset[bytes]:

@@ -1,7 +1,6 @@
-"""From the first token on: owns the answer for as long as the client listens, and passes bytes in the turn they come
-in.
+"""From the first token on: owns the answer for as long as the client listens.
 
-    news       more of the answer, or its end
+    news       more of the answer, or its end; bytes are passed on in the turn they come in
     tick       is it still moving?
     full, drained   the client reads slowly: its endpoint is made to wait, and nobody else
     gone       the client left: closing the connection stops the endpoint
@@ -13,21 +12,64 @@ with an error inside, and no [DONE].
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from router.core.endpoint import Attempt
-from router.core.record import AttemptRecord, CallRecord
+from router.core.record import CallRecord
 from router.core.verdict import Verdict
-from router.errors import StreamBroken
+from router.errors import BadRequest, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import passed_back, told
-from router.proxy.shell import Shell
-from router.scheduler import Timer
+from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange
 
 SLOW_CLIENT = 120.0  # seconds that a client may read nothing of what is waiting for it, before it counts as gone
 
+Ended = Callable[[CallRecord], None]
+
+
+class _Error(msgspec.Struct, gc=False):
+    error: Any = None
+
+
+_read_error = msgspec.json.Decoder(_Error).decode
+
+
+def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Client, now: float, ended: Ended) -> None:
+    """An answer that is all here, or a refusal: with its length, or as an event where the client was given pings."""
+    body = exchange.take()
+    client.owner = None
+    if record.status:
+        client.end(_as_event(body, exchange, record))
+    else:
+        record.status = exchange.status
+        headers = passed_back(exchange.headers, stream=False) + told(record, record.endpoint)
+        client.start(exchange.status, headers, len(body))
+        client.end(body)
+    _close(exchange, attempt, record, exchange.verdict or Verdict.SERVED, exchange.reason, now)
+    ended(record)
+
+
+def _as_event(body: bytes, exchange: Exchange, record: CallRecord) -> bytes:
+    """As it is, but for a refusal in a shape that no SDK raises at: that would pass for an empty answer."""
+    if exchange.verdict is Verdict.REFUSED and not _is_error(body):
+        said = body[:2000].decode(errors="replace")
+        return BadRequest(f"'{record.endpoint}' refused the request: {said}", code="refused").event
+    return b"data: " + b"".join(body.splitlines()) + b"\n\n"
+
+
+def _is_error(body: bytes) -> bool:
+    try:
+        return bool(_read_error(body).error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
 
 class Relay:
+    """A token stream."""
+
     __slots__ = (
         "_attempt",
         "_client",
@@ -35,12 +77,10 @@ class Relay:
         "_events",
         "_exchange",
         "_full_since",
-        "_line",
         "_moved",
         "_now",
         "_record",
         "_stall",
-        "_started",
         "_timer",
     )
 
@@ -48,36 +88,28 @@ class Relay:
         self,
         exchange: Exchange,
         attempt: Attempt,
-        line: AttemptRecord,
         record: CallRecord,
         client: Client,
-        shell: Shell,
+        scheduler: Scheduler,
         stall: float,
-        ended: Callable[[CallRecord], None],
+        ended: Ended,
     ) -> None:
-        self._exchange, self._attempt, self._line, self._record = exchange, attempt, line, record
-        self._client, self._stall, self._ended = client, stall, ended
-        self._started = bool(record.status)  # the client has its 200 already, with pings
-        self._now = shell.scheduler.now
-        self._timer = Timer(shell.scheduler, self.tick)
-        self._events, self._moved = 0, 0.0
+        self._exchange, self._attempt, self._record, self._client = exchange, attempt, record, client
+        self._stall, self._ended, self._now = stall, ended, scheduler.now
+        self._timer = Timer(scheduler, self.tick)
+        self._events = 0
+        self._moved = scheduler.now()
         self._full_since: float | None = None
 
     def start(self) -> None:
-        exchange = self._exchange
-        self._client.owner = self
-        if not exchange.streams:
-            self._answer()
-            return
-        exchange.listener = self
-        if not self._started:
-            self._record.status = exchange.status
-            headers = passed_back(exchange.headers, stream=True) + told(self._record, self._attempt.endpoint.name)
+        exchange, record = self._exchange, self._record
+        self._client.owner = exchange.listener = self
+        if not record.status:  # else the client has its 200 already, with pings
+            record.status = exchange.status
+            headers = passed_back(exchange.headers, stream=True) + told(record, record.endpoint)
             self._client.start(exchange.status, headers)
-        self._moved = self._now()
+        self._timer.at(self._moved + self._stall)
         self.news(exchange)
-        if self._record.ended is None:
-            self._timer.at(self._moved + self._stall)
 
     # What it is told.
 
@@ -85,9 +117,9 @@ class Relay:
         data = exchange.take()
         if exchange.verdict is None:
             self._client.write(data)
-            scanner = exchange.scanner
-            if scanner is not None and scanner.events != self._events:  # a comment is no progress
-                self._events, self._moved = scanner.events, self._now()
+            events = exchange.events
+            if events != self._events:  # a comment is no progress
+                self._events, self._moved = events, self._now()
         elif exchange.verdict is Verdict.SERVED:
             self._client.end(data)
             self._end(Verdict.SERVED)
@@ -96,17 +128,14 @@ class Relay:
 
     def tick(self) -> None:
         now = self._now()
-        if self._full_since is not None:
-            if now >= self._full_since + SLOW_CLIENT:
-                self._client.abort()
-                self.gone()
-            else:
-                self._timer.at(self._full_since + SLOW_CLIENT)
-            return
-        if now >= self._moved + self._stall:
+        since, limit = (self._moved, self._stall) if self._full_since is None else (self._full_since, SLOW_CLIENT)
+        if now < since + limit:
+            self._timer.at(since + limit)
+        elif self._full_since is None:
             self._stalled()
         else:
-            self._timer.at(self._moved + self._stall)
+            self._client.abort()
+            self.gone()
 
     def gone(self) -> None:
         self._record.error = "client_left"
@@ -120,51 +149,34 @@ class Relay:
     def drained(self) -> None:
         self._full_since = None
         self._moved = self._now()
+        self._timer.at(self._moved + self._stall)
         self._exchange.resume()
 
     # Ends.
 
-    def _answer(self) -> None:
-        """A complete answer, or a refusal: with its length, or as one event where the stream has begun with pings."""
-        exchange, record = self._exchange, self._record
-        body = exchange.take()
-        verdict = exchange.verdict or Verdict.SERVED
-        if self._started:
-            self._client.end(b"data: " + b"".join(body.splitlines()) + b"\n\n")
-        else:
-            record.status = exchange.status
-            headers = passed_back(exchange.headers, stream=False) + told(record, self._attempt.endpoint.name)
-            self._client.start(exchange.status, headers, len(body))
-            self._client.end(body)
-        self._end(verdict, exchange.reason)
-
     def _stalled(self) -> None:
-        exchange = self._exchange
-        if exchange.scanner is not None and exchange.scanner.whole:  # all is here but the end of it
-            self._client.end(exchange.take())
-            self._end(Verdict.SERVED)
-            return
-        exchange.fail(f"the stream stood still for {self._stall:g} s")
-        self._broken(exchange.take(), exchange)
+        """As if it had been cut now: where all is here but the end of it, it was served."""
+        self._exchange.lost(f"the stream stood still for {self._stall:g} s")
+        self.news(self._exchange)
 
     def _broken(self, data: bytes, exchange: Exchange) -> None:
         """Say it inside the stream, in the endpoint's own words where it had some."""
-        event = exchange.scanner.error_event if exchange.scanner is not None else b""
-        name = self._attempt.endpoint.name
+        said = StreamBroken(f"The answer of '{self._record.endpoint}' broke: {exchange.reason}.").event
         self._record.error = StreamBroken.code
-        self._client.end(data + (event or StreamBroken(f"The answer of '{name}' broke: {exchange.reason}.").event))
+        self._client.end(data + (exchange.error_event or said))
         self._end(exchange.verdict or Verdict.FAULT, exchange.reason)
 
     def _end(self, verdict: Verdict, reason: str = "") -> None:
-        now = self._now()
-        exchange, record, line = self._exchange, self._record, self._line
         self._client.owner = None
         self._timer.cancel()
-        exchange.close()
-        self._attempt.end(verdict, now, exchange.retry_after)
-        record.ended = line.ended = now - record.arrived
-        line.verdict, line.reason = verdict, reason
-        if exchange.usage is not None:
-            record.prompt_tokens = exchange.usage.prompt_tokens
-            record.completion_tokens = exchange.usage.completion_tokens
-        self._ended(record)
+        self._exchange.close()
+        _close(self._exchange, self._attempt, self._record, verdict, reason, self._now())
+        self._ended(self._record)
+
+
+def _close(exchange: Exchange, attempt: Attempt, record: CallRecord, verdict: Verdict, reason: str, now: float) -> None:
+    attempt.end(verdict, now, reason, exchange.retry_after)
+    record.ended = now - record.arrived
+    if exchange.usage is not None:
+        record.prompt_tokens = exchange.usage.prompt_tokens
+        record.completion_tokens = exchange.usage.completion_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
@@ -13,7 +13,8 @@ from router.core.call import Call, Fields, Operation
 from router.core.endpoint import Endpoint
 from router.core.table import Route, Table
 from router.dialects import DIALECTS
-from router.dialects.base import Dialect
+from router.dialects.base import PATHS, Dialect
+from router.proxy.headers import lines, without
 from router.upstream.exchange import Exchange, Limits, Listener, Request
 
 _FIXED = b"content-type: application/json\r\naccept-encoding: identity\r\n"
@@ -41,11 +42,12 @@ class Target:
         own = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
         if told.api_key is not None:
             own.setdefault(b"authorization", b"Bearer " + told.api_key.get_secret_value().encode())
-        self._names = frozenset(own)  # what the operator says of a header stands, whatever the client says
-        lines = b"".join(b"%b: %b\r\n" % item for item in own.items())
+        self._names = frozenset(own) - {
+            b"authorization"
+        }  # what the operator says of a header stands, whatever the client says
         self._heads: Mapping[Operation, bytes] = {
             operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%b"
-            % (path.encode(), suffix.encode(), authority.encode("idna"), _FIXED, lines)
+            % (path.encode(), suffix.encode(), authority.encode("idna"), _FIXED, lines(own.items()))
             for operation, suffix in self.dialect.paths.items()
         }
 
@@ -60,8 +62,7 @@ class Target:
 
     def request(self, call: Call) -> Request:
         body = self._body(call)
-        names = self._names
-        headers = b"".join([b"%b: %b\r\n" % item for item in call.headers if item[0] not in names])
+        headers = call.headers if not self._names else without(call.headers, self._names)
         return Request(b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[call.operation], headers, len(body)), body)
 
     def _body(self, call: Call) -> bytes:
@@ -102,19 +103,25 @@ class _Changes:
         fields.update(self.force)
 
 
-@dataclass(frozen=True, slots=True)
 class Serving:
     """A table and the targets of its endpoints: what one call keeps to its end."""
 
-    table: Table
-    targets: Mapping[Endpoint, Target]
+    __slots__ = ("_routes", "table", "targets")
 
-    def tiers(self, route: Route, operation: Operation) -> tuple[tuple[Endpoint, ...], ...]:
-        """The route's endpoints that know the operation."""
-        if all(self.targets[endpoint].serves(operation) for endpoint in route.endpoints):
-            return route.tiers
-        tiers = (tuple(e for e in tier if self.targets[e].serves(operation)) for tier in route.tiers)
-        return tuple(tier for tier in tiers if tier)
+    def __init__(self, table: Table, targets: Mapping[Endpoint, Target]) -> None:
+        self.table, self.targets = table, targets
+        self._routes = {
+            (operation, model): self._route(operation, model) for operation in PATHS for model in table.routes
+        }
+
+    def route(self, operation: Operation, model: str) -> Route | None:
+        """A model's route over those of its endpoints that know the operation; None where there are none."""
+        return self._routes.get((operation, model))
+
+    def _route(self, operation: Operation, model: str) -> Route | None:
+        route = self.table.routes[model]
+        tiers = [tuple(e for e in tier if self.targets[e].serves(operation)) for tier in route.tiers]
+        return replace(route, tiers=tuple(tier for tier in tiers if tier)) if any(tiers) else None
 
 
 class Tables:

@@ -25,6 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 
 MAX_ERROR = 256 << 10  # bytes of an error's body that are kept: it may name a whole prompt
 MAX_SILENT = 1 << 20  # bytes of comments and empty events before a first token
+MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some say `inf`
 MAX_CHECKED = 1 << 20  # bytes of a complete answer that are checked for being JSON: about 2 ms
 
 
@@ -71,18 +72,20 @@ class Exchange:
     """`verdict` stays None until the answer has ended; `reason` then says why in a few words, without any secret."""
 
     __slots__ = (
+        "_choices",
         "_chunks",
         "_dialect",
         "_limits",
         "_news",
+        "_scanner",
         "_size",
+        "events",
         "headers",
         "listener",
         "passing",
         "reason",
         "resent",
         "retry_after",
-        "scanner",
         "status",
         "usage",
         "verdict",
@@ -91,8 +94,9 @@ class Exchange:
 
     def __init__(self, listener: Listener | None, dialect: Dialect, choices: int = 1, limits: Limits = LIMITS) -> None:
         self.listener: Listener | None = listener
-        self._dialect, self._limits = dialect, limits
-        self.scanner: Scanner | None = Scanner(choices, limits.event)
+        self._dialect, self._choices, self._limits = dialect, choices, limits
+        self._scanner: Scanner | None = None  # of a token stream
+        self.events = 0  # of a token stream; comments are none
         self.wire: Wire | None = None
         self.status, self.headers = 0, _NO_HEADERS
         self.verdict: Verdict | None = None
@@ -113,22 +117,28 @@ class Exchange:
     @property
     def streams(self) -> bool:
         """The answer is a token stream."""
-        return self.scanner is not None and self.status != 0
+        return self._scanner is not None
+
+    @property
+    def whole(self) -> bool:
+        """All of the answer is here, though HTTP has not said so yet."""
+        return self._scanner is not None and self._scanner.whole
+
+    @property
+    def error_event(self) -> bytes:
+        """The event with which the endpoint itself ended its stream, if it did."""
+        return b"" if self._scanner is None else self._scanner.error_event
 
     @property
     def first_token(self) -> bool:
         if self.verdict is not None:
             return self.verdict in (Verdict.SERVED, Verdict.REFUSED)
-        return self.scanner is not None and self.scanner.first_token
+        return self._scanner is not None and self._scanner.first_token
 
     def take(self) -> bytes:
         """What has come since the last time; for an answer that does not stream, the whole of it."""
         chunks = self._chunks
-        if len(chunks) == 1:
-            data = chunks[0]
-            chunks.clear()
-            return data
-        data = b"".join(chunks)
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return data
 
@@ -152,43 +162,45 @@ class Exchange:
     def head(self, status: int, headers: Headers) -> None:
         """The status and the headers, with names in lower case."""
         self.status, self.headers = status, headers
-        kind = encoding = b""
+        good, kind, encoding = 200 <= status < 300, b"", b""
         for name, value in headers:
             if name == b"content-type":
                 kind = value
             elif name == b"content-encoding":
                 encoding = value
-            elif name[:11] == b"retry-after":
+            elif not good and name[:11] == b"retry-after":
                 self.retry_after = _retry_after(name, value, self.retry_after)
-        if not (200 <= status < 300 and kind[:17].lower() == b"text/event-stream"):
-            self.scanner = None
-        if encoding and encoding.lower() != b"identity" and 200 <= status < 300:
+        if good and kind[:17].lower() == b"text/event-stream":
+            self._scanner = Scanner(self._choices, self._limits.event)
+        if good and encoding and encoding.lower() != b"identity":
             self.fail("it compressed an answer that was asked for as it is", passing=False)
 
     def data(self, data: bytes) -> None:
         if self.verdict is not None:
             return
-        if self.scanner is None:
+        scanner = self._scanner
+        if scanner is None:
             self._collect(data)
             return
         try:
-            ready = self.scanner.feed(data)
+            ready = scanner.feed(data)
         except EventTooLarge as error:
             self.fail(f"it sent {error}")
             return
+        self.events = scanner.events
         if ready:
             self._chunks.append(ready)
             self._news = True
-            if not self.scanner.first_token:
+            if not scanner.first_token:
                 self._still_silent(len(ready))
-        if self.scanner.error is not None:
-            self._error_event(self.scanner)
+        if scanner.error is not None:
+            self._error_event(scanner)
 
     def complete(self) -> None:
         """The answer has ended as HTTP says it ends."""
         if self.verdict is None:
-            if self.scanner is not None:
-                self._end_of_stream(self.scanner, "it ended the stream before the answer")
+            if self._scanner is not None:
+                self._end_of_stream(self._scanner, "it ended the stream before the answer")
             elif 200 <= self.status < 300:
                 self._end_of_answer()
             else:
@@ -198,8 +210,8 @@ class Exchange:
         """The connection is gone."""
         if self.verdict is not None:
             return
-        if self.streams and self.scanner is not None:
-            self._end_of_stream(self.scanner, reason)
+        if self._scanner is not None:
+            self._end_of_stream(self._scanner, reason)
         elif self.status >= 300:
             self._end_of_error()  # its status has said enough
         else:
@@ -224,10 +236,12 @@ class Exchange:
     def _collect(self, data: bytes) -> None:
         self._size += len(data)
         good = 200 <= self.status < 300
-        if self._size > (self._limits.answer if good else MAX_ERROR):
-            self.fail(f"its answer is longer than {self._limits.answer} bytes" if good else f"status {self.status}")
-        else:
+        if self._size <= (self._limits.answer if good else MAX_ERROR):
             self._chunks.append(data)
+        elif good:
+            self.fail(f"its answer is longer than {self._limits.answer} bytes")
+        else:
+            self._end_of_error()  # its status has said enough
 
     def _still_silent(self, size: int) -> None:
         self._size += size
@@ -303,12 +317,12 @@ def _retry_after(name: bytes, value: bytes, known: float | None) -> float | None
     text = value.decode("latin-1").strip()
     try:
         if name == b"retry-after-ms":
-            return max(0.0, float(text) / 1000)
+            return min(max(0.0, float(text) / 1000), MAX_RETRY_AFTER)
         if name == b"retry-after" and known is None:
-            return max(0.0, float(text))
+            return min(max(0.0, float(text)), MAX_RETRY_AFTER)
     except ValueError:
         try:
-            return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
+            return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), MAX_RETRY_AFTER)
+        except (ValueError, OverflowError):
             return known
     return known

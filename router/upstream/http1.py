@@ -28,12 +28,14 @@ class Connection(asyncio.Protocol):
     """`pool` is told `released` when it is free again and `lost` when it is gone."""
 
     __slots__ = (
-        "_close_delimited",
         "_complete",
         "_headers",
         "_informational",
         "_overhead",
         "_parser",
+        "_paused",
+        "_progress",
+        "_reusable",
         "exchange",
         "idle_since",
         "pool",
@@ -54,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._overhead = 0
-        self._complete = self._close_delimited = self._informational = False
+        self._complete = self._informational = self._paused = self._reusable = self._progress = False
 
     @property
     def open(self) -> bool:
@@ -76,10 +78,12 @@ class Connection(asyncio.Protocol):
 
     def pause(self) -> None:
         if self.open:
+            self._paused = True
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.open:
+        if self._paused and self.open:
+            self._paused = False
             self.transport.resume_reading()
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # nobody asked
             return
         self.request = None
-        self._overhead += len(data)
+        self._progress = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -110,12 +114,14 @@ class Connection(asyncio.Protocol):
                 self._broken(exchange, f"its answer is no HTTP ({type(error).__name__})")
             else:
                 self.transport.abort()
-        if self._overhead > MAX_OVERHEAD:
-            self._broken(exchange, f"more than {MAX_OVERHEAD} bytes of headers")
         if self._complete:
             self._release(exchange)
         elif exchange.verdict is not None:
             self._broken(exchange, "")
+        elif self._progress:
+            self._overhead = 0
+        else:
+            self._count_overhead(exchange, len(data))
         exchange.flush()
 
     def eof_received(self) -> bool:
@@ -131,7 +137,7 @@ class Connection(asyncio.Protocol):
             self.pool.resend(request, exchange)  # it died while unused: the endpoint has not seen the request
             return
         exchange.wire = None
-        if self._close_delimited and error is None:
+        if error is None and exchange.status and self._close_delimited:
             exchange.complete()
         else:
             exchange.lost(f"it closed the connection {'before' if not exchange.status else 'within'} its answer")
@@ -141,6 +147,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
+        if self._complete:
+            self._reusable = False  # an answer more than was asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -153,35 +161,47 @@ class Connection(asyncio.Protocol):
         if self.exchange is None or self._complete:
             self.transport.abort()  # an answer more than was asked for
             return
-        self._overhead = 0
-        self._close_delimited = not any(
-            name == b"content-length" or name == b"transfer-encoding" for name, _ in self._headers
-        )
-        self.pool.heed(self._headers)
+        self._progress, self._overhead = True, 0
+        if not self.served:
+            self.pool.heed(self._headers)
         self.exchange.head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
         exchange = self.exchange
         if exchange is not None:
-            self._overhead = 0
+            self._progress = True
             exchange.data(body)
 
     def on_message_complete(self) -> None:
         if not self._informational and self.exchange is not None and not self._complete:
             self._complete = True
+            self._reusable = self._parser.should_keep_alive()  # known only now
             self.exchange.complete()
 
     # Ends of an exchange.
 
     def _release(self, exchange: Exchange) -> None:
         """Its answer is here; the connection goes back, if it can carry another."""
+        self.resume()
         self.exchange = exchange.wire = None
         self.served += 1
-        if self._parser.should_keep_alive() and self.open:
-            self.transport.resume_reading()
+        if self._reusable and self.open and not self.transport.get_write_buffer_size():  # it took the whole request
             self.pool.released(self)
         else:
             self.transport.abort()
+
+    @property
+    def _close_delimited(self) -> bool:
+        """Nothing said how long the answer is, so the end of the connection is its end."""
+        return bool(self._headers) and not any(
+            name == b"content-length" or name == b"transfer-encoding" for name, _ in self._headers
+        )
+
+    def _count_overhead(self, exchange: Exchange, size: int) -> None:
+        """Nothing of an answer was in what came."""
+        self._overhead += size
+        if self._overhead > MAX_OVERHEAD:
+            self._broken(exchange, f"more than {MAX_OVERHEAD} bytes that are neither answer nor end")
 
     def _broken(self, exchange: Exchange, reason: str) -> None:
         exchange.fail(reason)

@@ -6,6 +6,8 @@ It is there so that a first call streams with no key and no GPU, through the sam
 
 from __future__ import annotations
 
+import struct
+from base64 import b64encode
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -144,7 +146,9 @@ class _Answering:
     def _embeddings(self) -> dict[str, Any]:
         asked = self._asked.get("input")
         inputs = asked if isinstance(asked, list) else [asked]
-        vectors = [[Random(f"{text}").uniform(-1, 1) for _ in range(8)] for text in inputs]
+        vectors: list[Any] = [_vector(f"{text}") for text in inputs]
+        if self._asked.get("encoding_format") == "base64":  # which both SDKs ask for, and the one for Node relies on
+            vectors = [b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         return {
             "object": "list",
@@ -164,6 +168,11 @@ class _Answering:
     def _usage(self) -> dict[str, int]:
         count = len(self._words)
         return {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+
+
+def _vector(text: str) -> list[float]:
+    rng = Random(text)
+    return [rng.uniform(-1, 1) for _ in range(8)]
 
 
 def _sse(event: dict[str, Any]) -> bytes:
