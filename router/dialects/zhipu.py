@@ -43,7 +43,10 @@ def adapt(fields: Fields) -> None:
 
 def _clamp(fields: Fields, name: str) -> None:
     """Both lie in (0, 1) here, and a temperature of 0 is said with do_sample, as the vendor's own SDK does it."""
-    value = msgspec.json.decode(fields[name])
+    try:
+        value = msgspec.json.decode(fields[name])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return  # 1e999, say: theirs to refuse
     if not isinstance(value, (int, float)) or isinstance(value, bool) or 0.01 <= value <= 0.99:
         return
     if name == "temperature" and value <= 0:

@@ -1,0 +1,269 @@
+"""Endpoints that play scripts. The exchange and its scanner are the real ones; only the wire is not.
+
+A script is what an endpoint says and when, in seconds after it was asked:
+
+    streams("Hel", "lo", first=0.3, gap=0.1)            a whole token stream
+    opens(0.1) + says(0.3, "Hel") + cuts(0.5)           one that breaks
+    answers({"object": "list"}, 0.2)                    JSON at once
+    fails_with(503, 0.1, retry_after=2)                 an error
+    refuses_connection(0.01), SILENT                    nothing at all
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from router.scheduler import Scheduler
+from router.upstream.exchange import Exchange, Headers, Request
+
+SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+JSON: Headers = [(b"content-type", b"application/json")]
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": still there\n\n"
+
+
+class Step(NamedTuple):
+    at: float
+    say: Callable[[ScriptedWire], None]
+
+
+Script = tuple[Step, ...]
+Plays = Script | Callable[[], Script]
+
+SILENT: Script = ()  # it takes the request, and that was it
+
+
+# ---- What an endpoint says
+
+
+def event(
+    content: str | None = None,
+    *,
+    role: str | None = None,
+    finish: str | None = None,
+    usage: tuple[int, int] | None = None,
+) -> bytes:
+    """One event of a chat stream; `usage` is prompt and completion tokens."""
+    delta = {name: value for name, value in (("role", role), ("content", content)) if value is not None}
+    shape: dict[str, Any] = {"object": "chat.completion.chunk"}
+    shape["choices"] = [{"index": 0, "delta": delta, "finish_reason": finish}] if delta or finish else []
+    if usage is not None:
+        shape["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return sse(shape)
+
+
+def sse(shape: Any) -> bytes:
+    return b"data: " + json.dumps(shape).encode() + b"\n\n"
+
+
+def error_event(message: str = "the engine died", **also: Any) -> bytes:
+    return sse({"error": {"message": message, **also}})
+
+
+# ---- Scripts
+
+
+def head(at: float, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Script:
+    return (Step(at, lambda wire: wire.exchange.head(status, list(headers))),)
+
+
+def sends(at: float, data: bytes) -> Script:
+    """Bytes of a body."""
+    return (Step(at, lambda wire: wire.data(data)),)
+
+
+def ends(at: float) -> Script:
+    """The body is complete, as HTTP says it."""
+    return (Step(at, ScriptedWire.complete),)
+
+
+def cuts(at: float, reason: str = "it closed the connection within its answer") -> Script:
+    return (Step(at, lambda wire: wire.lost(reason)),)
+
+
+def opens(at: float = 0.0, headers: Iterable[tuple[bytes, bytes]] = ()) -> Script:
+    """A token stream's head and its role: what says nothing about its first token."""
+    return head(at, 200, [*SSE, *headers]) + sends(at, event("", role="assistant"))
+
+
+def says(at: float, *texts: str, gap: float = 0.1) -> Script:
+    """Tokens, the first of them at `at`."""
+    return tuple(step for i, text in enumerate(texts) for step in sends(at + gap * i, event(text)))
+
+
+def finishes(at: float, *, done: bool = True, usage: tuple[int, int] | None = None) -> Script:
+    """The last events of a stream, and its end."""
+    last = event(finish="stop") + (event(usage=usage) if usage else b"") + (DONE if done else b"")
+    return sends(at, last) + ends(at)
+
+
+def streams(
+    *texts: str,
+    first: float = 0.3,
+    gap: float = 0.1,
+    done: bool = True,
+    usage: tuple[int, int] | None = None,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> Script:
+    """A whole token stream: its role at once, its texts from `first` on, its end a `gap` after the last of them."""
+    return (
+        opens(0.0, headers) + says(first, *texts, gap=gap) + finishes(first + gap * len(texts), done=done, usage=usage)
+    )
+
+
+def answers(shape: Any, at: float = 0.3, *, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = JSON) -> Script:
+    """A complete answer in one piece."""
+    body = shape if isinstance(shape, bytes) else json.dumps(shape).encode()
+    return head(at, status, headers) + sends(at, body) + ends(at)
+
+
+def fails_with(status: int, at: float = 0.1, *, retry_after: float | None = None, **error: Any) -> Script:
+    """An error in OpenAI's shape."""
+    headers = [*JSON, *([(b"retry-after", b"%g" % retry_after)] if retry_after is not None else [])]
+    return answers({"error": {"message": f"status {status}", **error}}, at, status=status, headers=headers)
+
+
+def refuses_connection(at: float = 0.0) -> Script:
+    return (Step(at, lambda wire: wire.fail("no connection: Connection refused")),)
+
+
+def completion(text: str = "Hello", usage: tuple[int, int] = (3, 5)) -> dict[str, Any]:
+    """What a chat completion that does not stream looks like."""
+    return {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]},
+    }
+
+
+# ---- Who plays them
+
+
+class ScriptedPool:
+    """Stands where a pool stands. Each request gets the next script, and the last one stays."""
+
+    def __init__(self, name: str, scheduler: Scheduler, plays: Sequence[Plays]) -> None:
+        self.name, self._scheduler, self._plays = name, scheduler, list(plays)
+        self.wires: list[ScriptedWire] = []  # of all requests, in their order
+        self.idle = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
+
+    def __repr__(self) -> str:
+        return f"<ScriptedPool {self.name}: {self.wires}>"
+
+    @property
+    def busy(self) -> int:
+        return sum(wire.open for wire in self.wires)
+
+    @property
+    def asked_at(self) -> list[float]:
+        return [wire.began for wire in self.wires]
+
+    def plays(self, *plays: Plays) -> None:
+        """From now on."""
+        self._plays = list(plays)
+
+    def begin(self, request: Request, exchange: Exchange) -> None:
+        script = self._plays.pop(0) if len(self._plays) > 1 else self._plays[0]
+        wire = ScriptedWire(request, exchange, self._scheduler, script() if callable(script) else script)
+        exchange.wire = wire
+        self.wires.append(wire)
+
+
+class ScriptedWire:
+    """One request at a scripted endpoint, and what became of it: `answered`, `lost`, or `closed` by the router."""
+
+    def __init__(self, request: Request, exchange: Exchange, scheduler: Scheduler, script: Script) -> None:
+        self.request, self.exchange, self._scheduler = request, exchange, scheduler
+        self.began = scheduler.now()
+        self.end = ""
+        self.ended: float | None = None
+        self.sent = b""  # of the body, as far as the router took it
+        self.paused_at: list[float] = []
+        self.resumed_at: list[float] = []
+        self._kept: list[Step] | None = None  # what has not been read, while reading is paused
+        self._alarms = [scheduler.call_at(self.began + step.at, self._player(step)) for step in script]
+
+    def __repr__(self) -> str:
+        return f"<ScriptedWire {self.end or 'open'} {self.began:g}-{self.ended or ''}>"
+
+    @property
+    def open(self) -> bool:
+        return not self.end
+
+    @property
+    def closed_at(self) -> float | None:
+        """When the router closed it, if it did."""
+        return self.ended if self.end == "closed" else None
+
+    @property
+    def line(self) -> str:
+        return self._head[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(line.split(": ", 1) for line in self._head[1:])
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.request.body)
+
+    @property
+    def _head(self) -> list[str]:
+        return self.request.head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+
+    # Its script says.
+
+    def data(self, data: bytes) -> None:
+        self.sent += data
+        self.exchange.data(data)
+
+    def complete(self) -> None:
+        self.exchange.complete()
+        self._ended("answered")
+
+    def lost(self, reason: str) -> None:
+        self._ended("lost")
+        self.exchange.lost(reason)
+
+    def fail(self, reason: str) -> None:
+        self._ended("lost")
+        self.exchange.fail(reason)
+
+    # Its exchange says.
+
+    def pause(self) -> None:
+        if self.open and self._kept is None:
+            self.paused_at.append(self._scheduler.now())
+            self._kept = []
+
+    def resume(self) -> None:
+        if self.open and self._kept is not None:
+            self.resumed_at.append(self._scheduler.now())
+            kept, self._kept = self._kept, None
+            self._alarms += [self._scheduler.call_at(self._scheduler.now(), self._player(step)) for step in kept]
+
+    def close(self) -> None:
+        self._ended("closed")
+
+    # Inside.
+
+    def _player(self, step: Step) -> Callable[[], None]:
+        return lambda: self._play(step)
+
+    def _play(self, step: Step) -> None:
+        if self._kept is not None:
+            self._kept.append(step)
+            return
+        step.say(self)
+        if self.open and self.exchange.verdict is not None:
+            self._ended("closed")  # as the real one: an answer that was judged before its end is not read on
+        self.exchange.flush()
+
+    def _ended(self, end: str) -> None:
+        if self.open:
+            self.end, self.ended = end, self._scheduler.now()
+            self.exchange.wire = None
+            for alarm in self._alarms:
+                alarm.cancel()

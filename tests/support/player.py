@@ -1,0 +1,212 @@
+"""Builds a router from a configuration, all of it real but the wires and the clients, and plays calls on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
+from math import inf, isfinite
+from random import Random
+from typing import Any, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.config import parse
+from router.core.endpoint import Endpoint
+from router.core.record import CallRecord
+from router.core.table import Route, rebuild
+from router.ops.metrics import Metrics
+from router.ops.telemetry import Telemetry
+from router.proxy.admission import Admission
+from router.proxy.client import Headers, Request
+from router.proxy.handler import Handler
+from router.proxy.serving import Serving, Tables, Target
+from router.proxy.shell import Shell
+from router.upstream.exchange import LIMITS, Limits
+from router.upstream.pool import Address
+from tests.support.client import ScriptedClient
+from tests.support.clock import VirtualScheduler
+from tests.support.endpoints import Plays, ScriptedPool
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+
+class EndpointSpec(NamedTuple):
+    """An entry of endpoints.yaml, and what its endpoint plays."""
+
+    told: dict[str, Any]
+    plays: tuple[Plays, ...]
+
+
+def endpoint(name: str, *plays: Plays, **told: Any) -> EndpointSpec:
+    """`told` are keys of the entry; it serves `chat` at an address of its own unless told otherwise."""
+    kind = told.get("kind", "openai")
+    return EndpointSpec({"name": name, "kind": kind, "base_url": f"http://{name}/v1", "models": ["chat"]} | told, plays)
+
+
+class Player:
+    """`policy` are the configuration's defaults; `play["a"]` is the endpoint a's pool."""
+
+    def __init__(
+        self,
+        *endpoints: EndpointSpec,
+        models: Mapping[str, Any] | None = None,
+        keys: Iterable[str] = (),
+        max_calls: int = 20_000,
+        limits: Limits = LIMITS,
+        seed: int = 1,
+        start: float = 0.0,
+        **policy: Any,
+    ) -> None:
+        told = {"defaults": policy, "endpoints": [e.told for e in endpoints], "models": models or {}, "keys": [*keys]}
+        config = parse(json.dumps(told))  # JSON is YAML
+        self.scheduler = VirtualScheduler(start)
+        self.pools = {e.told["name"]: ScriptedPool(e.told["name"], self.scheduler, e.plays) for e in endpoints}
+        self.table = rebuild(config)
+        self.records: dict[str, list[CallRecord]] = {}
+        self.calls: list[ScriptedClient] = []
+        self._numbers = count(1)
+        self._arrived: dict[str, ScriptedClient] = {}
+        shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
+        admission = Admission((key.get_secret_value() for key in config.keys), max_calls)
+        self.handler = Handler(Tables(self._serving(limits)), admission, shell)
+        self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
+        self._telemetry = Telemetry([self._note, self.metrics.ended])
+
+    def __getitem__(self, name: str) -> ScriptedPool:
+        return self.pools[name]
+
+    def _serving(self, limits: Limits) -> Serving:
+        targets = {}
+        for endpoint, told in self.table.endpoints.items():
+            address = Address.of(told.base_url or "")
+            targets[endpoint] = Target(told, endpoint, self.pools[told.name], address.path, address.authority, limits)
+        return Serving(self.table, targets)
+
+    # What it plays.
+
+    def call(
+        self,
+        at: float | None = None,
+        *,
+        path: str = CHAT,
+        body: bytes | None = None,
+        headers: Headers | None = None,
+        leaves_at: float | None = None,
+        stops_reading_at: float | None = None,
+        reads_again_at: float | None = None,
+        **fields: Any,
+    ) -> ScriptedClient:
+        """A call that comes at `at`, or now: a streaming one for `chat` unless `fields` or `body` say otherwise."""
+        if body is None:
+            body = json.dumps({"model": "chat", "stream": True} | fields).encode()
+        client = ScriptedClient(self.scheduler)
+        self.calls.append(client)
+        self.at(at, lambda: self._arrive(client, path, headers or [], body))
+        for when, what in (
+            (leaves_at, client.leaves),
+            (stops_reading_at, client.stops_reading),
+            (reads_again_at, client.reads_again),
+        ):
+            if when is not None:
+                self.at(when, what)
+        return client
+
+    def at(self, when: float | None, what: Callable[[], None]) -> None:
+        self.scheduler.call_at(self.scheduler.now() if when is None else when, what)
+
+    def run_until(self, when: float) -> None:
+        self.scheduler.run_until(when)
+
+    def run(self, at_most: float = 3600.0) -> None:
+        """To the end, at which nothing must be left."""
+        self.scheduler.run(at_most)
+        self.assert_nothing_is_left()
+
+    def _arrive(self, client: ScriptedClient, path: str, headers: Headers, body: bytes) -> None:
+        client.arrived = self.scheduler.now()
+        self._arriving = client
+        self.handler.handle(Request(path.encode(), headers, body, client.arrived), client)
+
+    def _new_id(self) -> str:
+        request_id = f"req-{next(self._numbers)}"
+        self._arrived[request_id] = self._arriving
+        return request_id
+
+    def _ended(self, record: CallRecord) -> None:
+        self._telemetry.ended(record)
+
+    def _note(self, record: CallRecord) -> None:
+        self._arrived[record.request_id].records.append(record)
+
+    # What is to be seen.
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The first of that name."""
+        return next(endpoint for endpoint in self.table.endpoints if endpoint.name == name)
+
+    def route(self, model: str = "chat") -> Route:
+        return self.table.routes[model]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample of the page that Prometheus scrapes; the sum of those that have these labels."""
+        families = text_string_to_metric_families(self.metrics.render().decode())
+        samples = [s for family in families for s in family.samples if s.name == f"firsttoken_{name}"]
+        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+    def assert_nothing_is_left(self) -> None:
+        """Nothing runs, nothing is open, nothing is counted that is not there."""
+        assert not self.scheduler.pending
+        assert self.handler.calls == 0
+        for pool in self.pools.values():
+            assert not pool.busy, pool
+        for endpoint in self.table.endpoints:
+            _assert_at_rest(endpoint)
+        for route in self.table.routes.values():
+            _assert_within_bounds(route, len(self.calls), self.scheduler.now())
+        for call in self.calls:
+            assert_answered_honestly(call)
+        attempts = sum(len(call.record.attempts) for call in self.calls)
+        assert attempts == sum(len(pool.wires) for pool in self.pools.values())
+
+
+def _assert_at_rest(endpoint: Endpoint) -> None:
+    assert endpoint.in_flight == 0, endpoint
+    assert not endpoint.waiting, endpoint
+    assert endpoint.slots.used == 0, endpoint
+    assert endpoint.breaker.allows(inf), f"{endpoint}: a trial is out for good"
+
+
+def _assert_within_bounds(route: Route, calls: int, now: float) -> None:
+    """Each call pays in at most once; nothing is ever drawn that is not there."""
+    for budget, share in (
+        (route.hedges, max(policy.hedge_budget for policy in route.policies.values())),
+        (route.retries, max(policy.retry_budget for policy in route.policies.values())),
+    ):
+        level = budget.level(now)
+        assert isfinite(level)
+        assert 0 <= level <= budget.reserve + share * calls + 1e-9
+
+
+def assert_answered_honestly(call: ScriptedClient) -> None:
+    """One record, complete; one answer, which is whole or says that it is not, or a client that is not there."""
+    record = call.record
+    assert record.ended is not None
+    for line in record.attempts:
+        assert line.verdict is not None, line
+        assert line.ended is not None, line
+        assert call.arrived <= line.began <= line.ended, line
+    assert call.owner is None
+    if call.left_at is not None or call.aborted_at is not None:
+        return
+    assert call.ended_at is not None
+    assert abs(call.ended_at - call.arrived - record.ended) < 1e-6  # a clock far from zero rounds
+    assert call.status == record.status
+    assert {"x-request-id", "x-router-endpoint", "x-router-attempts", "server-timing"} <= call.headers.keys()
+    if call.length is not None:
+        assert len(call.body) == call.length
+    else:
+        assert call.whole or call.error
+    if call.status is not None and call.status >= 400:
+        assert call.body
