@@ -1,0 +1,163 @@
+"""A request body, read once: what is refused and in which words, and that nobody's bytes are changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.call import MAX_MODEL, InvalidCall, Operation, parse
+from tests.core.helpers import properties
+
+OPERATIONS: tuple[Operation, ...] = ("chat/completions", "completions", "embeddings")
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def refusal(body: bytes) -> InvalidCall:
+    with pytest.raises(InvalidCall) as refused:
+        parse("chat/completions", body)
+    return refused.value
+
+
+def test_a_call_is_the_body_and_the_few_fields_that_we_route_on() -> None:
+    body = b'{"model": "chat", "stream": true, "n": 3, "messages": []}'
+    call = parse("chat/completions", body)
+    assert (call.operation, call.model, call.stream, call.choices) == ("chat/completions", "chat", True, 3)
+    assert call.body is body
+
+
+def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
+    for body in (
+        b'{"model": "chat"}',
+        b'{"model": "chat", "stream": null, "n": null}',
+        b'{"model":"chat","stream":false}',
+    ):
+        call = parse("chat/completions", body)
+        assert (call.stream, call.choices, call.wait) == (False, 1, "answer")
+
+
+@pytest.mark.parametrize(
+    ("operation", "stream", "wait"),
+    [
+        ("chat/completions", b"true", "first_token"),
+        ("completions", b"true", "first_token"),
+        ("chat/completions", b"false", "answer"),
+        ("completions", b"false", "answer"),
+        ("embeddings", b"false", "embedding"),
+        ("embeddings", b"true", "embedding"),  # there are no tokens to stream
+    ],
+)
+def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: str) -> None:
+    call = parse(operation, b'{"model": "m", "stream": %b}' % stream)
+    assert call.wait == wait
+    assert call.stream is (wait == "first_token")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        (b"", "invalid_json", None),
+        (b"   ", "invalid_json", None),
+        (b"hello", "invalid_json", None),
+        (b'{"model": "m"', "invalid_json", None),
+        (b'{"model": "m"}}', "invalid_json", None),
+        (b'{"model": "m",}', "invalid_json", None),
+        (b"{'model': 'm'}", "invalid_json", None),
+        (b'{"model": "m", "x": NaN}', "invalid_json", None),
+        (b'\xef\xbb\xbf{"model": "m"}', "invalid_json", None),
+        (b'{"model": "\xff"}', "invalid_json", None),
+        (b'{"model": "\\ud800"}', "invalid_json", None),
+        ('{"model": "m"}'.encode("utf-16"), "invalid_json", None),
+        (b'["model"]', "invalid_json", None),
+        (b"null", "invalid_json", None),
+        (b'"model"', "invalid_json", None),
+        (b"{}", "missing_model", "model"),
+        (b'{"model": null}', "missing_model", "model"),
+        (b'{"model": ""}', "missing_model", "model"),
+        (b'{"model": 7}', "missing_model", "model"),
+        (b'{"model": ["m"]}', "missing_model", "model"),
+        (b'{"Model": "m"}', "missing_model", "model"),
+        (b'{"model": "%b"}' % (b"m" * (MAX_MODEL + 1)), "invalid_model", "model"),
+        (b'{"model": "m", "stream": "true"}', "invalid_type", "stream"),
+        (b'{"model": "m", "stream": 1}', "invalid_type", "stream"),
+        (b'{"model": "m", "n": 0}', "invalid_type", "n"),
+        (b'{"model": "m", "n": -1}', "invalid_type", "n"),
+        (b'{"model": "m", "n": 1.5}', "invalid_type", "n"),
+        (b'{"model": "m", "n": "2"}', "invalid_type", "n"),
+        (b'{"model": "m", "n": true}', "invalid_type", "n"),
+    ],
+)
+def test_what_cannot_be_routed_is_refused_by_name(body: bytes, code: str, param: str | None) -> None:
+    error = refusal(body)
+    assert (error.code, error.param) == (code, param)
+    assert str(error).endswith(".")
+
+
+def test_the_longest_name_is_a_name() -> None:
+    assert parse("completions", b'{"model": "%b"}' % (b"m" * MAX_MODEL)).model == "m" * MAX_MODEL
+
+
+DEPTH = 100_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * DEPTH,
+        b'{"a":' * DEPTH,
+        b'{"model": "m", "messages": %b}' % (b"[" * DEPTH + b"]" * DEPTH),
+        b'{"model": %b}' % (b"[" * DEPTH + b"]" * DEPTH),
+        b'{"model": "m", "n": %b}' % (b'{"a":' * DEPTH + b"1" + b"}" * DEPTH),
+    ],
+)
+def test_nesting_beyond_any_use_is_refused_and_harms_nothing(body: bytes) -> None:
+    assert refusal(body).code == "invalid_json"
+
+
+def test_of_a_key_that_stands_twice_the_last_counts_as_it_does_for_other_readers() -> None:
+    body = b'{"model": "a", "stream": true, "model": "b", "stream": false}'
+    call = parse("chat/completions", body)
+    assert (call.model, call.stream) == ("b", False)
+    assert json.loads(body)["model"] == "b"
+
+
+def test_a_name_may_be_written_with_escapes() -> None:
+    assert parse("completions", rb'{"\u006dodel": "mod\u00e8le"}').model == "modèle"
+
+
+@properties
+@given(
+    fields=st.dictionaries(st.text().filter(lambda key: key not in ("model", "stream", "n")), json_values, max_size=5),
+    indent=st.sampled_from([None, 0, 2]),
+    ascii_only=st.booleans(),
+)
+def test_the_bytes_of_every_value_stay_as_they_came(
+    fields: dict[str, object], indent: int | None, ascii_only: bool
+) -> None:
+    body = json.dumps({"model": "m", **fields}, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    call = parse("chat/completions", body)
+    assert call.body == body
+    assert set(call.fields) == set(json.loads(body))
+    for name, raw in call.fields.items():
+        value = bytes(raw)
+        assert value in body
+        assert value == value.strip()
+        assert json.loads(value) == json.loads(body)[name]
+
+
+def test_numbers_keep_their_digits() -> None:
+    fields = parse(
+        "completions", b'{"model": "m", "a": 1.10, "b": 1E2, "c": 12345678901234567890123, "d": [ 1 ]}'
+    ).fields
+    assert [bytes(fields[name]) for name in "abcd"] == [b"1.10", b"1E2", b"12345678901234567890123", b"[ 1 ]"]
+
+
+def test_what_the_client_says_of_headers_is_kept() -> None:
+    assert parse("completions", b'{"model": "m"}', b"a: b\r\n").headers == b"a: b\r\n"

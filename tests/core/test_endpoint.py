@@ -1,0 +1,397 @@
+"""An endpoint: when it may be asked, what it would cost, and that its attempts leave every counter as it was."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.breaker import FIRST_WAIT, MIN_RAMP, State
+from router.core.endpoint import (
+    BUSY_WAIT,
+    LATE,
+    MAX_BUSY_WAIT,
+    MIN_HEDGE,
+    PENALTY,
+    PRIORS,
+    Attempt,
+    Endpoint,
+    Slots,
+    Wait,
+)
+from router.core.health import FALL
+from router.core.verdict import Verdict
+from tests.core.helpers import T, busy, endpoint, full, learn, properties, trip
+
+WAITS: tuple[Wait, ...] = ("first_token", "answer", "embedding")
+
+
+def counters(of: Endpoint) -> tuple[int, int, int]:
+    return of.in_flight, len(of.waiting), of.slots.used
+
+
+# Counting.
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["begin", "first_token", "end"]),
+        st.integers(0, 30),  # which attempt
+        st.sampled_from(list(Verdict)),
+        st.sampled_from([0.0, 0.3, 20.0]),  # after how long
+        st.sampled_from(WAITS),
+        st.sampled_from([None, 0.0, 2.0, 1e9]),
+    ),
+    max_size=60,
+)
+
+
+@properties
+@given(steps=steps)
+def test_whatever_happens_to_attempts_each_counts_once_and_leaves_no_trace(steps: list[tuple]) -> None:  # type: ignore[type-arg]
+    subject = Endpoint("a", slots=Slots(3))
+    attempts: list[Attempt] = []
+    now = T
+    for what, which, verdict, gap, wait, retry_after in steps:
+        now += gap
+        if what == "begin":
+            attempts.append(subject.begin(now, wait))
+        elif attempts and what == "first_token":
+            attempts[which % len(attempts)].first_token(now)
+        elif attempts:
+            attempts[which % len(attempts)].end(verdict, now, retry_after=retry_after)
+        live = [attempt for attempt in attempts if attempt.ended is None]
+        silent = [attempt for attempt in live if attempt.first_token_at is None]
+        assert counters(subject) == (len(live), len(silent), len(live))
+        assert list(subject.waiting) == silent  # oldest first
+        assert sum(attempt.trial for attempt in live) <= 1
+    for attempt in attempts:
+        attempt.end(Verdict.ABANDONED, now)
+        attempt.end(Verdict.FAULT, now)
+    assert counters(subject) == (0, 0, 0)
+    assert subject.available(now + MAX_BUSY_WAIT)
+
+
+def test_only_the_first_word_about_an_attempts_end_counts() -> None:
+    subject = endpoint(seconds=None)
+    attempt = subject.begin(T)
+    attempt.end(Verdict.REFUSED, T + 1.0)
+    attempt.end(Verdict.FAULT, T + 2.0)
+    attempt.end(Verdict.BUSY, T + 2.0, retry_after=30.0)
+    attempt.first_token(T + 2.0)
+    assert (attempt.verdict, attempt.ended, attempt.first_token_at) == (Verdict.REFUSED, T + 1.0, None)
+    assert subject.available(T + 2.0)
+    assert subject.breaker.failures_in_a_row == 0
+    assert subject.untried("first_token")
+
+
+def test_only_the_first_token_is_the_first() -> None:
+    subject = endpoint(seconds=None)
+    attempt = subject.begin(T)
+    attempt.first_token(T + 1.0)
+    attempt.first_token(T + 9.0)
+    assert attempt.first_token_at == T + 1.0
+    assert subject.latency("first_token").mean(T) == 1.0
+
+
+def test_an_attempt_gives_back_the_slot_that_it_took_though_the_endpoint_has_moved_to_others() -> None:
+    subject = endpoint(limit=1)
+    before, after = subject.slots, Slots(5)
+    attempt = subject.begin(T)
+    subject.slots = after
+    attempt.end(Verdict.SERVED, T)
+    assert (before.used, after.used) == (0, 0)
+
+
+# What an attempt teaches.
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SERVED, Verdict.REFUSED, Verdict.BUSY])
+def test_the_estimate_is_untouched_by_an_end_that_is(verdict: Verdict) -> None:
+    subject = endpoint(seconds=0.5)
+    subject.begin(T).end(verdict, T + 30.0)
+    assert subject.latency("first_token").mean(T) == endpoint(seconds=0.5).latency("first_token").mean(T)
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_first_token_is_learned_for_what_the_call_waited_for_and_for_nothing_else(wait: Wait) -> None:
+    subject = endpoint(seconds=None)
+    subject.begin(T, wait).first_token(T + 3.0)
+    assert [other for other in WAITS if not subject.untried(other)] == [wait]
+    assert subject.latency(wait).mean(T + 3.0) == pytest.approx(0.2 * PRIORS[wait] + 0.8 * 3.0)
+
+
+def test_a_failure_is_not_fast() -> None:
+    quick, slow = endpoint(seconds=None), endpoint(seconds=None)
+    quick.begin(T).end(Verdict.FAULT, T + 0.001)
+    slow.begin(T).end(Verdict.FAULT, T + 12.0)
+    assert quick.latency("first_token").mean(T + 0.001) == pytest.approx(0.2 * 1.0 + 0.8 * PENALTY)
+    assert slow.latency("first_token").mean(T + 12.0) == pytest.approx(0.2 * 1.0 + 0.8 * 12.0)
+
+
+def test_a_stream_that_breaks_is_penalised_but_not_for_the_time_that_it_streamed() -> None:
+    subject = endpoint(seconds=None)
+    attempt = subject.begin(T)
+    attempt.first_token(T + 1.0)
+    attempt.end(Verdict.FAULT, T + 600.0)
+    learned, told = subject.latency("first_token"), endpoint(seconds=None).latency("first_token")
+    told.observe(1.0, T + 1.0)
+    told.observe(PENALTY, T + 600.0)
+    assert learned.mean(T + 600.0) == told.mean(T + 600.0)
+
+
+def test_an_attempt_that_lost_its_race_took_at_least_as_long_as_it_had() -> None:
+    late, early, answered = (endpoint(seconds=1.0) for _ in range(3))
+    late.begin(T).end(Verdict.ABANDONED, T + 4.0)
+    early.begin(T).end(Verdict.ABANDONED, T + 0.2)
+    attempt = answered.begin(T)
+    attempt.first_token(T + 1.0)
+    attempt.end(Verdict.ABANDONED, T + 60.0)  # its client left: its first token is known
+    assert late.latency("first_token").mean(T + 4.0) > 1.0
+    assert early.latency("first_token").mean(T + 0.2) == 1.0
+    assert answered.latency("first_token").mean(T + 60.0) == 1.0
+
+
+def test_what_is_served_raises_health_and_what_fails_does_not_lower_it() -> None:
+    subject = endpoint()
+    for _ in range(FALL):
+        subject.probed(False, T)
+    assert not subject.available(T)
+    subject.begin(T).end(Verdict.SERVED, T + 1.0)
+    assert subject.available(T + 1.0)
+    assert subject.served_at == T + 1.0
+    for _ in range(2):
+        subject.begin(T).end(Verdict.FAULT, T + 1.0)
+    assert subject.health.up
+
+
+def test_after_an_outage_the_estimate_begins_anew_with_the_trial() -> None:
+    subject = endpoint(seconds=0.2)
+    for _ in range(10):
+        subject.begin(T).end(Verdict.FAULT, T + 30.0)
+    trial = subject.begin(T + 60.0)
+    assert trial.trial
+    trial.first_token(T + 60.5)
+    trial.end(Verdict.SERVED, T + 90.0)
+    assert subject.breaker.state(T + 90.0) is State.CLOSED
+    assert subject.latency("first_token").mean(T + 90.0) == pytest.approx(0.2 * 1.0 + 0.8 * 0.5)
+
+
+def test_a_probe_says_whether_the_endpoint_is_up_and_only_brings_the_trial_forward() -> None:
+    subject = endpoint(seconds=None)
+    assert subject.probed(False, T)
+    trip(subject)
+    assert subject.probed(True, T + 0.5)
+    assert not subject.probed(True, T + 0.5)
+    assert subject.breaker.state(T + 0.5) is State.HALF_OPEN
+
+
+# Whether it may be asked.
+
+
+def test_a_busy_endpoint_is_out_for_as_long_as_it_said() -> None:
+    subject = endpoint()
+    busy(subject, 7.0)
+    assert not subject.available(T + 6.999)
+    assert subject.recovers_at(T) == T + 7.0
+    assert subject.available(T + 7.0)
+
+
+def test_a_busy_endpoint_that_names_no_time_is_out_for_a_moment() -> None:
+    subject = endpoint()
+    subject.begin(T).end(Verdict.BUSY, T)
+    assert subject.recovers_at(T) == T + BUSY_WAIT
+
+
+def test_a_servers_word_is_taken_for_a_minute_at_most() -> None:
+    subject = endpoint()
+    busy(subject, 86400.0)
+    assert subject.recovers_at(T) == T + MAX_BUSY_WAIT
+
+
+def test_a_shorter_word_later_does_not_shorten_a_longer_one() -> None:
+    subject = endpoint()
+    busy(subject, 20.0)
+    busy(subject, 1.0)
+    assert subject.recovers_at(T) == T + 20.0
+
+
+def test_an_endpoint_that_has_all_its_slots_taken_is_full_until_one_ends() -> None:
+    subject = endpoint(limit=2)
+    attempts = [subject.begin(T), subject.begin(T)]
+    attempts[0].first_token(T)
+    assert subject.full
+    assert not subject.available(T)
+    assert subject.recovers_at(T) == inf
+    attempts[0].end(Verdict.SERVED, T)
+    assert subject.available(T)
+
+
+def test_two_endpoints_of_one_entry_share_its_slots() -> None:
+    slots = Slots(1)
+    one, other = Endpoint("a", "small", slots=slots), Endpoint("a", "large", slots=slots)
+    attempt = one.begin(T)
+    assert not other.available(T)
+    attempt.end(Verdict.SERVED, T)
+    assert other.available(T)
+
+
+def test_an_open_breaker_keeps_calls_away_until_its_trial_and_during_it() -> None:
+    subject = endpoint()
+    trip(subject)
+    then = T + FIRST_WAIT
+    assert not subject.available(T)
+    assert subject.recovers_at(T) == then
+    assert subject.available(then)
+    trial = subject.begin(then)
+    assert not subject.available(then)
+    assert subject.recovers_at(then) == inf  # nobody knows what the trial will say
+    trial.end(Verdict.ABANDONED, then)
+    assert subject.recovers_at(then) == then
+
+
+@pytest.mark.parametrize("spoil", [trip, full, lambda e: busy(e, 5.0), lambda e: e.probed(False, T)])
+def test_what_is_out_is_not_sound_and_does_not_recover_now(spoil) -> None:  # type: ignore[no-untyped-def]
+    subject = endpoint(limit=3)
+    assert subject.sound(T)
+    assert subject.recovers_at(T) == T
+    spoil(subject)
+    assert not subject.sound(T)
+    assert not subject.available(T)
+    assert subject.recovers_at(T) > T
+
+
+def test_one_failure_makes_it_unsound_though_available_and_one_success_sound_again() -> None:
+    subject = endpoint()
+    subject.begin(T).end(Verdict.FAULT, T)
+    assert subject.available(T)
+    assert not subject.sound(T)
+    subject.begin(T).end(Verdict.SERVED, T)
+    assert subject.sound(T)
+
+
+# What it costs.
+
+
+def test_an_idle_endpoint_costs_what_it_takes() -> None:
+    assert endpoint(seconds=0.5).cost("first_token", T) == pytest.approx(0.5, rel=0.01)
+
+
+def test_the_cost_rises_with_every_one_that_waits_and_less_with_one_that_streams() -> None:
+    subject = endpoint(seconds=1.0)
+    costs = [subject.cost("first_token", T)]
+    attempts = []
+    for _ in range(3):
+        attempts.append(subject.begin(T))
+        costs.append(subject.cost("first_token", T))
+    assert costs == pytest.approx([1.0, 2.0, 3.0, 4.0])
+    for attempt in attempts:
+        attempt.first_token(T + 1.0)
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.3)
+
+
+def test_a_late_attempt_makes_its_endpoint_cost_its_age_now_and_not_after_a_timeout() -> None:
+    subject = endpoint(seconds=1.0)
+    subject.begin(T)
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(2.0)
+    assert subject.cost("first_token", T + 5.0) == pytest.approx(10.0)
+    subject.begin(T + 5.0)
+    assert subject.cost("first_token", T + 5.0) == pytest.approx(15.0)  # the oldest one's
+
+
+def test_a_late_attempt_counts_beside_an_older_one_that_waits_for_something_else() -> None:
+    subject = endpoint(seconds=1.0)
+    subject.begin(T, "answer")
+    subject.begin(T + 1.0, "first_token")
+    assert subject.cost("first_token", T + 11.0) == pytest.approx(30.0)
+
+
+def test_the_age_of_an_attempt_says_nothing_about_another_kind_of_wait() -> None:
+    subject = endpoint(seconds=1.0)
+    subject.begin(T, "answer")
+    assert subject.cost("first_token", T + 9.0) == pytest.approx(2.0, rel=0.01)
+
+
+@given(weight=st.floats(0.1, 10.0))
+def test_the_cost_falls_with_the_weight(weight: float) -> None:
+    assert endpoint(weight=weight).cost("first_token", T) == pytest.approx(1.0 / weight)
+
+
+def test_after_a_recovery_it_costs_more_for_a_while() -> None:
+    subject = endpoint(seconds=1.0)
+    trip(subject)
+    then = T + FIRST_WAIT
+    trial = subject.begin(then)
+    trial.first_token(then + 1.0)
+    trial.end(Verdict.SERVED, then + 1.0)
+    mean = subject.latency("first_token").mean(then + 1.0)
+    assert subject.cost("first_token", then + 1.0) == pytest.approx(mean / MIN_RAMP)
+
+
+def test_a_newcomer_is_untried_then_dearer_than_any_other_while_on_trial_then_known() -> None:
+    subject = endpoint(seconds=None)
+    assert subject.untried("first_token")
+    assert subject.cost("first_token", T) == 1.0
+    attempt = subject.begin(T)
+    assert not subject.untried("first_token")
+    assert subject.cost("first_token", T) > endpoint(seconds=100.0, weight=0.1).cost("first_token", T)
+    attempt.first_token(T + 1.0)
+    assert not subject.untried("first_token")
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.1)
+
+
+def test_a_newcomer_whose_trial_said_nothing_is_untried_again() -> None:
+    subject = endpoint(seconds=None)
+    subject.begin(T).end(Verdict.REFUSED, T)
+    assert subject.untried("first_token")
+
+
+# When it is late.
+
+
+def test_a_newcomer_is_late_at_twice_its_prior() -> None:
+    assert endpoint(seconds=None).hedge_after("first_token", 0.1, T) == LATE * 1.0
+
+
+def test_it_is_late_at_the_quantile_that_meets_the_budget() -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, *([1.0] * 80), *range(3, 23))  # one in five takes from 3 s to 22 s
+    assert subject.hedge_after("first_token", 0.2, T) == LATE * 1.0
+    assert subject.hedge_after("first_token", 0.1, T) == 12.0
+    assert subject.hedge_after("first_token", 0.0, T) == 22.0
+
+
+@properties
+@given(seen=st.lists(st.floats(0.01, 60.0), min_size=10, max_size=200), budget=st.floats(0.0, 1.0))
+def test_no_larger_share_of_its_waits_is_late_than_the_budget_pays_for(seen: list[float], budget: float) -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, *seen)
+    after = subject.hedge_after("first_token", budget, T)
+    assert sum(value > after for value in seen) <= budget * len(seen) + 1e-9
+
+
+def test_nothing_is_late_before_two_medians() -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, *[1.0] * 10, *[1.1] * 10)
+    assert subject.hedge_after("first_token", 0.1, T) == LATE * 1.0
+
+
+def test_nothing_is_late_within_a_schedulers_hiccup() -> None:
+    assert endpoint(seconds=0.001).hedge_after("first_token", 0.1, T) == MIN_HEDGE
+
+
+@pytest.mark.parametrize("budget", [1.0, 10.0])
+def test_a_budget_for_every_call_makes_late_what_is_late_by_the_median(budget: float) -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, *[1.0] * 50, *[9.0] * 10)
+    assert subject.hedge_after("first_token", budget, T) == LATE * 1.0
+
+
+def test_an_endpoint_and_its_attempt_can_be_read_in_a_log() -> None:
+    subject = Endpoint("a", "m")
+    attempt = subject.begin(T)
+    assert repr(subject) == "<Endpoint a/m 1 in flight, 1 waiting>"
+    assert repr(attempt) == "<Attempt first at a running>"
+    attempt.end(Verdict.BUSY, T)
+    assert repr(attempt) == "<Attempt first at a busy>"
