@@ -120,11 +120,6 @@ class Exchange:
         return self._scanner is not None
 
     @property
-    def whole(self) -> bool:
-        """All of the answer is here, though HTTP has not said so yet."""
-        return self._scanner is not None and self._scanner.whole
-
-    @property
     def error_event(self) -> bytes:
         """The event with which the endpoint itself ended its stream, if it did."""
         return b"" if self._scanner is None else self._scanner.error_event
