@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import ipaddress
 import resource
+import signal
 import sys
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 import click
@@ -102,9 +104,15 @@ async def _serve(config: Config, settings: Settings) -> None:
     gc.collect()
     gc.freeze()  # what is here now stays; looking at it again would only cost
     gc.set_threshold(20_000, 20, 20)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _already_stopped)
     await server.serve()
     if not server.started:
         sys.exit(3)
+
+
+def _already_stopped(signum: int, frame: FrameType | None) -> None:
+    """uvicorn raises the signal that stopped it once more at its end; a stop that was asked for is no failure."""
 
 
 def _settings(said: dict[str, object]) -> Settings:

@@ -1,0 +1,980 @@
+"""The whole router as its users meet it: the console script, real sockets, endpoints in processes of their own, and
+the official SDKs.
+
+Everything listens on loopback. What is waited for has a deadline, and every process is stopped on every path.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from tests.fake_endpoint import TEXT, USAGE, VECTOR
+
+Json = dict[str, Any]
+
+HERE = Path(__file__).parent
+FIRSTTOKEN = Path(sys.executable).parent / "firsttoken"
+NODE = shutil.which("node")
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+CALLS = [
+    {"id": "call_0", "name": "weather", "arguments": '{"city": "Paris"}'},
+    {"id": "call_1", "name": "time", "arguments": '{"zone": "CET"}'},
+]
+
+
+# ---- Waiting, and the processes
+
+
+def await_that(condition: Callable[[], object], within: float = 5.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within:g} s"
+        time.sleep(0.005)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, without what would configure a router or the endpoints of the shipped file."""
+    ours = ("FIRSTTOKEN_", "ZHIPU_", "FALLBACK_", "VLLM_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
+
+
+class Fake:
+    """A fake endpoint, and what it says of itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process = subprocess.Popen([sys.executable, HERE / "fake_endpoint.py"], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        with self.process.stdout as printed:
+            self.origin = f"http://127.0.0.1:{int(printed.readline())}"
+        self.control = httpx.Client(base_url=self.origin, trust_env=False, timeout=5)
+
+    def stats(self) -> Json:
+        stats: Json = self.control.get("/stats").json()
+        return stats
+
+    @property
+    def live(self) -> int:
+        live: int = self.stats()["live"]
+        return live
+
+    def asked(self, model: str) -> int:
+        asked: int = self.stats()["asked"].get(model, 0)
+        return asked
+
+    def go(self) -> None:
+        self.control.post("/go")
+
+    def behave(self, mode: str | None) -> None:
+        self.control.post("/behave", json={"mode": mode})
+
+    def stop(self) -> None:
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def fake(name: str) -> Iterator[Fake]:
+    endpoint = Fake(name)
+    try:
+        yield endpoint
+    finally:
+        endpoint.stop()
+
+
+class Router:
+    """`firsttoken serve` on a port that the system chose."""
+
+    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+        self.log = folder / "router.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [FIRSTTOKEN, "serve", "--host", "127.0.0.1", "--port", "0", *arguments],
+                cwd=folder,
+                env=environment(**settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self.control = httpx.Client(trust_env=False, timeout=5)
+
+    def wait_until_it_serves(self) -> None:
+        await_that(lambda: self.process.poll() is not None or "running on" in self.said, within=20)
+        running = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.said)
+        assert running, f"it did not start:\n{self.said}"
+        self.origin = running[1]
+        self.control.base_url = httpx.URL(self.origin)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        url = httpx.URL(self.origin)
+        return url.host, url.port or 80
+
+    def metric(self, name: str) -> dict[str, float]:
+        """The samples of one metric, by their labels."""
+        lines = self.control.get("/metrics").text.splitlines()
+        samples = (line.removeprefix(name).rpartition(" ") for line in lines if re.match(rf"{name}[{{ ]", line))
+        return {labels: float(value) for labels, _, value in samples}
+
+    def sdk(self, **more: Any) -> OpenAI:
+        return OpenAI(**{"base_url": f"{self.origin}/v1", "api_key": "a-client-key", "timeout": 10, **more})
+
+    def async_sdk(self, **more: Any) -> AsyncOpenAI:
+        return AsyncOpenAI(**{"base_url": f"{self.origin}/v1", "api_key": "a-client-key", "timeout": 10, **more})
+
+    def stop(self) -> int:
+        """As a container's runtime stops it; the status that it ended with."""
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    def kill(self) -> None:
+        self.control.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def router(folder: Path, config: Json | None = None, **settings: str) -> Iterator[Router]:
+    arguments = []
+    if config is not None:
+        file = folder / "some.yaml"
+        file.write_text(json.dumps(config))  # all JSON is YAML
+        arguments = ["--config", str(file)]
+    running = Router(folder, *arguments, **settings)
+    try:
+        running.wait_until_it_serves()
+        yield running
+    finally:
+        running.kill()
+
+
+def run(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """A command that is to end by itself, and soon."""
+    return subprocess.run(
+        [FIRSTTOKEN, *arguments],
+        cwd=folder,
+        env=environment(**settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+class Raw:
+    """A client without manners: one request, and then it reads or leaves as it likes."""
+
+    def __init__(self, address: tuple[str, int], path: str, body: Json) -> None:
+        text = json.dumps(body).encode()
+        head = f"POST /v1/{path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+        self.socket = socket.create_connection(address, timeout=5)
+        self.socket.sendall(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
+
+    def read_until(self, end: bytes) -> bytes:
+        received, deadline = b"", time.monotonic() + 5
+        while end not in received:
+            data = self.socket.recv(4096)
+            assert data, f"the answer ended without {end!r}: {received!r}"
+            assert time.monotonic() < deadline, f"no {end!r} within 5 s, but {received[-200:]!r}"
+            received += data
+        return received
+
+    def leave(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+# ---- The router that most tests share: alpha is asked first, beta when alpha is out or late
+
+ONLY_ALPHA = {
+    name: name
+    for name in (
+        *("quick", "step", "tools", "endless", "frozen", "mute", "stalls", "flood", "cut", "unfinished", "breaks"),
+        *("late-700", "refuse-400"),
+    )
+} | {"never": "frozen", "never-pinged": "frozen", "pinged": "late-700", "refused": "refuse-400"}
+BOTH = {  # what alpha does, and what beta does
+    "duel": ("frozen", "frozen"),
+    "race": ("frozen", "step"),
+    "down": ("refuse-503", "refuse-503"),
+    "down-for-node": ("refuse-502", "refuse-502"),
+    "busy": ("refuse-429", "refuse-429"),
+    "failover": ("refuse-500", "quick"),
+    "failover-401": ("refuse-401", "quick"),
+    "failover-404": ("refuse-404", "quick"),
+    "failover-error": ("error", "quick"),
+    "failover-busy": ("refuse-529", "quick"),
+}
+
+
+def entry(endpoint: Fake, models: Mapping[str, str], **more: Any) -> Json:
+    key = f"the-key-of-{endpoint.name}"
+    return {"name": endpoint.name, "base_url": f"{endpoint.origin}/v1", "api_key": key, "models": models, **more}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _direct() -> Iterator[None]:
+    """The SDKs heed proxies from the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def alpha() -> Iterator[Fake]:
+    with fake("alpha") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def beta() -> Iterator[Fake]:
+    with fake("beta") as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def shared(alpha: Fake, beta: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    rivals = {"hedge": "50ms", "hedge_budget": 1}
+    config: Json = {
+        "defaults": {"hedge": "off", "deadline": "20s"},
+        "endpoints": [
+            entry(alpha, ONLY_ALPHA | {name: modes[0] for name, modes in BOTH.items()}),
+            entry(beta, {name: modes[1] for name, modes in BOTH.items()} | {"failover-dead": "quick"}, tier=2),
+            {"name": "dead", "base_url": nobody, "models": {"failover-dead": "quick"}, "probe": {"kind": "off"}},
+            entry(alpha, {"narrow": "frozen"}, pool={"min_idle": 1, "max": 1}) | {"name": "narrow", "api_key": "n"},
+        ],
+        "models": {
+            "race": rivals,
+            "duel": rivals,
+            "never": {"deadline": "300ms"},
+            "never-pinged": {"deadline": "700ms"},
+            "stalls": {"stall": "300ms"},
+        },
+    }
+    folder = tmp_path_factory.mktemp("shared")
+    with router(folder, config, FIRSTTOKEN_PING_AFTER="500ms", FIRSTTOKEN_PING_EVERY="100ms") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(shared: Router) -> Iterator[OpenAI]:
+    with shared.sdk() as sdk:
+        yield sdk
+
+
+def text_of(chunks: list[Any]) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def calls_of(chunks: list[Any]) -> list[Json]:
+    calls: dict[int, Json] = {}
+    for part in (part for chunk in chunks if chunk.choices for part in chunk.choices[0].delta.tool_calls or ()):
+        call = calls.setdefault(part.index, {"id": part.id, "name": part.function.name, "arguments": ""})
+        call["arguments"] += part.function.arguments
+    return [calls[index] for index in sorted(calls)]
+
+
+# ---- The Python SDK
+
+
+def test_a_stream_arrives_whole(client: OpenAI) -> None:
+    chunks = list(client.chat.completions.create(model="quick", messages=HI, stream=True))
+    assert text_of(chunks) == TEXT
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_token_arrives_while_the_endpoint_still_thinks_of_the_next(client: OpenAI, alpha: Fake) -> None:
+    stream = client.chat.completions.create(model="step", messages=HI, stream=True)
+    first = [next(stream), next(stream)]  # the role, and a token
+    assert text_of(first) == "Hello"
+    assert alpha.live == 1
+    alpha.go()
+    assert text_of(first + list(stream)) == TEXT
+
+
+def test_an_answer_that_does_not_stream_is_whole(client: OpenAI) -> None:
+    answer = client.chat.completions.create(model="quick", messages=HI)
+    assert answer.choices[0].message.content == TEXT
+    assert answer.usage is not None
+    assert answer.usage.model_dump(exclude_none=True) == USAGE
+    assert answer._request_id is not None
+    assert answer._request_id.startswith("req_")
+
+
+def test_calls_of_tools_stream_interleaved(client: OpenAI) -> None:
+    chunks = list(client.chat.completions.create(model="tools", messages=HI, stream=True, tools=TOOLS))
+    assert calls_of(chunks) == CALLS
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_the_sdks_stream_helper_collects_calls_of_tools(client: OpenAI) -> None:
+    with client.chat.completions.stream(model="tools", messages=HI, tools=TOOLS) as stream:
+        calls = stream.get_final_completion().choices[0].message.tool_calls
+    assert [call.function.arguments for call in calls or ()] == [call["arguments"] for call in CALLS]
+
+
+def test_include_usage_brings_a_last_chunk_with_the_usage(client: OpenAI, alpha: Fake) -> None:
+    options: Any = {"include_usage": True}
+    chunks = list(client.chat.completions.create(model="quick", messages=HI, stream=True, stream_options=options))
+    assert alpha.stats()["last"]["body"]["stream_options"] == options
+    assert text_of(chunks) == TEXT
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.model_dump(exclude_none=True) == USAGE
+
+
+def test_legacy_completions_work_in_both_ways(client: OpenAI) -> None:
+    assert client.completions.create(model="quick", prompt="Hi").choices[0].text == TEXT
+    chunks = client.completions.create(model="quick", prompt="Hi", stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == TEXT
+
+
+@pytest.mark.parametrize("encoding", [openai.omit, "float", "base64"], ids=["by default", "as floats", "in base64"])
+def test_embeddings_come(client: OpenAI, encoding: Any) -> None:
+    answer = client.embeddings.create(model="quick", input=["one", "two"], encoding_format=encoding)
+    assert [item.index for item in answer.data] == [0, 1]
+    if encoding != "base64":
+        assert [item.embedding for item in answer.data] == [list(VECTOR)] * 2
+
+
+def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
+    listed = {model.id for model in client.models.list()}
+    assert {"quick", "race", "narrow"} <= listed
+    assert client.models.retrieve("quick").id == "quick"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nobody-serves-this")
+
+
+def test_every_answer_says_who_gave_it(client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(model="quick", messages=HI)
+    streamed = client.chat.completions.with_streaming_response.create(model="quick", messages=HI, stream=True)
+    with streamed as response:
+        headers = [raw.headers, response.headers]
+        assert TEXT.split()[0] in response.read().decode()
+    for each in headers:
+        assert each["x-request-id"].startswith("req_")
+        assert each["x-router-endpoint"] == "alpha"
+        assert each["x-router-attempts"] == "1"
+        assert re.fullmatch(r"first-token;dur=\d+\.\d", each["server-timing"])
+    assert raw.request_id == raw.headers["x-request-id"]
+    assert headers[0]["x-request-id"] != headers[1]["x-request-id"]
+    assert headers[1]["x-upstream-request-id"] == "of-the-endpoint"
+    assert headers[1]["content-type"].startswith("text/event-stream")
+
+
+def test_the_endpoint_gets_the_request_with_our_key_and_nothing_of_the_client(client: OpenAI, alpha: Fake) -> None:
+    client.chat.completions.create(
+        model="failover-busy", messages=HI, extra_body={"vendor": {"x": 1}}, extra_headers={"cookie": "c=1"}
+    )
+    last = alpha.stats()["last"]
+    assert last["body"] == {"model": "refuse-529", "messages": HI, "vendor": {"x": 1}}
+    assert last["path"] == "/v1/chat/completions"
+    assert last["headers"]["authorization"] == "Bearer the-key-of-alpha"
+    assert last["headers"]["accept-encoding"] == "identity"
+    assert not [name for name in last["headers"] if name.startswith("x-stainless") or name == "cookie"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_answer_is_the_endpoints_byte_for_byte(shared: Router, alpha: Fake, stream: bool) -> None:
+    body = {"model": "quick", "messages": HI, "stream": stream}
+    through = shared.control.post("/v1/chat/completions", json=body)
+    assert through.content == alpha.control.post("/v1/chat/completions", json=body).content
+
+
+def test_the_async_sdk_does_all_of_it_at_once(shared: Router, alpha: Fake) -> None:
+    async def stream(sdk: AsyncOpenAI, model: str, **more: Any) -> list[Any]:
+        chunks = await sdk.chat.completions.create(model=model, messages=HI, stream=True, **more)
+        return [chunk async for chunk in chunks]
+
+    async def flows() -> None:
+        async with shared.async_sdk() as sdk:
+            streamed, tools, usage, answer, vectors, listed = await asyncio.gather(
+                stream(sdk, "quick"),
+                stream(sdk, "tools", tools=TOOLS),
+                stream(sdk, "quick", stream_options={"include_usage": True}),
+                sdk.chat.completions.create(model="quick", messages=HI),
+                sdk.embeddings.create(model="quick", input="one"),
+                sdk.models.list(),
+            )
+            assert text_of(streamed) == text_of(usage) == answer.choices[0].message.content == TEXT
+            assert usage[-1].usage.model_dump(exclude_none=True) == USAGE
+            assert calls_of(tools) == CALLS
+            assert vectors.data[0].embedding == list(VECTOR)
+            assert "quick" in {model.id async for model in listed}
+            many = await asyncio.gather(*(stream(sdk, "quick") for _ in range(50)))
+            assert {text_of(chunks) for chunks in many} == {TEXT}
+            with pytest.raises(openai.APIError, match="broke"):
+                await stream(sdk, "cut")
+            with pytest.raises(openai.BadRequestError):
+                await stream(sdk, "refused")
+
+    asyncio.run(flows())
+
+
+# ---- What goes wrong, as the SDK tells it
+
+
+def test_an_unknown_model_is_not_found_and_nobody_is_asked(client: OpenAI, alpha: Fake) -> None:
+    before = alpha.stats()["opened"]
+    with pytest.raises(openai.NotFoundError, match="Did you mean 'quick'") as caught:
+        client.chat.completions.create(model="quik", messages=HI)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert caught.value.request_id
+    assert alpha.stats()["opened"] == before
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_refusal_comes_through_in_the_endpoints_words_after_one_try(
+    client: OpenAI, alpha: Fake, stream: bool
+) -> None:
+    before = alpha.asked("refuse-400")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="refused", messages=HI, stream=stream)
+    message = "refused by the fake endpoint with 400"
+    assert caught.value.body == {"message": message, "type": "fake", "param": "p", "code": "c"}
+    assert alpha.asked("refuse-400") == before + 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_when_all_are_down_the_sdk_does_not_multiply_our_attempts(
+    client: OpenAI, alpha: Fake, beta: Fake, stream: bool
+) -> None:
+    before = alpha.asked("refuse-503") + beta.asked("refuse-503")
+    with pytest.raises(openai.InternalServerError, match="alpha: status 503") as caught:
+        client.chat.completions.create(model="down", messages=HI, stream=stream)
+    assert (caught.value.status_code, caught.value.code) == (502, "endpoints_failed")
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    attempts = int(caught.value.response.headers["x-router-attempts"])
+    assert attempts >= 2
+    assert alpha.asked("refuse-503") + beta.asked("refuse-503") == before + attempts
+
+
+def test_when_all_are_busy_the_client_is_told_when_to_come_back(shared: Router) -> None:
+    with shared.sdk(max_retries=0) as sdk, pytest.raises(openai.RateLimitError) as caught:
+        sdk.chat.completions.create(model="busy", messages=HI)
+    assert 25_000 < int(caught.value.response.headers["retry-after-ms"]) <= 30_000
+    assert caught.value.code == "endpoints_busy"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    "model", ["failover", "failover-401", "failover-404", "failover-error", "failover-busy", "failover-dead"]
+)
+def test_another_endpoint_takes_over_before_the_client_sees_anything(shared: Router, model: str, stream: bool) -> None:
+    with shared.sdk(max_retries=0) as sdk:
+        raw = sdk.chat.completions.with_raw_response.create(model=model, messages=HI, stream=stream)
+        answer: Any = raw.parse()
+        text = text_of(list(answer)) if stream else answer.choices[0].message.content
+    assert text == TEXT
+    assert raw.headers["x-router-endpoint"] == "beta"
+
+
+@pytest.mark.parametrize("model", ["cut", "unfinished", "breaks", "stalls"])
+def test_a_stream_that_breaks_raises_and_is_never_a_short_answer(client: OpenAI, alpha: Fake, model: str) -> None:
+    stream = client.chat.completions.create(model=model, messages=HI, stream=True)
+    received: list[Any] = []
+    with pytest.raises(openai.APIError, match=r"broke|failed under a 200"):
+        received.extend(stream)  # which keeps what came before
+    assert text_of(received) == "Hello from a"
+    await_that(lambda: alpha.live == 0, within=1)
+
+
+def test_an_answer_that_breaks_off_is_an_error_and_never_half_an_answer(client: OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError, match="it closed the connection within its answer"):
+        client.chat.completions.create(model="cut", messages=HI)
+
+
+def test_no_first_token_in_time_is_a_gateway_timeout_after_one_try(client: OpenAI, alpha: Fake) -> None:
+    before = alpha.asked("frozen")
+    with pytest.raises(openai.InternalServerError, match="No first token") as caught:
+        client.chat.completions.create(model="never", messages=HI, stream=True)
+    assert (caught.value.status_code, caught.value.code) == (504, "deadline_exceeded")
+    assert alpha.asked("frozen") == before + 1
+    await_that(lambda: alpha.live == 0, within=1)
+
+
+def test_pings_keep_a_long_wait_alive_and_the_sdk_passes_over_them(client: OpenAI) -> None:
+    with client.chat.completions.with_streaming_response.create(model="pinged", messages=HI, stream=True) as response:
+        assert response.read().startswith(b": ping\n\n")
+    assert text_of(list(client.chat.completions.create(model="pinged", messages=HI, stream=True))) == TEXT
+
+
+def test_an_error_after_pings_raises_inside_the_stream(client: OpenAI, alpha: Fake) -> None:
+    stream = client.chat.completions.create(model="never-pinged", messages=HI, stream=True)
+    with pytest.raises(openai.APIError, match="No first token") as caught:
+        list(stream)
+    assert caught.value.code == "deadline_exceeded"
+    await_that(lambda: alpha.live == 0, within=1)
+
+
+def test_what_is_no_request_is_a_bad_request(client: OpenAI, shared: Router) -> None:
+    with pytest.raises(openai.BadRequestError, match="name a model"):
+        client.chat.completions.create(model="", messages=HI)
+    answer = shared.control.post("/v1/chat/completions", content=b"{not JSON")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+    assert shared.control.get("/v1/chat/completions").status_code == 405
+    assert shared.control.get("/v1/nothing").json()["error"]["code"] == "unknown_url"
+
+
+def test_endpoints_that_recover_serve_the_very_next_call(tmp_path: Path, alpha: Fake, beta: Fake) -> None:
+    config = {"endpoints": [entry(alpha, {"chat": "quick"}), entry(beta, {"chat": "quick"})]}
+    with router(tmp_path, config) as running, running.sdk() as sdk:
+        try:
+            for endpoint in (alpha, beta):
+                endpoint.behave("refuse-500")
+            for _ in range(2):
+                with pytest.raises(openai.InternalServerError):
+                    sdk.chat.completions.create(model="chat", messages=HI)
+        finally:
+            for endpoint in (alpha, beta):
+                endpoint.behave(None)
+        assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
+
+
+# ---- An endpoint stops generating as soon as nobody listens
+
+CHAT, STREAM = "chat/completions", {"messages": HI, "stream": True}
+
+
+def has_read(end: bytes) -> Callable[[Raw, Fake, Fake], None]:
+    return lambda raw, alpha, beta: (raw.read_until(end), None)[1]
+
+
+def live(here: int, there: int) -> Callable[[Raw, Fake, Fake], None]:
+    return lambda raw, alpha, beta: await_that(lambda: (alpha.live, beta.live) == (here, there))
+
+
+def blocked(raw: Raw, alpha: Fake, beta: Fake) -> None:
+    """The client reads nothing, until the endpoint can write no more."""
+    await_that(lambda: alpha.stats()["blocked"])
+
+
+LEAVING: dict[str, tuple[str, Json, Callable[[Raw, Fake, Fake], None]]] = {
+    "before a status": (CHAT, {"model": "frozen", **STREAM}, live(1, 0)),
+    "after a status without a token": (CHAT, {"model": "mute", **STREAM}, live(1, 0)),
+    "in the midst of a stream": (CHAT, {"model": "endless", **STREAM}, has_read(b'"on "')),
+    "between two tokens": (CHAT, {"model": "step", **STREAM}, has_read(b"Hello")),
+    "while it was not reading": (CHAT, {"model": "flood", **STREAM}, blocked),
+    "while pinged": (CHAT, {"model": "frozen", **STREAM}, has_read(b": ping")),
+    "without a stream": (CHAT, {"model": "frozen", "messages": HI}, live(1, 0)),
+    "from a legacy completion": ("completions", {"model": "frozen", "prompt": "Hi", "stream": True}, live(1, 0)),
+    "from embeddings": ("embeddings", {"model": "frozen", "input": "Hi"}, live(1, 0)),
+    "during a race": (CHAT, {"model": "duel", **STREAM}, live(1, 1)),
+    "during a race without a stream": (CHAT, {"model": "duel", "messages": HI}, live(1, 1)),
+    "during a race of embeddings": ("embeddings", {"model": "duel", "input": "Hi"}, live(1, 1)),
+    "during a race while pinged": (CHAT, {"model": "duel", **STREAM}, has_read(b": ping")),
+    "from the winner of a race": (CHAT, {"model": "race", **STREAM}, has_read(b"Hello")),
+}
+
+
+@pytest.mark.parametrize("how", [Raw.leave, Raw.reset], ids=["closing", "resetting"])
+@pytest.mark.parametrize("when", LEAVING)
+def test_no_generation_is_live_a_second_after_the_client_left(
+    shared: Router, alpha: Fake, beta: Fake, when: str, how: Callable[[Raw], None]
+) -> None:
+    assert (alpha.live, beta.live) == (0, 0)
+    path, body, until = LEAVING[when]
+    raw = Raw(shared.address, path, body)
+    try:
+        until(raw, alpha, beta)
+    finally:
+        how(raw)
+    await_that(lambda: (alpha.live, beta.live) == (0, 0), within=1)
+
+
+def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared: Router, alpha: Fake) -> None:
+    def pool() -> Json:
+        endpoints = shared.control.get("/admin/endpoints").json()["endpoints"]
+        state: Json = next(each["pool"] for each in endpoints if each["name"] == "narrow")
+        return state
+
+    before = alpha.asked("frozen")
+    first = Raw(shared.address, CHAT, {"model": "narrow", **STREAM})
+    second = None
+    try:
+        await_that(lambda: alpha.live == 1)
+        second = Raw(shared.address, CHAT, {"model": "narrow", **STREAM})
+        await_that(lambda: pool()["waiting"] == 1)
+        second.leave()
+        await_that(lambda: pool()["waiting"] == 0, within=1)
+    finally:
+        first.leave()
+        if second is not None:
+            second.leave()
+    await_that(lambda: alpha.live == 0, within=1)
+    await_that(lambda: pool()["idle"] == 1)
+    assert alpha.asked("frozen") == before + 1
+
+
+def test_closing_the_sdks_stream_stops_the_generation(client: OpenAI, alpha: Fake) -> None:
+    stream = client.chat.completions.create(model="endless", messages=HI, stream=True)
+    assert text_of([next(stream), next(stream)]) == "on "
+    assert alpha.live == 1
+    stream.close()
+    await_that(lambda: alpha.live == 0, within=1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_cancelling_the_async_sdks_call_stops_the_generation(shared: Router, alpha: Fake, stream: bool) -> None:
+    async def flow() -> None:
+        async with shared.async_sdk() as sdk:
+            create = sdk.chat.completions.create(model="frozen", messages=HI, stream=stream)
+            task = asyncio.ensure_future(create)
+            await asyncio.to_thread(await_that, lambda: alpha.live == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.to_thread(await_that, lambda: alpha.live == 0, 1)
+
+    asyncio.run(asyncio.wait_for(flow(), 10))
+
+
+def test_the_sdks_own_timeout_stops_the_generation(shared: Router, alpha: Fake) -> None:
+    with shared.sdk(timeout=0.2, max_retries=0) as sdk, pytest.raises(openai.APITimeoutError):
+        sdk.chat.completions.create(model="frozen", messages=HI)
+    await_that(lambda: alpha.live == 0, within=1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_loser_of_a_race_stops_while_the_winner_goes_on(
+    shared: Router, alpha: Fake, beta: Fake, stream: bool
+) -> None:
+    if stream:
+        raw = Raw(shared.address, CHAT, {"model": "race", **STREAM})
+        try:
+            head = raw.read_until(b"Hello")
+            await_that(lambda: (alpha.live, beta.live) == (0, 1), within=1)
+            beta.go()
+            raw.read_until(b"[DONE]")
+        finally:
+            raw.leave()
+    else:
+        raw = Raw(shared.address, CHAT, {"model": "race", "messages": HI})
+        try:
+            await_that(lambda: (alpha.live, beta.live) == (1, 1))
+            beta.go()
+            head = raw.read_until(b"\r\n\r\n")
+            await_that(lambda: (alpha.live, beta.live) == (0, 0), within=1)
+        finally:
+            raw.leave()
+    assert b"x-router-endpoint: beta\r\n" in head
+    assert b"x-router-attempts: 2\r\n" in head
+    await_that(lambda: beta.live == 0, within=1)
+
+
+# ---- The Node SDK
+
+
+@pytest.fixture(scope="module")
+def node(shared: Router, alpha: Fake) -> Json:
+    """What came of every flow in flows.mjs."""
+    if NODE is None:
+        pytest.skip("node is not installed")
+    if not (HERE / "node/node_modules/openai").is_dir():
+        pytest.skip("the Node SDK is not installed: npm --prefix tests/node ci")
+    script = [NODE, str(HERE / "node/flows.mjs"), f"{shared.origin}/v1"]
+    ended = subprocess.run(script, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 0, ended.stderr
+    await_that(lambda: alpha.live == 0, within=1)  # the last flow leaves in the midst of a stream
+    results: Json = json.loads(ended.stdout)
+    return results
+
+
+def test_node_streams_whole_answers(node: Json) -> None:
+    assert node["stream"] == {"text": TEXT, "finish": "stop"}
+    assert node["usage"] == {"text": TEXT, "choices": [], "usage": USAGE}
+    assert node["tools"] == CALLS
+    assert node["completion"] == {"streamed": TEXT, "text": TEXT}
+    assert node["pings"] == TEXT
+
+
+def test_node_gets_answers_that_do_not_stream(node: Json) -> None:
+    assert (node["answer"]["text"], node["answer"]["usage"]) == (TEXT, USAGE)
+    assert node["embeddings"] == [list(VECTOR)] * 2
+    assert node["models"]["one"] == "quick"
+    assert {"quick", "race"} <= set(node["models"]["listed"])
+
+
+def test_node_sees_who_answered(node: Json) -> None:
+    assert node["answer"]["requestID"].startswith("req_")
+    assert node["headers"]["requestID"] == node["headers"]["x-request-id"]
+    assert (node["headers"]["x-router-endpoint"], node["headers"]["x-router-attempts"]) == ("alpha", "1")
+    assert node["headers"]["server-timing"].startswith("first-token;dur=")
+    assert node["failover"] == {"text": TEXT, "endpoint": "beta"}
+
+
+def test_node_raises_the_right_errors(node: Json) -> None:
+    unknown, refused = node["unknown"], node["refused"]
+    assert (unknown["raised"], unknown["status"], unknown["code"]) == ("NotFoundError", 404, "model_not_found")
+    assert (refused["raised"], refused["type"], refused["code"]) == ("BadRequestError", "fake", "c")
+    assert "refused by the fake endpoint with 400" in refused["message"]
+
+
+def test_node_does_not_multiply_our_attempts(node: Json, alpha: Fake, beta: Fake) -> None:
+    down = node["down"]
+    assert (down["raised"], down["status"], down["code"]) == ("InternalServerError", 502, "endpoints_failed")
+    assert alpha.asked("refuse-502") + beta.asked("refuse-502") == int(down["attempts"])
+
+
+@pytest.mark.parametrize("flow", ["cut", "unfinished", "breaks"])
+def test_node_raises_when_a_stream_breaks(node: Json, flow: str) -> None:
+    assert node[flow]["isAPIError"]
+    assert node[flow]["text"] == "Hello from a"
+    assert node[flow]["code"] == ("fake_failure" if flow == "breaks" else "stream_broken")
+
+
+# ---- Starting
+
+
+def test_the_shipped_file_streams_at_once_without_keys(tmp_path: Path) -> None:
+    with router(tmp_path) as running:
+        said = running.said
+        assert "zhipu-flash: disabled: ZHIPU_API_KEY is not set" in said
+        assert "fallback: disabled: FALLBACK_API_KEY is not set" in said
+        assert "simulated-quick: SIMULATED" in said
+        assert "simulated-slow: SIMULATED" in said
+        body = {"model": "chat", "messages": HI, "stream": True}
+        began = time.monotonic()
+        with running.control.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.iter_lines()
+            first = next(line for line in lines if "simulated by" in line or '"content":"[' in line)
+            assert time.monotonic() - began < 5
+            assert first.startswith("data: ")
+            assert response.headers["x-router-endpoint"].startswith("simulated-")
+            assert "data: [DONE]" in list(lines)
+
+
+def test_simulated_endpoints_speak_to_the_sdks_as_others_do(tmp_path: Path) -> None:
+    simulated = {
+        "name": "pretender",
+        "kind": "simulated",
+        "models": ["chat"],
+        "simulate": {"first_token": "1ms", "rate": 5000},
+    }
+    with router(tmp_path, {"endpoints": [simulated]}) as running, running.sdk() as sdk:
+        options: Any = {"include_usage": True}
+        chunks = list(sdk.chat.completions.create(model="chat", messages=HI, stream=True, stream_options=options))
+        answer = sdk.chat.completions.create(model="chat", messages=HI)
+        assert text_of(chunks) == answer.choices[0].message.content
+        assert "simulated by pretender" in text_of(chunks)
+        assert "You said: 'Hi'" in text_of(chunks)
+        assert chunks[-1].usage == answer.usage is not None
+        assert "simulated" in sdk.completions.create(model="chat", prompt="Hi").choices[0].text
+        by_default, floats, text = (
+            sdk.embeddings.create(model="chat", input="Hi", encoding_format=encoding).data[0].embedding
+            for encoding in (openai.omit, "float", "base64")
+        )
+        assert by_default == pytest.approx(floats)
+        assert type(text).__name__ == "str", "base64 was asked for; the Node SDK always decodes it"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_address_for_everybody_needs_keys(tmp_path: Path, host: str) -> None:
+    ended = run(tmp_path, "serve", "--host", host, "--port", "0")
+    assert ended.returncode == 2
+    assert f"{host} is not a loopback address" in ended.stderr
+    assert "keys" in ended.stderr
+    assert "--allow-open" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+BROKEN = """\
+endpoints:
+  - name: one
+    base_url: http://127.0.0.1:1/v1
+    api_key: a-secret-value
+    models: [chat]
+    tierr: 2
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_broken_file_is_refused_with_file_line_and_key(tmp_path: Path, command: str) -> None:
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    ended = run(tmp_path, command, "--config", "broken.yaml")
+    assert ended.returncode == 2
+    assert "broken.yaml:6: endpoints[0] (one).tierr: unknown key; did you mean 'tier'?" in ended.stderr
+    assert "a-secret-value" not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_check_says_what_a_good_file_means(tmp_path: Path) -> None:
+    (tmp_path / "endpoints.yaml").write_text(BROKEN.replace("tierr", "tier"))
+    ended = run(tmp_path, "check")
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    assert "one: openai at http://127.0.0.1:1/v1 (tier 2; serves chat)" in ended.stdout
+    assert "a-secret-value" not in ended.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_missing_file_is_named(tmp_path: Path, command: str) -> None:
+    ended = run(tmp_path, command, "--config", "nowhere.yaml")
+    assert (ended.returncode, ended.stderr) == (2, "nowhere.yaml: cannot be read: No such file or directory\n")
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    ended = run(tmp_path, "serve", FIRSTTOKEN_MAX_CALLS="many")
+    assert ended.returncode == 2
+    assert "FIRSTTOKEN_MAX_CALLS" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_busy_port_ends_with_a_clear_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run(tmp_path, "serve", "--port", str(taken.getsockname()[1]))
+    assert ended.returncode not in (0, 2)
+    assert "address already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_client_keys_are_asked_for_and_go_no_further(tmp_path: Path, alpha: Fake) -> None:
+    config = {"endpoints": [entry(alpha, {"chat": "quick"})], "keys": ["${ROUTER_KEY}", "another"]}
+    with router(tmp_path, config, ROUTER_KEY="the-right-key") as running:
+        assert running.control.get("/healthz").status_code == 200
+        assert running.control.get("/readyz").status_code == 200
+        for path in ("/v1/models", "/metrics", "/admin/endpoints"):
+            assert running.control.get(path).status_code == 401
+        without = running.control.post("/v1/chat/completions", json={"model": "chat", "messages": HI})
+        assert (without.status_code, without.json()["error"]["code"]) == (401, "missing_api_key")
+        before = alpha.stats()["opened"]
+        with running.sdk(api_key="the-wrong-key") as wrong, pytest.raises(openai.AuthenticationError):
+            wrong.chat.completions.create(model="chat", messages=HI)
+        assert alpha.stats()["opened"] == before
+        with running.sdk(api_key="the-right-key") as sdk:
+            assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
+            assert [model.id for model in sdk.models.list()] == ["chat"]
+        assert "the-right-key" not in json.dumps(alpha.stats()["last"])
+        assert "the-right-key" not in running.said
+
+
+# ---- Stopping
+
+
+def refuses_connections(running: Router) -> bool:
+    try:
+        socket.create_connection(running.address, timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_stop_waits_for_open_streams_and_then_exits_cleanly(tmp_path: Path, alpha: Fake) -> None:
+    config = {"endpoints": [entry(alpha, {"chat": "step"})]}
+    with router(tmp_path, config) as running, running.sdk(max_retries=0) as sdk:
+        sdk.models.list()  # leaves a connection behind that is open and unused
+        stream = sdk.chat.completions.create(model="chat", messages=HI, stream=True)
+        first = [next(stream), next(stream)]
+        running.process.send_signal(signal.SIGTERM)
+        await_that(partial(refuses_connections, running))
+        assert running.process.poll() is None
+        alpha.go()
+        assert text_of(first + list(stream)) == TEXT
+        assert running.process.wait(timeout=5) == 0
+        assert "Traceback" not in running.said
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
+def test_a_stop_with_nothing_to_wait_for_is_quick_and_clean(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
+    with router(tmp_path, {"endpoints": [entry(alpha, {"chat": "quick"})]}) as running:
+        running.process.send_signal(how)
+        assert running.process.wait(timeout=5) == 0
+        assert "Traceback" not in running.said
+
+
+def test_a_stop_waits_no_longer_than_it_was_told(tmp_path: Path, alpha: Fake) -> None:
+    config = {"endpoints": [entry(alpha, {"chat": "endless"})]}
+    with router(tmp_path, config, FIRSTTOKEN_DRAIN="1s") as running, running.sdk(max_retries=0) as sdk:
+        stream = sdk.chat.completions.create(model="chat", messages=HI, stream=True)
+        next(stream)
+        running.process.send_signal(signal.SIGTERM)
+        with pytest.raises((openai.APIError, httpx.HTTPError, OSError)):
+            list(stream)
+        assert running.process.wait(timeout=5) == 0
+        await_that(lambda: alpha.live == 0, within=1)
+
+
+# ---- An endpoint dies
+
+
+def test_an_endpoint_is_killed_in_the_midst_of_traffic_and_all_later_calls_are_served(tmp_path: Path) -> None:
+    ended: list[tuple[float, object]] = []  # when each call began, and its text or error
+    some_ended = asyncio.Event()
+
+    async def one(sdk: AsyncOpenAI) -> None:
+        began = time.monotonic()
+        try:
+            stream = await sdk.chat.completions.create(model="chat", messages=HI, stream=True)
+            ended.append((began, text_of([chunk async for chunk in stream])))
+        except openai.APIError as error:
+            ended.append((began, error))
+        if len(ended) >= 40:
+            some_ended.set()
+
+    async def traffic(running: Router, killed: Fake) -> float:
+        async with running.async_sdk(max_retries=0) as sdk:
+
+            async def some(count: int) -> None:
+                for _ in range(count):
+                    await one(sdk)
+
+            workers = [asyncio.create_task(some(40)) for _ in range(4)]
+            await some_ended.wait()
+            killed.process.send_signal(signal.SIGKILL)
+            at = time.monotonic()
+            await asyncio.gather(*workers)
+            return at
+
+    with fake("gamma") as gamma, fake("delta") as delta:
+        config = {"endpoints": [entry(gamma, {"chat": "quick"}), entry(delta, {"chat": "quick"})]}
+        with router(tmp_path, config) as running:
+            killed_at = asyncio.run(asyncio.wait_for(traffic(running, gamma), 20))
+            assert len(ended) == 160
+            assert all(result == TEXT for began, result in ended if began > killed_at)
+            assert all(result == TEXT or isinstance(result, openai.APIError) for _, result in ended)
+            assert sum(began > killed_at for began, _ in ended) > 50
+            assert delta.live == 0
+
+
+# ---- And after all that
+
+
+def test_nothing_is_left_running_open_or_counted(shared: Router, alpha: Fake, beta: Fake) -> None:
+    assert (alpha.live, beta.live) == (0, 0)
+    assert shared.metric("firsttoken_calls_in_flight") == {"": 0}
+    for name in ("firsttoken_attempts_in_flight", "firsttoken_attempts_waiting"):
+        assert set(shared.metric(name).values()) == {0}
+    busy = {labels: value for labels, value in shared.metric("firsttoken_pool_connections").items() if "busy" in labels}
+    assert set(busy.values()) == {0}
+    assert "Traceback" not in shared.said
+    assert "ERROR" not in shared.said
