@@ -3,10 +3,13 @@
 import json
 import math
 import re
+import time
 from pathlib import Path
+from random import Random
 from textwrap import dedent
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -15,6 +18,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from router import config, values
 from router.config import Config, ConfigError, EndpointConfig, Overrides, Params, Policy, Simulate, load, parse
+from router.core.endpoint import Endpoint
+from router.ops.probes import Prober
 from router.settings import Settings
 
 TOP = Path(__file__).resolve().parent.parent
@@ -95,44 +100,6 @@ def test_the_example_in_the_docs_is_right() -> None:
     read_back = parse(example[1], environ={})
     assert [each.name for each in read_back.enabled] == ["gpu-1"]
     assert read_back.endpoints[1].policy.hedge == 2.0
-
-
-DOCUMENTED: dict[str, tuple[type[config.Section], set[str]]] = {
-    "The file": (Config, {"source"}),
-    "Policy": (Policy, set()),
-    "Endpoint": (EndpointConfig, {"policy", "disabled"}),
-    "Params": (config.Params, set()),
-    "Probe": (config.Probe, set()),
-    "Pool": (config.PoolConfig, set()),
-    "Simulate": (Simulate, set()),
-}
-
-
-@pytest.mark.parametrize("heading", DOCUMENTED)
-def test_the_docs_have_every_key_and_its_default(heading: str) -> None:
-    model, not_in_the_file = DOCUMENTED[heading]
-    (section,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", DOCS.read_text(), re.DOTALL | re.MULTILINE)
-    documented = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]", section, re.MULTILINE))
-    assert documented.keys() == model.model_fields.keys() - not_in_the_file
-    for key, written in documented.items():
-        assert the_default(written) == plain(model, key), key
-
-
-def the_default(written: str) -> Any:
-    special: dict[str, Any] = {"required": "required", "none": None, "{}": {}, "[]": []}
-    value = special.get(written, values.seconds(written))
-    return written if value is None and written != "none" else value
-
-
-def plain(model: type[config.Section], key: str) -> Any:
-    field = model.model_fields[key]
-    value = field.get_default(call_default_factory=True)
-    if field.is_required() or key == "base_url":
-        return "required"
-    if isinstance(value, config.Section):
-        assert value == type(value)()
-        return {}
-    return [] if value == () else value
 
 
 def test_overrides_have_the_policys_keys_and_say_nothing() -> None:
@@ -263,6 +230,12 @@ def test_a_simulated_endpoint_has_a_pace_and_no_address() -> None:
 def test_authorization_may_be_a_header_of_its_own() -> None:
     headers = endpoint("headers: {Authorization: Token abc, x-y: ' 1 '}").headers
     assert headers == {"authorization": "Token abc", "x-y": "1"}
+
+
+def test_it_wins_over_the_key_in_probes_as_in_calls() -> None:
+    told = endpoint("api_key: k\nheaders: {Authorization: Token abc}")
+    prober = Prober(Endpoint("a", "chat"), told, httpx.AsyncClient(), time.monotonic, Random())
+    assert prober._headers() == {"authorization": "Token abc"}
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""The documentation has all keys, settings, metrics, commands, routes and errors; and its links lead somewhere."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router import config, errors, values
+from router.cli import main
+from router.core.table import Table, rebuild
+from router.ops.admin import Admin
+from router.ops.metrics import Metrics
+from router.proxy.admission import Admission
+from router.proxy.handler import OPERATIONS
+from router.proxy.models import Models
+from router.proxy.serving import Serving, Tables
+from router.settings import Settings
+
+TOP = Path(__file__).resolve().parent.parent
+PAGES = sorted([*TOP.glob("docs/*.md"), *TOP.glob("README.md")])
+ENDPOINTS, HTTP = ((TOP / "docs" / name).read_text() for name in ("endpoints.md", "http.md"))
+TABLE = rebuild(config.load(TOP / "endpoints.yaml", {}))
+METRICS = Metrics(lambda: TABLE, dict, lambda: 0, lambda: 0.0)
+
+
+# ---- endpoints.yaml and the settings, with their defaults
+
+
+def table(page: str, heading: str) -> dict[str, str]:
+    """The first two columns under a heading: key and default."""
+    (section,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE)
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| [^|]", section, re.MULTILINE))
+
+
+DOCUMENTED: dict[str, tuple[type[config.Section], set[str]]] = {
+    "The file": (config.Config, {"source"}),
+    "Policy": (config.Policy, set()),
+    "Endpoint": (config.EndpointConfig, {"policy", "disabled"}),
+    "Params": (config.Params, set()),
+    "Probe": (config.Probe, set()),
+    "Pool": (config.PoolConfig, set()),
+    "Simulate": (config.Simulate, set()),
+}
+
+
+@pytest.mark.parametrize("heading", DOCUMENTED)
+def test_every_key_of_the_file_is_there_with_its_default(heading: str) -> None:
+    model, not_in_the_file = DOCUMENTED[heading]
+    documented = table(ENDPOINTS, heading)
+    assert documented.keys() == model.model_fields.keys() - not_in_the_file
+    for key, written in documented.items():
+        assert the_default(written) == plain(model, key), key
+
+
+def the_default(written: str) -> Any:
+    special: dict[str, Any] = {"required": "required", "none": None, "{}": {}, "[]": []}
+    value = special.get(written, values.seconds(written))
+    return written if value is None and written != "none" else value
+
+
+def plain(model: type[config.Section], key: str) -> Any:
+    field = model.model_fields[key]
+    value = field.get_default(call_default_factory=True)
+    if field.is_required() or key == "base_url":
+        return "required"
+    if isinstance(value, config.Section):
+        assert value == type(value)()
+        return {}
+    return [] if value == () else value
+
+
+def test_every_setting_is_there_with_its_default() -> None:
+    documented = {
+        name.removeprefix("FIRSTTOKEN_").lower(): None if written == "none" else written
+        for name, written in table(ENDPOINTS, "The process's settings").items()
+    }
+    assert documented.keys() == Settings.model_fields.keys()
+    assert Settings(**documented) == Settings.model_construct()  # type: ignore[arg-type]
+
+
+# ---- What is there to be called, and what it answers
+
+
+def options() -> Iterator[str]:
+    for name, command in main.commands.items():
+        yield f"firsttoken {name}"
+        yield from (max(each.opts, key=len) for each in command.params)
+
+
+@pytest.mark.parametrize("said", sorted(set(options())))
+def test_every_command_and_option_is_there(said: str) -> None:
+    assert any(re.search(rf"`{said}[ `]", page.read_text()) for page in PAGES)
+
+
+def routes() -> Iterator[str]:
+    yield from (path.decode() for path in OPERATIONS)
+    models = Models(Tables(Serving(Table(TABLE.config, {}, {}), {})), Admission((), 1), 0)
+    admin = Admin(lambda: TABLE, dict, METRICS, lambda: 0.0, lambda _: None)
+    yield from (re.sub(r"{.*}", "{id}", route.path) for route in (*models.routes, *admin.routes))
+
+
+@pytest.mark.parametrize("path", list(routes()))
+def test_every_route_is_there(path: str) -> None:
+    assert f"| `{path}` |" in HTTP
+
+
+def test_every_metric_is_there_with_its_labels() -> None:
+    documented = dict(re.findall(r"^\| `(firsttoken_\w+)` \|([^|]*)\|", HTTP, re.MULTILINE))
+    families = {
+        family.name + "_total" * (family.type == "counter"): family
+        for family in text_string_to_metric_families(METRICS.render().decode())
+    }
+    assert documented.keys() == families.keys()
+    for name, family in families.items():
+        for sample in family.samples:
+            assert set(re.findall(r"\w+", documented[name])) == sample.labels.keys(), name
+
+
+def all_errors(error: type[errors.RouterError] = errors.RouterError) -> Iterator[type[errors.RouterError]]:
+    for kind in error.__subclasses__():
+        yield from (kind, *all_errors(kind))
+
+
+@pytest.mark.parametrize("error", [error for error in all_errors() if error is not errors.BadRequest])
+def test_every_error_is_there_with_its_status(error: type[errors.RouterError]) -> None:
+    status = "–" if error is errors.StreamBroken else error.status
+    assert re.search(rf"^\| {status} \| {error.type} \| .*`{error.code}`", HTTP, re.MULTILINE)
+
+
+# ---- Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\((?!\w+:)([^)#\s]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
