@@ -187,7 +187,8 @@ class Document:
             why = "is not text; put it in quotes"
         except ValueError as error:
             why = f"cannot be read: {error}"
-        return self.problem(path, f"has a key that {why}", _line(node))
+        self.problem(path, f"has a key that {why}", _line(node))
+        return None
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         try:
