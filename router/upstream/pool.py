@@ -9,6 +9,8 @@ turn, but not for long.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from typing import NamedTuple
@@ -22,6 +24,7 @@ from router.upstream.http1 import Connection
 MARGIN = 0.8  # of a server's idle limit is what we use: 4 s of uvicorn's 5
 MIN_IDLE_LIMIT = 0.5  # seconds
 SAME_AGE = 0.1  # two ages that differ by less than this share of them show a server's limit
+SAME_MOMENT = 0.1  # seconds; what is closed within them was closed together
 MAX_WAIT = 5.0  # seconds for a connection where `max` are in use
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0  # seconds before a failed background opening is tried again, doubling
 
@@ -85,7 +88,7 @@ class Pool:
         self._waiting: deque[_Waiter] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._last_age: float | None = None
+        self._last_closing: tuple[float, float] | None = None  # by the server: at which age, and when
         self._pause, self._open_from = 0.0, 0.0
         self._timer = Timer(scheduler, self._tick)
         self.opened = self.reused = self.resent = 0
@@ -128,8 +131,7 @@ class Pool:
         self.resent += 1
         exchange.resent = True
         self._wait(request, exchange, first=True)
-        if not self._opening:
-            self._open()
+        self._top_up()
 
     # Connections say.
 
@@ -139,6 +141,8 @@ class Pool:
         if self._closed:
             connection.close()
             return
+        if connection.served:
+            self._pause = self._open_from = 0.0
         if self._waiting and (waiter := self._next_waiter()) is not None:
             connection.send(waiter.request, waiter.exchange)
             return
@@ -151,7 +155,7 @@ class Pool:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-            self._learn_from(self._scheduler.now() - connection.idle_since)
+            self._closed_unused(connection, self._scheduler.now() - connection.idle_since)
         if not self._closed:
             self._top_up()
 
@@ -179,6 +183,8 @@ class Pool:
         for connection in tuple(self._idle):
             connection.close()
         self._idle.clear()
+        while (waiter := self._next_waiter()) is not None:
+            _turn_away(waiter, "its endpoint was taken out")
 
     # Inside.
 
@@ -252,49 +258,66 @@ class Pool:
 
     def _opened(self, connection: Connection) -> None:
         self.opened += 1
-        self._pause = self._open_from = 0.0
         self._all.add(connection)
         self.released(connection)
 
     def _refused(self, reason: str) -> None:
         """Tell one who waits; where nobody did, try again later, and later each time."""
         waiter = self._next_waiter()
+        self._back_off()
+        if waiter is not None:
+            _turn_away(waiter, reason)
+
+    def _back_off(self) -> None:
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
         self._open_from = self._scheduler.now() + self._pause
         self._timer.at(self._open_from)
-        if waiter is not None:
-            waiter.exchange.wire = None
-            waiter.exchange.fail(reason)
-            waiter.exchange.flush()
 
     def _tick(self) -> None:
         """Time has come for something: a wait is over, a connection too old, a pause done."""
         if self._closed:
             return
         now = self._scheduler.now()
-        while self._waiting and (self._waiting[0].until <= now or self._waiting[0].exchange.listener is None):
-            exchange = self._waiting.popleft().exchange
-            exchange.wire = None
-            exchange.fail(f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
-            exchange.flush()
+        while self._waiting and self._in_vain(self._waiting[0], now):
+            _turn_away(self._waiting.popleft(), f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
         while self._idle and self._idle[0].idle_since + self.idle_limit <= now:
             self._idle.popleft().close()
         self._top_up()
-        if self._waiting:
+        if len(self._waiting) > len(self._opening):
             self._timer.at(self._waiting[0].until)
         if self._idle:
             self._timer.at(self._idle[0].idle_since + self.idle_limit)
         if now < self._open_from:
             self._timer.at(self._open_from)
 
-    def _learn_from(self, age: float) -> None:
+    def _in_vain(self, waiter: _Waiter, now: float) -> bool:
+        """It has waited for long enough, or left. Where a connection is being opened for it, it hears what becomes of
+        that.
+        """
+        if waiter.exchange.listener is None:
+            return True
+        return waiter.until <= now and len(self._waiting) > len(self._opening)
+
+    def _closed_unused(self, connection: Connection, age: float) -> None:
         """The server closed a connection that was unused for `age` seconds."""
-        last, self._last_age = self._last_age, age
-        if self._learn and last is not None and abs(age - last) <= SAME_AGE * max(age, last):
-            self._limit_idle(min(age, last) * MARGIN)
+        if connection.served or age >= FIRST_PAUSE:
+            self._pause = 0.0
+            self._learn_from(age)
+        else:
+            self._back_off()  # it takes connections, and drops them
+
+    def _learn_from(self, age: float) -> None:
+        now = self._scheduler.now()
+        last, self._last_closing = self._last_closing, (age, now)
+        if not self._learn or last is None or now - last[1] < SAME_MOMENT:
+            return
+        if abs(age - last[0]) <= SAME_AGE * max(age, last[0]):
+            self._limit_idle(min(age, last[0]) * MARGIN)
 
     def _limit_idle(self, seconds: float) -> None:
         self.idle_limit = min(self.idle_limit, max(MIN_IDLE_LIMIT, seconds))
+        if self._idle:
+            self._timer.at(self._idle[0].idle_since + self.idle_limit)
 
 
 def tls_context() -> ssl.SSLContext:
@@ -304,7 +327,17 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
+def _turn_away(waiter: _Waiter, reason: str, verdict: Verdict = Verdict.FAULT) -> None:
+    waiter.exchange.wire = None
+    waiter.exchange.fail(reason, verdict)
+    waiter.exchange.flush()
+
+
 def _told(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "its name is no host name"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was not accepted ({error.verify_message})"
-    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    if error.errno and not isinstance(error, (ssl.SSLError, socket.gaierror)):
+        return os.strerror(error.errno)  # asyncio puts the address in its place, in words of its own
+    return error.strerror or str(error) or type(error).__name__

@@ -103,7 +103,7 @@ async def _cleanly(test: Coroutine[Any, Any, None]) -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop turn until it is so."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for is the state of another's object, which tells nobody
         await asyncio.sleep(0)
 
 
@@ -229,6 +229,7 @@ class Server:
     def __init__(self) -> None:
         self.port = 0
         self.host = ""
+        self.drops = False  # each connection, as soon as it has taken it
         self.peers: list[Peer] = []
         self._new: asyncio.Queue[Peer] = asyncio.Queue()
 
@@ -244,6 +245,8 @@ class Server:
         peer = Peer(reader, writer)
         self.peers.append(peer)
         self._new.put_nowait(peer)
+        if self.drops:
+            peer.reset()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""One connection, on real sockets: how answers are framed, what is done with one that is wrong, and when it is closed."""
+"""One connection, on real sockets: how answers are framed, what is done with wrong ones, and when it is closed."""
 
 from __future__ import annotations
 
