@@ -112,9 +112,9 @@ class Race:
             return [attempt for attempt in self.live if now >= self._expires(attempt)]
         if now < self._abandon_at:
             return []
-        if self._untried(now) is not None:
+        if self._can_take_over(now):
             return [self.live[0]]
-        self._abandon_at = now + RECHECK
+        self._abandon_at = self._look_again_at(now)
         return []
 
     @property
@@ -180,20 +180,20 @@ class Race:
             self._route.retries.deposit(policy.retry_budget, now)
             return self._begin(endpoint, "first", now)
         if not endpoint.sound(now) and not self._route.retries.withdraw(now):
-            return None
-        return self._begin(endpoint, "retry", now)
+            endpoint = self._untried(now, sound=True)
+        return self._begin(endpoint, "retry", now) if endpoint is not None else None
 
     def _choose(self, now: float) -> Endpoint | None:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause."""
         for tier in self._route.tiers:
-            endpoint = pick(self._not_tried(tier), self._wait, now, self.rng)
+            endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
             again_at, endpoint = self._soonest(tier, now)
             if again_at < self.began + self._route.patience:
                 return self._now_or_then(endpoint, again_at, now)
         everyone = [e for tier in self._route.tiers for e in tier]
-        endpoint = least_bad(self._not_tried(everyone), now)
+        endpoint = least_bad(self._not_tried(everyone, now), now)
         if endpoint is not None:
             return endpoint
         again_at, endpoint = self._soonest(everyone, now)
@@ -201,21 +201,16 @@ class Race:
 
     def _soonest(self, endpoints: Iterable[Endpoint], now: float) -> tuple[float, Endpoint | None]:
         """Who could be asked next, and when: those that were tried after their pause, the others when they recover."""
-        return min(
-            (
-                (self._again_at.get(e, inf) if e in self._tried else e.recovers_at(now), e)
-                for e in endpoints
-                if not e.full
-            ),
-            key=lambda pair: pair[0],
-            default=(inf, None),
-        )
+        times = [
+            (self._again_at.get(e, inf) if e in self._tried else e.recovers_at(now), e) for e in endpoints if not e.full
+        ]
+        in_time = [(then, e) for then, e in times if max(now, then) < self.began + self._policies[e].deadline]
+        return min(in_time, key=lambda pair: pair[0], default=(inf, None))
 
     def _now_or_then(self, endpoint: Endpoint | None, then: float, now: float) -> Endpoint | None:
         if then <= now:
             return endpoint
-        if then < self.deadline:
-            self._hold_until = then
+        self._hold_until = then
         return None
 
     def _longest_hold(self, now: float) -> float:
@@ -231,20 +226,40 @@ class Race:
         )
         endpoint = self._untried(now) if self.attempts < MAX_ATTEMPTS else None
         if endpoint is None or not budget.withdraw(now):
-            self._rival_at = now + RECHECK
+            self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
 
-    def _untried(self, now: float) -> Endpoint | None:
+    def _untried(self, now: float, *, sound: bool = False) -> Endpoint | None:
         for tier in self._route.tiers:
-            endpoint = pick(self._not_tried(tier), self._wait, now, self.rng)
+            endpoints = self._not_tried(tier, now)
+            if sound:
+                endpoints = [endpoint for endpoint in endpoints if endpoint.sound(now)]
+            endpoint = pick(endpoints, self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
         return None
 
-    def _not_tried(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-        tried = self._tried
-        return [endpoint for endpoint in endpoints if endpoint not in tried] if tried else endpoints
+    def _not_tried(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
+        """Those that may still be asked for the first time: not after a deadline of their own."""
+        tried, policies, spent = self._tried, self._policies, now - self.began
+        if not tried and not self._route.patience:
+            return endpoints  # the call has just come, as almost always
+        return [e for e in endpoints if e not in tried and spent < policies[e].deadline]
+
+    def _can_take_over(self, now: float) -> bool:
+        """Whether another endpoint is to be had, and paid for, in the place of an attempt that is given up."""
+        if self.attempts >= MAX_ATTEMPTS:
+            return False
+        alone = len(self.live) == 1
+        paid = (self._route.retries if alone else self._route.hedges).level(now) >= 1.0
+        others = [e for tier in self._route.tiers for e in self._not_tried(tier, now)]
+        return any(e.available(now) if paid else alone and e.sound(now) for e in others)
+
+    def _look_again_at(self, now: float) -> float:
+        """When there may be one that is not to be had now; never, where all were asked."""
+        more = self.attempts < MAX_ATTEMPTS and any(self._not_tried(tier, now) for tier in self._route.tiers)
+        return now + RECHECK if more else inf
 
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
         attempt = endpoint.begin(now, self._wait, role)
