@@ -948,6 +948,15 @@ def test_a_stream_that_is_answered_with_plain_json_is_passed_on() -> None:
     assert call.record.completion_tokens == 5
 
 
+def test_plain_json_after_pings_is_one_event_of_a_whole_stream() -> None:
+    play = Player(endpoint("a", answers(b'{"choices": [],\n "usage": null}', 12.0)))
+    call = play.call(stream=True)
+    play.run()
+    assert call.pinged_at == [10.0]
+    assert call.events == [{"choices": [], "usage": None}]
+    assert call.done
+
+
 def test_an_unasked_stream_is_passed_on_as_one() -> None:
     play = Player(endpoint("a", streams("Hel", "lo")))
     call = play.call(stream=False)

@@ -109,9 +109,9 @@ class ScriptedClient:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error it was told, as the body or as the last event."""
+        """The error it was told, as the body or as the last event; empty where there was none."""
         shape = self.events[-1] if self.events else self.json
-        return dict(shape["error"])
+        return dict(shape.get("error") or {}) if isinstance(shape, dict) else {}
 
     @property
     def events(self) -> list[Any]:
@@ -120,20 +120,23 @@ class ScriptedClient:
         return [json.loads(data) for data in datas if data != b"[DONE]"]
 
     @property
+    def choices(self) -> list[dict[str, Any]]:
+        """Of all events."""
+        return [choice for shape in self.events if isinstance(shape, dict) for choice in shape.get("choices") or ()]
+
+    @property
     def text(self) -> str:
         """What a chat stream said."""
-        choices = [choice for shape in self.events for choice in shape.get("choices") or ()]
-        return "".join(choice["delta"].get("content") or "" for choice in choices if "delta" in choice)
+        return "".join(choice.get("delta", {}).get("content") or "" for choice in self.choices)
 
     @property
     def whole(self) -> bool:
         """A stream that ends as if it were: with [DONE], or at least with a reason to finish."""
-        choices = [choice for shape in self.events for choice in shape.get("choices") or ()]
-        return self.done or any(choice.get("finish_reason") for choice in choices)
+        return self.done or any(choice.get("finish_reason") for choice in self.choices)
 
     @property
     def done(self) -> bool:
-        return self.body.endswith(b"data: [DONE]\n\n")
+        return self.body.rstrip().endswith(b"data: [DONE]")
 
     @property
     def first_token_at(self) -> float | None:
