@@ -501,6 +501,22 @@ def test_one_endpoint_may_have_less_time_than_the_others() -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "retry", Verdict.ABANDONED)]
 
 
+@pytest.mark.parametrize("start", [0.0, 5.224365126749774, 123456.789])
+def test_an_endpoint_whose_own_time_is_over_is_not_asked(start: float) -> None:
+    play = Player(
+        endpoint("a", SILENT, deadline=3),
+        endpoint("b", SILENT, deadline=3, tier=2),
+        endpoint("c", streams("c"), tier=3),
+        hedge="off",
+        deadline=6,
+        start=start,
+    )
+    call = play.call()
+    play.run()
+    assert play["b"].wires == []
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("c", "retry", Verdict.SERVED)]
+
+
 # ---- The client leaves
 
 

@@ -242,10 +242,10 @@ class Race:
 
     def _not_tried(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
         """Those that may still be asked for the first time: not after a deadline of their own."""
-        tried, policies, spent = self._tried, self._policies, now - self.began
+        tried, policies, began = self._tried, self._policies, self.began
         if not tried and not self._route.patience:
             return endpoints  # the call has just come, as almost always
-        return [e for e in endpoints if e not in tried and spent < policies[e].deadline]
+        return [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
 
     def _can_take_over(self, now: float) -> bool:
         """Whether another endpoint is to be had, and paid for, in the place of an attempt that is given up."""
