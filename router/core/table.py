@@ -6,7 +6,7 @@ so that an operator who re-weights forgets nothing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
@@ -48,18 +48,22 @@ def rebuild(config: Config, old: Table | None = None) -> Table:
     endpoints: dict[Endpoint, EndpointConfig] = {}
     offers: dict[str, list[tuple[EndpointConfig, Endpoint]]] = {}
     for told in config.enabled:
-        for model, endpoint in _endpoints(told, known, {endpoint.key for endpoint in endpoints}).items():
+        for model, endpoint in _endpoints(told, known, endpoints.keys()).items():
             endpoints[endpoint] = told
             offers.setdefault(model, []).append((told, endpoint))
     routes = {model: _route(config, model, offered, old) for model, offered in offers.items()}
     return Table(config, MappingProxyType(routes), MappingProxyType(endpoints))
 
 
-def _endpoints(told: EndpointConfig, known: Mapping[Hashable, Endpoint], taken: set[Hashable]) -> dict[str, Endpoint]:
+def _endpoints(
+    told: EndpointConfig, known: Mapping[Hashable, Endpoint], others: Collection[Endpoint]
+) -> dict[str, Endpoint]:
     """The endpoints of one entry, by the name that clients use; two names of one upstream model share an endpoint."""
     upstream: dict[str, Endpoint] = {}
+    taken, occupied = {other.key for other in others}, {other.slots for other in others}
     keys = {model: _key(told, model, taken) for model in dict.fromkeys(told.models.values())}
-    slots = next((known[key].slots for key in keys.values() if key in known), None) or Slots()
+    before = (known[key].slots for key in keys.values() if key in known)
+    slots = next((slots for slots in before if slots not in occupied), None) or Slots()
     slots.limit = told.concurrency
     for model, key in keys.items():
         endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)

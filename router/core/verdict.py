@@ -23,7 +23,7 @@ class Verdict(Enum):
 
 # Our key (401, 402, 403), our model's name or path (404, 405, 410), or a server that gave up reading (408): not the
 # client's fault, though the status is a 4xx.
-_OUR_FAULT = frozenset({401, 402, 403, 404, 405, 407, 408, 410, 421, 425, 426})
+OUR_FAULT = frozenset({401, 402, 403, 404, 405, 407, 408, 410, 421, 425, 426})
 
 
 def of_status(status: int, *, retry_after: bool = False) -> Verdict:
@@ -36,6 +36,6 @@ def of_status(status: int, *, retry_after: bool = False) -> Verdict:
         return Verdict.SERVED
     if status in (429, 529) or (status == 503 and retry_after):
         return Verdict.BUSY
-    if 400 <= status < 500 and status not in _OUR_FAULT:
+    if 400 <= status < 500 and status not in OUR_FAULT:
         return Verdict.REFUSED
     return Verdict.FAULT

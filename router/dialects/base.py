@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from router.core.call import Fields, Operation
-from router.core.verdict import Verdict, of_status
+from router.core.verdict import OUR_FAULT, Verdict, of_status
 
 HOSTED_IDLE = 90.0  # seconds; what hosted front ends keep an unused connection for is rarely told, and rarely less
 
@@ -50,7 +50,7 @@ class Dialect:
         `error` is the error object of the body or of a stream's event, or whatever stood in its place.
         """
         for code in _codes(error):
-            if code in self.codes and not (status in (401, 403, 404) and self.codes[code] is Verdict.REFUSED):
+            if code in self.codes and not (status in OUR_FAULT and self.codes[code] is Verdict.REFUSED):
                 return self.codes[code]
         verdict = of_status(status, retry_after=retry_after is not None)
         return Verdict.FAULT if verdict is Verdict.SERVED else verdict

@@ -1,0 +1,187 @@
+"""How kinds of servers differ: their verdicts on a refusal, and the requests that they are sent."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.config import EndpointConfig
+from router.core.call import parse
+from router.core.verdict import Verdict, of_status
+from router.dialects import DIALECTS, zhipu
+
+KINDS = sorted(DIALECTS)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def judge(kind: str, status: int, error: object = None, retry_after: float | None = None) -> Verdict:
+    return DIALECTS[kind].judge(status, error, retry_after)
+
+
+def adapted(kind: str, **fields: object) -> dict[str, object]:
+    """What a server of this kind is sent of a client's fields."""
+    call = parse("chat/completions", json.dumps({"model": "m", **fields}).encode())
+    sent = dict(call.fields)
+    adapt = DIALECTS[kind].adapt
+    if adapt is not None:
+        adapt(sent)
+    found: dict[str, object] = json.loads(msgspec.json.encode(sent))
+    del found["model"]
+    return found
+
+
+# Every kind.
+
+
+def test_every_kind_that_can_be_configured_has_a_dialect() -> None:
+    annotation = EndpointConfig.model_fields["kind"].annotation
+    assert sorted(annotation.__args__) == KINDS  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "error", [None, {}, "no", [], 7, {"message": "no"}, {"code": None, "type": None}, {"code": {"a": []}}]
+)
+def test_what_names_no_code_is_judged_by_its_status(kind: str, error: object) -> None:
+    for status in (301, 400, 401, 404, 429, 500, 503):
+        assert judge(kind, status, error) is of_status(status)
+    assert judge(kind, 503, error, 2.0) is Verdict.BUSY
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(status=st.integers(0, 999), error=json_values)
+def test_what_was_refused_or_failed_is_never_taken_for_served(kind: str, status: int, error: object) -> None:
+    assert judge(kind, status, error) in (Verdict.REFUSED, Verdict.BUSY, Verdict.FAULT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ({"code": "context_length_exceeded"}, Verdict.REFUSED),
+        ({"type": "invalid_request_error"}, Verdict.REFUSED),
+        ({"code": None, "type": "invalid_request_error"}, Verdict.REFUSED),
+        ({"type": "BadRequestError", "code": 400}, Verdict.REFUSED),
+        ({"code": "rate_limit_exceeded"}, Verdict.BUSY),
+        ({"type": "overloaded_error"}, Verdict.BUSY),
+        ({"code": 429}, Verdict.BUSY),
+        ({"type": "InternalServerError", "code": 500}, Verdict.FAULT),
+        ({"code": "never heard of it"}, Verdict.FAULT),
+    ],
+)
+def test_inside_a_stream_only_the_code_says_whose_fault_it_is(kind: str, error: object, verdict: Verdict) -> None:
+    assert judge(kind, 200, error) is judge(kind, 500, error) is verdict
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405])
+def test_our_key_our_account_and_our_models_name_are_never_the_clients_fault(kind: str, status: int) -> None:
+    assert judge(kind, status, {"type": "invalid_request_error", "code": "invalid_api_key"}) is Verdict.FAULT
+    assert judge(kind, status, {"type": "unknown_error", "code": "invalid_request_error"}) is Verdict.FAULT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_code_that_we_know_goes_before_the_type_and_both_before_the_status(kind: str) -> None:
+    assert judge(kind, 400, {"code": "rate_limit_exceeded", "type": "invalid_request_error"}) is Verdict.BUSY
+    assert judge(kind, 429, {"code": "context_length_exceeded"}) is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "zhipu"])
+def test_what_speaks_as_openai_does_is_sent_what_the_client_sent(kind: str) -> None:
+    fields = {"temperature": 0, "n": 2, "stream_options": {"include_usage": True}, "max_completion_tokens": 7}
+    assert adapted(kind, **fields) == fields
+    assert set(DIALECTS[kind].paths) == {"chat/completions", "completions", "embeddings"}
+
+
+def test_only_vllm_closes_an_unused_connection_soon() -> None:
+    assert DIALECTS["vllm"].idle < 5.0
+    assert all(DIALECTS[kind].idle > 60.0 for kind in KINDS if kind != "vllm")
+
+
+# Zhipu.
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "verdict"),
+    [
+        (429, "1302", Verdict.BUSY),  # concurrency
+        (429, "1303", Verdict.BUSY),  # frequency
+        (429, "1305", Verdict.BUSY),  # load
+        (429, "1113", Verdict.FAULT),  # arrears
+        (401, "1000", Verdict.FAULT),
+        (401, "1002", Verdict.FAULT),
+        (404, "1211", Verdict.FAULT),  # no such model
+        (400, "1210", Verdict.REFUSED),  # a parameter
+        (400, "1214", Verdict.REFUSED),
+        (400, "1301", Verdict.REFUSED),  # unsafe content
+        (200, "1301", Verdict.REFUSED),  # inside a stream
+        (200, "1302", Verdict.BUSY),
+        (500, "1234", Verdict.FAULT),
+    ],
+)
+def test_zhipus_code_says_more_than_its_status(status: int, code: str, verdict: Verdict) -> None:
+    assert judge("zhipu", status, {"code": code, "message": "…"}) is verdict
+    assert judge("zhipu", status, {"code": int(code)}) is verdict
+
+
+def test_zhipu_is_not_sent_what_it_does_not_know() -> None:
+    unknown = dict.fromkeys(zhipu.UNKNOWN, 1)
+    assert adapted("zhipu", **unknown, stop=["x"]) == {"stop": ["x"]}
+
+
+def test_zhipu_has_the_older_name_of_the_length_limit() -> None:
+    assert adapted("zhipu", max_completion_tokens=7) == {"max_tokens": 7}
+    assert adapted("zhipu", max_completion_tokens=7, max_tokens=5) == {"max_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (0.5, 0.5),
+        (0.01, 0.01),
+        (0.99, 0.99),
+        (1, 0.99),
+        (1.0, 0.99),
+        (2, 0.99),
+        (0.001, 0.01),
+        (None, None),
+        ("hot", "hot"),
+        (True, True),
+    ],
+)
+def test_zhipus_temperatures_lie_in_an_open_interval(said: object, sent: object) -> None:
+    assert adapted("zhipu", temperature=said) == {"temperature": sent}
+    assert adapted("zhipu", top_p=said) == {"top_p": sent}
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -1])
+def test_no_temperature_is_no_sampling_for_zhipu(zero: float) -> None:
+    assert adapted("zhipu", temperature=zero) == {"temperature": 0.01, "do_sample": False}
+    assert adapted("zhipu", top_p=zero) == {"top_p": 0.01}
+
+
+@given(
+    fields=st.dictionaries(st.sampled_from(["temperature", "top_p", "max_completion_tokens", "n", "x"]), json_values)
+)
+def test_whatever_a_client_says_can_be_adapted(fields: dict[str, object]) -> None:
+    body = json.dumps({"model": "m", **fields, "n": 1}).encode().replace(b"Infinity", b"1e999")
+    sent = dict(parse("chat/completions", body).fields)
+    zhipu.adapt(sent)
+    assert set(sent) <= {"model", "temperature", "top_p", "max_tokens", "do_sample", "x"}
+    for name in ("temperature", "top_p"):
+        value = json.loads(bytes(sent[name])) if name in sent else None
+        if isinstance(value, float) and value != float("inf"):
+            assert 0.01 <= value <= 0.99
+
+
+def test_zhipu_has_no_completions_without_chat() -> None:
+    assert set(DIALECTS["zhipu"].paths) == {"chat/completions", "embeddings"}
