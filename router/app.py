@@ -107,11 +107,13 @@ class Router:
         admin = Admin(self._table, lambda: self.pools, self.metrics, self.scheduler.now, self._authorize)
         models = Models(self.tables, self.admission, int(time.time()))
         ours = [Route(path.decode(), calls, methods=["POST"]) for path in OPERATIONS]
-        return Starlette(
+        application = Starlette(
             routes=[*ours, *models.routes, *admin.routes],
             lifespan=self._lifespan,
             exception_handlers={RouterError: _render, HTTPException: _render_http},
         )
+        application.router.redirect_slashes = False  # to http://, that is, also behind TLS
+        return application
 
     def _authorize(self, request: Request) -> None:
         self.admission.authorize(request.headers.raw)

@@ -68,6 +68,9 @@ class LoopScheduler:
                     callback()
         finally:
             self._ring_at = inf
+            while heap and heap[0][2].callback is None:  # most: so the next ring is for one that is still wanted
+                heappop(heap)
+                self.cancelled -= 1
             if heap:
                 self._set(heap[0][0])
 
@@ -105,25 +108,28 @@ class Timer:
     __slots__ = ("_callback", "_handle", "_scheduler", "_when")
 
     def __init__(self, scheduler: Scheduler, callback: Callable[[], None]) -> None:
-        self._scheduler, self._callback = scheduler, callback
+        self._scheduler = scheduler
+        self._callback: Callable[[], None] | None = callback
         self._handle: Handle | None = None
         self._when = inf
 
     def at(self, when: float) -> None:
         """Ring at `when`, or earlier."""
-        if when >= self._when:
+        if when >= self._when or self._callback is None:
             return
         if self._handle is not None:
             self._handle.cancel()
         self._when = when
         self._handle = self._scheduler.call_at(when, self._ring)
 
-    def cancel(self) -> None:
+    def close(self) -> None:
+        """Ring no more. It also lets go of its owner, which else would be a cycle for the collector to find."""
+        self._callback = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        self._when = inf
 
     def _ring(self) -> None:
         self._handle, self._when = None, inf
-        self._callback()
+        if self._callback is not None:
+            self._callback()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -23,8 +22,7 @@ class InvalidCall(ValueError):
         self.code, self.param = code, param
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, eq=False):
     """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing.
 
     `headers` are the lines to pass on, each with its end.

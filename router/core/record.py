@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from router.core.verdict import Verdict
 
 
@@ -33,35 +35,22 @@ class AttemptRecord(Protocol):
     def retry_after(self) -> float | None: ...
 
 
-class CallRecord:
+class CallRecord(msgspec.Struct, eq=False):
     """`arrived` is a time of the monotonic clock, `first_token` and `ended` are seconds since then.
 
     `error` is the code of what its client was told, or what became of the client.
     """
 
-    __slots__ = (
-        "arrived",
-        "attempts",
-        "completion_tokens",
-        "ended",
-        "endpoint",
-        "error",
-        "first_token",
-        "model",
-        "operation",
-        "prompt_tokens",
-        "request_id",
-        "status",
-        "stream",
-    )
-
-    def __init__(self, request_id: str, operation: str, arrived: float) -> None:
-        self.request_id, self.operation, self.arrived = request_id, operation, arrived
-        self.model = self.error = self.endpoint = ""
-        self.stream = False
-        self.status = 0
-        self.first_token: float | None = None
-        self.ended: float | None = None
-        self.prompt_tokens: int | None = None
-        self.completion_tokens: int | None = None
-        self.attempts: list[AttemptRecord] = []
+    request_id: str
+    operation: str
+    arrived: float
+    model: str = ""
+    stream: bool = False
+    status: int = 0
+    error: str = ""
+    endpoint: str = ""
+    first_token: float | None = None
+    ended: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    attempts: list[AttemptRecord] = msgspec.field(default_factory=list)

@@ -24,7 +24,7 @@ def configure(level: str) -> None:
 
 def write_call(record: CallRecord) -> None:
     """A sink: the record as one line on standard output."""
-    line: dict[str, Any] = {name: getattr(record, name) for name in CallRecord.__slots__ if name not in _OWN}
+    line: dict[str, Any] = {name: getattr(record, name) for name in record.__struct_fields__ if name not in _OWN}
     line["attempts"] = [_attempt(attempt, record.arrived) for attempt in record.attempts]
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()

@@ -6,12 +6,14 @@ on.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """One complete client request; names of headers are in lower case, `arrived` is a time of the monotonic clock."""
 
     path: bytes

@@ -119,7 +119,7 @@ class Dispatch:
     def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
         """The first token, a complete answer, or a refusal that the client is to see: this attempt is the answer."""
         now, record = self._shell.scheduler.now(), self._record
-        self._timer.cancel()
+        self._timer.close()
         del self._exchanges[exchange]
         if exchange.verdict is Verdict.REFUSED:
             self._race.settle(attempt, now)
@@ -190,7 +190,7 @@ class Dispatch:
     def _end(self) -> None:
         now = self._shell.scheduler.now()
         self._client.owner = None
-        self._timer.cancel()
+        self._timer.close()
         self._race.abandon(now)
         self._close_exchanges()
         self._record.ended = now - self._record.arrived

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from http import HTTPStatus
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,6 +44,8 @@ class Front(HttpToolsProtocol):
 
     handler: Handler
     bounds: Bounds
+    _date_headers: ClassVar[list[tuple[bytes, bytes]]] = []
+    _date_lines: ClassVar[bytes] = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,6 +57,7 @@ class Front(HttpToolsProtocol):
         self._in_head = True
         self._since = time.monotonic()  # when the request that is read began, or the silence before it
         self._reading = False
+        self._expected = False  # what the request's head says of its body has been looked at
         self._pending = b""  # a head that waits for the first bytes of its body
         self._chunked = False
         self._keep = True
@@ -73,9 +76,17 @@ class Front(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._unread(error)
+            self._unread(error, data)
+        if self._reading:
+            self._incomplete()
+
+    def _incomplete(self) -> None:
+        """More of the request is to come: say so where it is asked, and refuse now what would be refused then."""
         if self._in_head and self._head_size > self.bounds.header:
             self._refuse(self._header_too_large())
+        elif self._ours and not self._expected:
+            self._expected = True
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
@@ -129,6 +140,9 @@ class Front(HttpToolsProtocol):
             self._refuse(self._header_too_large())
             return
         self._head_size = 0
+        if self.parser.should_upgrade() and self._declines():
+            self._skipped = True  # until `_upgrade` reads it again
+            return
         path = self.url.partition(b"?")[0]
         if (
             path in OPERATIONS
@@ -136,10 +150,9 @@ class Front(HttpToolsProtocol):
             and self._free()
             and not self.parser.should_upgrade()
         ):
-            self._ours = True
+            self._ours, self._expected = True, False
             self._keep = self.parser.should_keep_alive()
             self._chunked = self.parser.get_http_version() == "1.1"
-            self._expect()
             return
         self._ours = False
         url, headers = self.url, self.headers
@@ -147,7 +160,10 @@ class Front(HttpToolsProtocol):
         self.url = url
         for name, value in headers:
             super().on_header(name, value)
-        super().on_headers_complete()
+        try:
+            super().on_headers_complete()
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):  # CONNECT's host and port, say
+            self._refuse(BadRequest("The request's target is no path.", code="invalid_http"))
 
     def on_body(self, body: bytes) -> None:
         if self._skipped or self._failed:
@@ -214,10 +230,10 @@ class Front(HttpToolsProtocol):
     def _too_large(self) -> RouterError:
         return BodyTooLarge(f"The request's body is longer than {self.bounds.body} bytes.")
 
-    def _unread(self, error: Exception) -> None:
+    def _unread(self, error: Exception, data: bytes) -> None:
         """The parser gave up, or one of its callbacks did, which is our fault."""
         if isinstance(error, httptools.HttpParserUpgrade):
-            self._upgrade()
+            self._upgrade(data[error.args[0] :])
         elif isinstance(error, httptools.HttpParserCallbackError):
             log.error("A request could not be handled", exc_info=error)
             self.transport.abort()
@@ -226,11 +242,21 @@ class Front(HttpToolsProtocol):
         elif not self._failed:
             self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
 
-    def _upgrade(self) -> None:
+    def _declines(self) -> bool:
+        """It offers to go on with another protocol, and we stay with this one (RFC 9110 §7.8)."""
+        return not self._should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _upgrade(self, rest: bytes) -> None:
+        """The parser leaves what follows the head to another protocol, also the body of a request that only offers one:
+        Java's own client does with its first (h2c). Such a request is read again, without its offer.
+        """
         if self._should_upgrade():
             self.handle_websocket_upgrade()
-        else:
-            self._unsupported_upgrade_warning()
+        elif self._skipped:
+            headers = lines([header for header in self.headers if header[0] != b"upgrade"])
+            line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+            self._skipped, self.parser = False, httptools.HttpRequestParser(self)
+            self.data_received(b"%b%b\r\n%b" % (line, headers, rest))
 
     def _leave(self) -> None:
         owner, self.owner = self.owner, None
@@ -252,8 +278,7 @@ class Front(HttpToolsProtocol):
         if not self._keep:
             framing += b"connection: close\r\n"
         line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
-        date = lines(self.server_state.default_headers)
-        self._pending = b"%b%b%b%b\r\n" % (line, date, headers, framing)
+        self._pending = b"%b%b%b%b\r\n" % (line, self._date(), headers, framing)
 
     def write(self, data: bytes) -> None:
         if not data or not self._answering:
@@ -278,6 +303,13 @@ class Front(HttpToolsProtocol):
         self._answering = False
         self.owner = None
         self.transport.abort()
+
+    def _date(self) -> bytes:
+        """The server's own headers, which it replaces once a second."""
+        headers = self.server_state.default_headers
+        if headers is not Front._date_headers:
+            Front._date_headers, Front._date_lines = headers, lines(headers)
+        return Front._date_lines
 
     def _next(self) -> None:
         self.owner = None

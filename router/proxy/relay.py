@@ -54,10 +54,13 @@ def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Cl
 
 def _as_event(body: bytes, exchange: Exchange, record: CallRecord) -> bytes:
     """As it is, but for a refusal in a shape that no SDK raises at: that would pass for an empty answer."""
-    if exchange.verdict is Verdict.REFUSED and not _is_error(body):
-        said = body[:2000].decode(errors="replace")
-        return BadRequest(f"'{record.endpoint}' refused the request: {said}", code="refused").event
-    return b"data: " + b"".join(body.splitlines()) + b"\n\n"
+    event = b"data: " + b"".join(body.splitlines()) + b"\n\n"
+    if exchange.verdict is not Verdict.REFUSED:
+        return event + b"data: [DONE]\n\n"
+    if _is_error(body):
+        return event
+    said = body[:2000].decode(errors="replace")
+    return BadRequest(f"'{record.endpoint}' refused the request: {said}", code="refused").event
 
 
 def _is_error(body: bytes) -> bool:
@@ -168,7 +171,7 @@ class Relay:
 
     def _end(self, verdict: Verdict, reason: str = "") -> None:
         self._client.owner = None
-        self._timer.cancel()
+        self._timer.close()
         self._exchange.close()
         _close(self._exchange, self._attempt, self._record, verdict, reason, self._now())
         self._ended(self._record)

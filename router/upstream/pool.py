@@ -122,7 +122,8 @@ class Pool:
             connection.send(request, exchange)
         else:
             self._wait(request, exchange)
-        self._top_up()
+        if len(self._idle) < self._min_idle:
+            self._top_up()
 
     def resend(self, request: Request, exchange: Exchange) -> None:
         """A reused connection died before it said a byte: once more, on one that was opened for it."""
@@ -177,7 +178,7 @@ class Pool:
     def close(self) -> None:
         """No more connections; those in use end with their exchanges."""
         self._closed = True
-        self._timer.cancel()
+        self._timer.close()
         for task in tuple(self._opening):
             task.cancel()
         for connection in tuple(self._idle):

@@ -74,7 +74,7 @@ class _Answering:
             self._timer.at(self._due)
 
     def close(self) -> None:
-        self._timer.cancel()
+        self._timer.close()
         self._pool.busy -= 1
 
     # Time says.
