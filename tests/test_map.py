@@ -1,0 +1,154 @@
+"""The map of the house, checked from the code's own imports: what each part may know of, and what it never does."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+
+_BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}  # what all above the arrows' foot know
+
+# What each part may import of ours. A package stands for all that is in it; of several rows the longest name counts.
+MAY: dict[str, set[str]] = {
+    "router": set(),  # its __init__: the version and the map
+    "router.__main__": {"router.cli"},
+    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.settings"},
+    "router.app": {f"router.{part}" for part in ("core", "dialects", "upstream", "proxy", "ops")}
+    | {"router", "router.config", "router.errors", "router.scheduler", "router.settings"},  # it builds them all
+    "router.settings": set(),
+    "router.errors": {"router.core.verdict"},
+    "router.scheduler": set(),  # the seam of time, at the bottom
+    "router.values": set(),  # with yamlfile, how config reads
+    "router.yamlfile": {"router.values"},
+    "router.config": {"router.values", "router.yamlfile"},
+    "router.core": set(),
+    "router.core.balance": {"router.core.endpoint"},
+    "router.core.breaker": set(),
+    "router.core.budget": set(),
+    "router.core.call": set(),
+    "router.core.endpoint": {f"router.core.{part}" for part in ("breaker", "health", "latency", "verdict")},
+    "router.core.health": set(),
+    "router.core.latency": set(),
+    "router.core.race": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "verdict")},
+    "router.core.record": {"router.core.verdict"},
+    "router.core.sse": set(),
+    "router.core.table": {"router.core.budget", "router.core.endpoint", "router.config"},
+    "router.core.verdict": set(),
+    "router.dialects": {"router.dialects", "router.core.call", "router.core.verdict"},
+    "router.upstream": {"router.upstream"} | _BELOW,
+    "router.proxy": {"router.proxy", "router.upstream", "router.errors"} | _BELOW,
+    "router.ops": {"router.ops", "router.upstream", "router.errors", "router"} | _BELOW,
+    "loadtest": {"loadtest"},  # it knows HTTP only, so that it can drive any router
+}
+# Of what is allowed there, what is not.
+NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.race", "router.core.table"}}
+
+# Where others' packages may be imported at all. What is not here is free.
+ONLY: dict[str, set[str]] = {
+    "asyncio": {"router.app", "router.ops", "router.proxy.asgi", "router.scheduler", "router.upstream", "loadtest"},
+    "httptools": {"router.proxy.front", "router.upstream"},
+    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange"},
+    "prometheus_client": {"router.ops.metrics"},
+    "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"},
+    "pydantic_settings": {"router.settings"},
+    "starlette": {"router.app", "router.ops.admin", "router.proxy.models"},
+    "tenacity": {"router.ops.keep"},
+    "uvicorn": {"router.app", "router.cli", "router.proxy.front"},
+    "yaml": {"router.yamlfile"},
+}
+
+# All that core may use of the outside: no clock, no chance but one that is passed, no I/O.
+CORE_USES = {
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "math", "msgspec",
+    "random.Random", "re", "types", "typing",
+}  # fmt: skip
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(TOP).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_of(path): path for part in ("router", "loadtest") for path in sorted((TOP / part).rglob("*.py"))}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """All that a module imports, wherever in it."""
+    return frozenset(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Of ours as modules, whichever names are taken out of them; of others' with the names."""
+    for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import hides where an arrow points"
+            assert node.module is not None
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in SOURCES or not node.module.startswith(("router", "loadtest")) else node.module
+
+
+def inside(name: str, parts: set[str]) -> bool:
+    """Whether a module is one of these, or in one of these packages; but "router" is only its __init__."""
+    return any(name == part or (part != "router" and name.startswith(f"{part}.")) for part in parts)
+
+
+def home(module: str) -> str:
+    """The row of MAY that counts for a module."""
+    return max((row for row in MAY if module == row or (row != "router" and module.startswith(f"{row}."))), key=len)
+
+
+def ours(module: str) -> set[str]:
+    return {name for name in imports(module) if name.split(".")[0] in ("router", "loadtest")}
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_every_arrow_points_downward(module: str) -> None:
+    row = home(module)
+    wrong = {name for name in ours(module) if not inside(name, MAY[row]) or inside(name, NEVER.get(row, set()))}
+    assert not wrong, f"{module} must not import {sorted(wrong)}"
+
+
+def test_only_cli_imports_app_and_only_the_entry_imports_cli() -> None:
+    importers = {name: {module for module in SOURCES if name in ours(module)} for name in ("router.app", "router.cli")}
+    assert importers == {"router.app": {"router.cli"}, "router.cli": {"router.__main__"}}
+
+
+def test_every_file_of_core_has_a_row_of_its_own() -> None:
+    files = {module for module in SOURCES if module.startswith("router.core")}
+    assert files == {row for row in MAY if row.startswith("router.core")}
+
+
+@pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("router.core")])
+def test_core_needs_no_event_loop_no_clock_no_io_and_no_chance_of_its_own(module: str) -> None:
+    outside = imports(module) - ours(module)
+    wrong = {name for name in outside if not inside(name, CORE_USES)}
+    assert not wrong, f"{module} must not import {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_others_packages_are_known_only_where_they_belong(package: str) -> None:
+    users = {module for module in SOURCES if any(inside(name, {package}) for name in imports(module))}
+    wrong = {module for module in users if not inside(module, ONLY[package])}
+    assert not wrong, f"{package} is imported by {sorted(wrong)}"
+
+
+def test_dialects_are_data_and_pure_functions() -> None:
+    modules = [module for module in SOURCES if module.startswith("router.dialects")]
+    used = {name.split(".")[0] for module in modules for name in imports(module) - ours(module)}
+    assert used <= {"__future__", "collections", "dataclasses", "typing", "msgspec"}
+
+
+def test_the_table_names_only_what_there_is() -> None:
+    """But for what is drawn and not built yet."""
+    planned = {"router.upstream.httpx_exchange"}
+    named = set(MAY).union(*MAY.values(), *NEVER.values(), *ONLY.values())
+    assert named - planned <= set(SOURCES)
