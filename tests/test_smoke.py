@@ -187,13 +187,17 @@ def run(folder: Path, *arguments: str, **settings: str) -> "subprocess.Completed
 
 
 class Raw:
-    """A client without manners: one request, and then it reads or leaves as it likes."""
+    """A client without manners: it asks, and then it reads or leaves as it likes."""
 
-    def __init__(self, address: tuple[str, int], path: str, body: Json) -> None:
+    def __init__(self, address: tuple[str, int], path: str, body: Json, headers: str = "") -> None:
         text = json.dumps(body).encode()
-        head = f"POST /v1/{path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+        head = f"POST /v1/{path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}"
+        self.request = f"{head}content-length: {len(text)}\r\n\r\n".encode() + text
         self.socket = socket.create_connection(address, timeout=5)
-        self.socket.sendall(f"{head}content-length: {len(text)}\r\n\r\n".encode() + text)
+        self.send()
+
+    def send(self) -> None:
+        self.socket.sendall(self.request)
 
     def read_until(self, end: bytes) -> bytes:
         received, deadline = b"", time.monotonic() + 5
@@ -392,6 +396,14 @@ def test_every_answer_says_who_gave_it(client: OpenAI) -> None:
     assert headers[1]["content-type"].startswith("text/event-stream")
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/v1/models", "/v1/models/none", "/v1/chat/completions", "/"])
+def test_answers_that_no_endpoint_gave_say_so(shared: Router, path: str) -> None:
+    headers = shared.control.get(path).headers
+    assert headers["x-request-id"].startswith("req_")
+    assert (headers["x-router-endpoint"], headers["x-router-attempts"]) == ("-", "0")
+    assert headers["server-timing"].startswith("total;dur=")
+
+
 def test_the_endpoint_gets_the_request_with_our_key_and_nothing_of_the_client(client: OpenAI, alpha: Fake) -> None:
     client.chat.completions.create(
         model="failover-busy", messages=HI, extra_body={"vendor": {"x": 1}}, extra_headers={"cookie": "c=1"}
@@ -409,6 +421,20 @@ def test_the_answer_is_the_endpoints_byte_for_byte(shared: Router, alpha: Fake, 
     body = {"model": "quick", "messages": HI, "stream": stream}
     through = shared.control.post("/v1/chat/completions", json=body)
     assert through.content == alpha.control.post("/v1/chat/completions", json=body).content
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_offers_http2_is_answered_as_it_asked(shared: Router, stream: bool) -> None:
+    """Java's own client offers it with its first request."""
+    offer = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    raw = Raw(shared.address, CHAT, {"model": "quick", "messages": HI, "stream": stream}, offer)
+    try:
+        for _ in range(2):
+            answer = raw.read_until(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}}")
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            raw.send()
+    finally:
+        raw.leave()
 
 
 def test_the_async_sdk_does_all_of_it_at_once(shared: Router, alpha: Fake) -> None:
@@ -543,7 +569,15 @@ def test_what_is_no_request_is_a_bad_request(client: OpenAI, shared: Router) -> 
     answer = shared.control.post("/v1/chat/completions", content=b"{not JSON")
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     assert shared.control.get("/v1/chat/completions").status_code == 405
-    assert shared.control.get("/v1/nothing").json()["error"]["code"] == "unknown_url"
+    for path in ("/v1/nothing", "/v1/chat/completions/", "/"):
+        assert shared.control.post(path).json()["error"]["code"] == "unknown_url"
+
+
+@pytest.mark.parametrize("line", [b"CONNECT example.com:443", b"GET /\xff", b"GET x", b"\x16\x03\x01"])
+def test_what_is_no_request_for_a_path_is_a_bad_request(shared: Router, line: bytes) -> None:
+    with socket.create_connection(shared.address, timeout=5) as raw:
+        raw.sendall(line + b" HTTP/1.1\r\nhost: test\r\n\r\n")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 def test_endpoints_that_recover_serve_the_very_next_call(tmp_path: Path, alpha: Fake, beta: Fake) -> None:
