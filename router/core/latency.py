@@ -44,24 +44,17 @@ class DecayedMean:
 class RecentValues:
     """The last WINDOW observations, kept in order."""
 
-    __slots__ = ("_arrivals", "_ordered")
+    __slots__ = ("_arrivals", "ordered")
 
     def __init__(self) -> None:
         self._arrivals: deque[float] = deque()
-        self._ordered: list[float] = []
-
-    def __len__(self) -> int:
-        return len(self._ordered)
+        self.ordered: list[float] = []
 
     def add(self, value: float) -> None:
         if len(self._arrivals) == WINDOW:
-            del self._ordered[bisect_left(self._ordered, self._arrivals.popleft())]
+            del self.ordered[bisect_left(self.ordered, self._arrivals.popleft())]
         self._arrivals.append(value)
-        insort(self._ordered, value)
-
-    def quantile(self, q: float) -> float:
-        """The smallest value that at least a share q of the observations does not exceed."""
-        return self._ordered[max(0, ceil(q * len(self._ordered)) - 1)]
+        insort(self.ordered, value)
 
 
 class Latency:
@@ -104,5 +97,7 @@ class Latency:
         return self._recent.read(now, self._prior)
 
     def quantile(self, q: float) -> float | None:
-        """The recent q-quantile, or None while there is too little to tell it from."""
-        return self._values.quantile(q) if len(self._values) >= TRUSTED else None
+        """The smallest recent value that at least a share q of them does not exceed; None while there are too few."""
+        ordered = self._values.ordered
+        count = len(ordered)
+        return ordered[max(0, ceil(q * count) - 1)] if count >= TRUSTED else None
