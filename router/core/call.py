@@ -47,6 +47,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
 def parse(operation: Operation, body: bytes, headers: bytes = b"") -> Call:
     """Read a request body. Raises InvalidCall."""
     try:
+        if not body.isascii():
+            body.decode()  # of what is only split, msgspec does not look at the text
         fields = _split(body)
         model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
     except msgspec.ValidationError:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from router.core.record import CallRecord
 from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge, RouterError, SlowRequest
 from router.proxy.client import Owner, Request
 from router.proxy.handler import OPERATIONS, Handler
@@ -49,6 +50,7 @@ class Front(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.url = b""
         self.owner: Owner | None = None
         self._ours = self._skipped = False  # whose is the request that is read: ours, nobody's (else the application's)
         self._answering = False
@@ -69,15 +71,13 @@ class Front(HttpToolsProtocol):
         if self._answering or self._failed:
             self._keep = False  # pipelined, or the rest of what was refused: not read
             return
-        if not self._reading:
-            self._reading, self._since = True, time.monotonic()
         if self._in_head:
             self._head_size += len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._unread(error, data)
-        if self._reading:
+        if self._reading and not self._failed:
             self._incomplete()
 
     def _incomplete(self) -> None:
@@ -89,6 +89,8 @@ class Front(HttpToolsProtocol):
             self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._reading and not self._failed and (self._ours or self._in_head):
+            self.handler.left(self._record())
         self._leave()
         super().connection_lost(exc)
 
@@ -115,18 +117,26 @@ class Front(HttpToolsProtocol):
         """Close it where a request takes too long to come, or none comes."""
         if self._failed and now >= self._since + LINGER:
             self.transport.abort()
-        elif self._answering or (self.cycle is not None and not self.cycle.response_complete):
+        elif self._answering:
             return
         elif self._reading and now >= self._since + self.bounds.request:
-            self._refuse(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
-        elif not self._reading and now >= self._since + self.bounds.idle:
+            if self._free():
+                self._refuse(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
+            else:
+                self.transport.abort()  # the application waits for it
+        elif not self._reading and self._free() and now >= self._since + self.bounds.idle:
             self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing: uvicorn's own timer knows only of the application's answers, so `expire` looks after all of them."""
 
     # The parser says.
 
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head = True
+        if not self._answering:
+            self._reading, self._since = True, time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
@@ -219,7 +229,10 @@ class Front(HttpToolsProtocol):
         """
         self._failed, self._keep, self._answering = True, False, True
         self._body = []
-        self.handler.refuse(self, self.handler.record(self.url, self._since), error)
+        self.handler.refuse(self, self._record(), error)
+
+    def _record(self) -> CallRecord:
+        return self.handler.record(self.url.partition(b"?")[0], self._since)
 
     def _header_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -60,6 +60,12 @@ class Handler:
         client.end(body)
         self._shell.ended(record)
 
+    def left(self, record: CallRecord) -> None:
+        """Note one whose client left before its request was complete."""
+        record.ended = self._shell.scheduler.now() - record.arrived
+        record.status, record.error = 499, "client_left"
+        self._shell.ended(record)
+
     def _call(self, request: Request) -> Call:
         try:
             return parse(OPERATIONS[request.path], request.body, passed_on(request.headers))

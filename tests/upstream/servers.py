@@ -229,9 +229,11 @@ class Server:
     def __init__(self) -> None:
         self.port = 0
         self.host = ""
+        self.always = b""  # what to answer to every request, without the test
         self.drops = False  # each connection, as soon as it has taken it
         self.peers: list[Peer] = []
         self._new: asyncio.Queue[Peer] = asyncio.Queue()
+        self._tasks: list[asyncio.Future[None]] = []
 
     async def accept(self) -> Peer:
         """The next connection."""
@@ -245,8 +247,17 @@ class Server:
         peer = Peer(reader, writer)
         self.peers.append(peer)
         self._new.put_nowait(peer)
+        if self.always:
+            self._tasks.append(asyncio.ensure_future(self._serve(peer)))
         if self.drops:
             peer.reset()
+
+    async def _serve(self, peer: Peer) -> None:
+        try:
+            while True:
+                await peer.answer(self.always)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
 
 
 @asynccontextmanager

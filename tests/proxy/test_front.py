@@ -1,0 +1,829 @@
+"""What clients may send, on real sockets: each gets an answer of the right status, is counted, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httptools
+import pytest
+
+from router.proxy.front import LINGER
+from tests.proxy.running import CHAT, STREAMING, Answer, at, get, post, running
+from tests.upstream.servers import (
+    DONE,
+    FINISH,
+    JSON,
+    LAST,
+    ROLE,
+    SSE,
+    chunk,
+    head,
+    on_each_loop,
+    on_uvloop,
+    serving,
+    settled,
+    token,
+    until,
+    whole,
+)
+
+KEYS = "keys: [sesame]\n"
+LARGE = 64 << 10  # a limit for bodies
+FORM = {"max_body": LARGE, "max_header": 4 << 10}
+
+
+def is_stamped(answer: Answer) -> bool:
+    """It carries what every answer carries."""
+    return {"x-request-id", "x-router-endpoint", "x-router-attempts", "server-timing", "date"} <= set(answer.headers)
+
+
+def mentions(said: str, words: str) -> bool:
+    return all(word in said for word in words.split())
+
+
+# What can't be routed.
+
+UNREADABLE: dict[str, tuple[bytes, int, str, str]] = {
+    "nothing": (b"", 400, "invalid_json", "not valid JSON"),
+    "no JSON": (b"hello", 400, "invalid_json", "not valid JSON"),
+    "half of it": (CHAT[:-9], 400, "invalid_json", "not valid JSON"),
+    "more than it": (CHAT + b"}", 400, "invalid_json", "not valid JSON"),
+    "a list": (b"[1]", 400, "invalid_json", "JSON object"),
+    "null": (b"null", 400, "invalid_json", "JSON object"),
+    "no model": (b'{"messages":[]}', 400, "missing_model", "must name a model"),
+    "a model that is no text": (b'{"model":7}', 400, "missing_model", "must name a model"),
+    "an empty model": (b'{"model":""}', 400, "missing_model", "must name a model"),
+    "a model that is a book": (b'{"model":"%b"}' % (b"x" * 257), 400, "invalid_model", "longer than 256"),
+    "half a character as model": (b'{"model":"\\ud800"}', 400, "invalid_json", "not valid JSON"),
+    "another model": (b'{"model":"chart"}', 404, "model_not_found", "'chart' 'chat'"),
+    "stream is no truth": (b'{"model":"chat","stream":"yes"}', 400, "invalid_type", "'stream'"),
+    "n is no number": (b'{"model":"chat","n":"two"}', 400, "invalid_type", "'n'"),
+    "UTF-8 that is broken in the model": (b'{"model":"ch\xfft"}', 400, "invalid_json", "not valid JSON"),
+    "UTF-8 that is broken elsewhere": (CHAT.replace(b"Hi", b"\xc3\x28"), 400, "invalid_json", "not valid JSON"),
+    "UTF-16": (CHAT.decode().encode("utf-16"), 400, "invalid_json", "not valid JSON"),
+    "very deep": (b'{"model":"chat","messages":%b%b}' % (b"[" * 30_000, b"]" * 30_000), 400, "invalid_json", "deep"),
+    "very deep and open": (b'{"model":"chat","messages":%b' % (b"[" * 60_000), 400, "invalid_json", ""),
+    "very deep model": (b'{"model":%b1%b}' % (b"[" * 30_000, b"]" * 30_000), 400, "invalid_json", "deep"),
+}
+
+
+@on_uvloop
+@pytest.mark.parametrize("case", UNREADABLE)
+async def test_what_can_not_be_read_or_routed_is_refused_in_openais_shape(case: str) -> None:
+    body, status, code, said = UNREADABLE[case]
+    async with running() as router:
+        client = await router.client()
+        answer = await client.ask(post(body))
+        assert (answer.status, answer.error["code"]) == (status, code)
+        assert mentions(answer.error["message"], said)
+        assert answer.error["type"] == "invalid_request_error"
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["x-should-retry"] == "false"
+        assert is_stamped(answer)
+        assert router.counted("calls_total", status=str(status), error=code, operation="chat/completions") == 1
+        assert (await client.ask(post(CHAT))).status == 200  # on the same connection
+
+
+@on_uvloop
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"])
+async def test_each_operation_is_served_and_counted(path: bytes) -> None:
+    async with running() as router:
+        answer = await router.ask(post(b'{"model":"chat","input":"a","prompt":"b"}', path=path + b"?api-version=1"))
+        assert answer.status == 200
+        assert is_stamped(answer)
+        assert answer.headers["x-router-endpoint"] == "made-up"
+        assert answer.headers["x-router-attempts"] == "1"
+        assert router.counted("calls_total", status="200", operation=path.decode().removeprefix("/v1/")) == 1
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        (b"GET", b"/v1/chat/completions", "POST"),
+        (b"PUT", b"/v1/completions", "POST"),
+        (b"DELETE", b"/v1/embeddings", "POST"),
+        (b"OPTIONS", b"/v1/chat/completions", "POST"),
+        (b"POST", b"/v1/models", "GET, HEAD"),
+        (b"POST", b"/healthz", "GET, HEAD"),
+        (b"DELETE", b"/metrics", "GET, HEAD"),
+        (b"OPTIONS", b"/admin/endpoints", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_one(method: bytes, path: bytes, allow: str) -> None:
+    async with running() as router:
+        answer = await router.ask(get(path, b"content-length: 0", method=method))
+        assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
+        assert sorted(answer.headers["allow"].split(", ")) == allow.split(", ")
+        assert mentions(answer.error["message"], method.decode())
+        assert is_stamped(answer)
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("path", "status"), [(b"/v1/chat/completions", 405), (b"/v1/models", 200), (b"/healthz", 200), (b"/nowhere", 404)]
+)
+async def test_head_gets_a_head(path: bytes, status: int) -> None:
+    async with running() as router:
+        client = await router.client()
+        client.send(get(path, method=b"HEAD"))
+        assert (await client.answer(to_head=True)).status == status
+        assert (await client.ask(post(CHAT))).status == 200  # which shows that no body came
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    "path", [b"/", b"/v1", b"/v1/chat", b"/v1/chat/completionss", b"/V1/models", b"/%ff%00", b"/a//b"]
+)
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_an_unknown_path_is_told_where_the_api_is(path: bytes, method: bytes) -> None:
+    async with running() as router:
+        answer = await router.ask(get(path, b"content-length: 0", method=method))
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+        assert mentions(answer.error["message"], "/v1.")
+        assert is_stamped(answer)
+
+
+# What is no HTTP, or too much of it.
+
+NO_HTTP: dict[str, bytes] = {
+    "a TLS hello": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 30,
+    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no method": b" / HTTP/1.1\r\n\r\n",
+    "an unknown method": b"BREW /pot HTTP/1.1\r\n\r\n",
+    "a header without a colon": b"GET / HTTP/1.1\r\nhost router\r\n\r\n",
+    "a header with a NUL": b"GET / HTTP/1.1\r\nhost: a\0b\r\n\r\n",
+    "a space before the colon": post(CHAT, b"x-thing : 1"),
+    "both lengths": post(CHAT, b"transfer-encoding: chunked"),
+    "two lengths": post(CHAT, b"content-length: 7"),
+    "a length that is no number": b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: many\r\n\r\n",
+    "a length below nothing": b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: -5\r\n\r\n",
+    "an unknown coding": b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n",
+    "a bad chunk size": b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n",
+    "a chunk that is longer than it says": (
+        b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcdef\r\n"
+    ),
+    "a tunnel": b"CONNECT example.test:443 HTTP/1.1\r\nhost: example.test\r\n\r\n",
+    "no path": b"GET http:// HTTP/1.1\r\n\r\n",
+    "a port that is no number": b"GET http://a:b:c/ HTTP/1.1\r\n\r\n",
+    "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
+}
+
+
+@on_uvloop
+@pytest.mark.parametrize("case", NO_HTTP)
+async def test_what_is_no_http_is_told_so_and_closed(case: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as router:
+        client = await router.client()
+        answer = await client.ask(NO_HTTP[case])
+        assert (answer.status, answer.error["code"]) == (400, "invalid_http")
+        assert answer.headers["connection"] == "close"
+        assert is_stamped(answer)
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="400", error="invalid_http") == 1
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@on_uvloop
+async def test_all_that_a_server_may_be_asked_is_no_path() -> None:
+    async with running() as router:
+        answer = await router.ask(b"OPTIONS * HTTP/1.1\r\nhost: router\r\n\r\n")
+        assert answer.status in (400, 404)
+        assert answer.error
+
+
+@on_uvloop
+async def test_a_path_with_its_address_is_understood() -> None:
+    async with running() as router:
+        assert (await router.ask(get(b"http://router/v1/models"))).status == 200
+        assert (await router.ask(post(CHAT, path=b"http://router/v1/chat/completions"))).status == 200
+
+
+@on_uvloop
+@pytest.mark.parametrize("dribbled", [False, True], ids=["at once", "dribbled"])
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/models"])
+@pytest.mark.parametrize("where", ["one header", "many headers", "the path", "no end"])
+async def test_a_header_that_is_too_long_is_refused(dribbled: bool, path: bytes, where: str) -> None:
+    size = FORM["max_header"]
+    lines = {
+        "one header": [b"x-long: " + b"x" * size],
+        "many headers": [b"x-%d: %b" % (i, b"x" * 50) for i in range(size // 50)],
+        "the path": [],
+        "no end": [b"x-long: " + b"x" * size],
+    }[where]
+    request = get(path + (b"?" + b"x" * size if where == "the path" else b""), *lines, method=b"POST")
+    if where == "no end":
+        request = request[:-4]
+    async with running(**FORM) as router:
+        client = await router.client()
+        if dribbled:
+            for start in range(0, len(request), 512):
+                client.send(request[start : start + 512])
+                await client.writer.drain()
+                await settled(lambda: None) if start % 2048 == 0 else None
+        else:
+            client.send(request)
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (431, "header_too_large")
+        assert mentions(answer.error["message"], "4096 bytes")
+        assert answer.headers["connection"] == "close"
+        assert is_stamped(answer)
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="431", error="header_too_large") == 1
+
+
+@on_uvloop
+async def test_a_header_up_to_the_limit_is_served_whatever_follows_it() -> None:
+    async with running(**FORM) as router:
+        body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * 60_000)
+        answer = await router.ask(post(body, b"x-long: " + b"x" * 3800))
+        assert answer.status == 200
+
+
+@on_each_loop
+async def test_a_body_whose_length_is_too_large_is_refused_before_it_is_sent() -> None:
+    async with running(**FORM) as router:
+        client = await router.client()
+        answer = await client.ask(b"POST /v1/embeddings HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (LARGE + 1))
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert mentions(answer.error["message"], "65536 bytes")
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="413", operation="embeddings") == 1
+
+
+@on_each_loop
+async def test_a_body_that_turns_out_too_large_is_refused_while_it_is_sent() -> None:
+    async with running(**FORM) as router:
+        client = await router.client()
+        client.send(b"POST /v1/embeddings HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.send(*[chunk(b"x" * 1000) for _ in range(LARGE // 1000 + 1)])
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert router.counted("calls_total", status="413", operation="embeddings") == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_the_refusal_arrives_although_the_client_keeps_sending(chunked: bool) -> None:
+    total = 32 << 20
+    async with running(**FORM) as router:
+        client = await router.client()
+        framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % total
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        piece = b"x" * 65_536
+        for _ in range(total // len(piece)):  # a client that reads nothing before it has sent all
+            client.send(chunk(piece) if chunked else piece)
+            await client.writer.drain()
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (413, "body_too_large")
+        assert await client.left() == b""
+
+
+@on_each_loop
+async def test_a_refused_client_that_never_stops_sending_is_cut_off() -> None:
+    async with running(**FORM) as router:
+        client = await router.client()
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n")
+        assert (await client.answer()).status == 413
+        router.expire(LINGER - 0.1)
+        await settled(lambda: len(router.connections))
+        assert len(router.connections) == 1
+        router.expire(LINGER + 0.1)
+        await until(lambda: not router.connections)
+
+
+@on_uvloop
+async def test_a_body_up_to_the_limit_is_served() -> None:
+    body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * (LARGE - len(CHAT) - 10))
+    assert len(body) == LARGE
+    async with running(**FORM) as router:
+        assert (await router.ask(post(body))).status == 200
+        request = b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(body) + LAST
+        assert (await router.ask(request)).status == 200
+
+
+# Asking first.
+
+
+@on_each_loop
+async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
+    async with running() as router:
+        client = await router.client()
+        request = post(CHAT, b"Expect: 100-Continue")
+        client.send(request[: -len(CHAT)])
+        assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await client.ask(CHAT)).status == 200
+
+
+@on_each_loop
+async def test_a_client_that_asks_first_for_too_much_is_told_not_to() -> None:
+    async with running(**FORM) as router:
+        client = await router.client()
+        answer = await client.ask(
+            b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 99999999\r\n\r\n"
+        )
+        assert answer.status == 413
+
+
+# Slow ones, and those that leave.
+
+
+@on_each_loop
+@pytest.mark.parametrize(
+    "part",
+    [b"P", b"POST /v1/chat/completions HTTP/1.1\r\nhost:", post(CHAT)[:-5], get(b"/v1/models")[:-2]],
+    ids=["a byte", "half its header", "half its body", "half an application's"],
+)
+async def test_a_client_that_sends_slowly_is_told_that_its_time_is_over(part: bytes) -> None:
+    async with running(request_timeout=10) as router:
+        client = await router.client()
+        client.send(part)
+        front = await router.connection(client)
+        await until(lambda: front._reading)
+        router.expire(9.0)
+        await settled(lambda: front._failed)
+        assert not front._failed
+        router.expire(11.0)
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (408, "request_timeout")
+        assert mentions(answer.error["message"], "10 s")
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="408", error="request_timeout") == 1
+
+
+@on_uvloop
+async def test_one_byte_now_and_then_is_no_sign_of_life() -> None:
+    async with running(request_timeout=10) as router:
+        client = await router.client()
+        client.send(post(CHAT)[:-5])
+        front = await router.connection(client)
+        await until(lambda: front._body)
+        client.send(post(CHAT)[-5:-4])
+        await until(lambda: len(front._body) == 2)
+        router.expire(11.0)
+        assert (await client.answer()).status == 408
+
+
+@on_uvloop
+async def test_a_body_for_the_application_that_never_comes_is_not_waited_for() -> None:
+    async with running(request_timeout=10) as router:
+        client = await router.client()
+        client.send(get(b"/v1/models") + post(CHAT)[:-5])  # pipelined, so it goes the application's way
+        assert (await client.answer()).status == 200
+        router.expire(9.0)
+        await settled(lambda: len(router.connections))
+        assert len(router.connections) == 1
+        router.expire(11.0)
+        assert await client.left() == b""
+
+
+@on_each_loop
+@pytest.mark.parametrize("gone", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("part", "operation"),
+    [
+        (post(CHAT)[:-5], "chat/completions"),
+        (post(CHAT, path=b"/v1/embeddings")[: -len(CHAT)], "embeddings"),
+        (post(b"", b"x-half: ")[:-4], "chat/completions"),
+        (b"P", ""),
+    ],
+    ids=["half its body", "no body", "half its header", "a byte"],
+)
+async def test_a_client_that_leaves_half_way_leaves_nothing_but_a_count(part: bytes, operation: str, gone: str) -> None:
+    async with running() as router:
+        client = await router.client()
+        client.send(part)
+        front = await router.connection(client)
+        await until(lambda: front._reading)
+        getattr(client, gone)()
+        await until(lambda: not router.connections)
+        assert router.counted("calls_total") == 1
+        assert router.counted("calls_total", status="499", error="client_left", operation=operation) == 1
+
+
+@on_each_loop
+async def test_a_connection_that_says_nothing_is_closed_and_not_counted() -> None:
+    async with running(keep_alive=20) as router:
+        client = await router.client()
+        await router.connection(client)
+        router.expire(19.0)
+        await settled(lambda: len(router.connections))
+        assert len(router.connections) == 1
+        router.expire(21.0)
+        assert await client.left() == b""
+        assert router.counted("calls_total") == 0
+
+
+@on_uvloop
+@pytest.mark.parametrize("said", [b"", b"\r\n", post(CHAT), get(b"/v1/models"), get(b"/v1/models") + post(CHAT)])
+async def test_a_client_that_comes_and_goes_has_not_left_half_way(said: bytes) -> None:
+    async with running() as router:
+        client = await router.client()
+        client.send(said)
+        for _ in range(said.count(b" HTTP/")):
+            await client.answer()
+        front = await router.connection(client)
+        await settled(lambda: front._reading)
+        client.reset()
+        await until(lambda: not router.connections)
+        assert router.counted("calls_total", error="client_left") == 0
+
+
+@on_each_loop
+@pytest.mark.parametrize("gone", ["close", "reset"])
+@pytest.mark.parametrize("asked", [CHAT, STREAMING], ids=["plain", "streaming"])
+async def test_a_client_that_leaves_before_the_answer_ends_its_attempt(asked: bytes, gone: str) -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(asked))
+        peer = await server.accept()
+        await peer.request()
+        getattr(client, gone)()
+        assert await peer.left() == b""
+        await router.quiet()
+        assert router.counted("calls_total", status="499", error="client_left") == 1
+        assert router.counted("attempts_total", verdict="abandoned") == 1
+
+
+@on_each_loop
+@pytest.mark.parametrize("gone", ["close", "reset"])
+async def test_a_client_that_leaves_within_its_stream_ends_its_attempt(gone: str) -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("Hello")))
+        assert (await client.head()).status == 200
+        getattr(client, gone)()
+        assert await peer.left() == b""
+        await router.quiet()
+        assert router.counted("calls_total", status="200", error="client_left") == 1
+        assert router.counted("attempts_total", verdict="abandoned") == 1
+
+
+# One request after the other.
+
+
+@on_each_loop
+async def test_a_connection_carries_our_calls_and_the_applications_in_any_order() -> None:
+    async with running() as router:
+        client = await router.client()
+        for request in (
+            post(CHAT),
+            get(b"/v1/models"),
+            post(STREAMING),
+            post(CHAT),
+            get(b"/healthz"),
+            get(b"/nowhere"),
+        ):
+            answer = await client.ask(request)
+            assert answer.status == (404 if b"nowhere" in request else 200)
+            assert is_stamped(answer)
+        assert len(router.connections) == 1
+        assert router.counted("calls_total", status="200") == 3
+
+
+@on_uvloop
+async def test_the_applications_idle_timer_does_not_cut_a_call() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        assert (await client.ask(get(b"/v1/models"))).status == 200
+        front = await router.connection(client)
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("Hello")))
+        await client.head()
+        if front.timeout_keep_alive_task is not None and not front.timeout_keep_alive_task.cancelled():
+            front.timeout_keep_alive_handler()  # as it would after so many seconds
+        router.expire(3600.0)
+        peer.send(chunk(FINISH + DONE), LAST)
+        body = b"".join([piece async for piece in client.chunks()])
+        assert body == ROLE + token("Hello") + FINISH + DONE
+
+
+@on_each_loop
+@pytest.mark.parametrize("first", [CHAT, STREAMING], ids=["plain", "streaming"])
+async def test_of_pipelined_calls_the_first_is_answered_and_the_connection_closed(first: bytes) -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(first) + post(CHAT) + get(b"/v1/models"))
+        peer = await server.accept()
+        await peer.answer(*([SSE, chunk(ROLE + token("a") + FINISH + DONE), LAST] if b"stream" in first else [whole()]))
+        assert (await client.answer()).status == 200
+        assert await client.left() == b""
+        assert (server.accepted, router.counted("calls_total")) == (1, 1)
+
+
+@on_each_loop
+async def test_what_comes_while_a_call_is_answered_closes_the_connection_after_it() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(CHAT))
+        peer = await server.accept()
+        await peer.request()
+        front = await router.connection(client)
+        client.send(post(CHAT))
+        await until(lambda: not front._keep)
+        peer.send(whole())
+        answer = await client.answer()
+        assert (answer.status, answer.body, answer.headers["connection"]) == (200, JSON, "close")
+        assert await client.left() == b""
+        assert router.counted("calls_total") == 1
+
+
+@on_uvloop
+async def test_pipelined_calls_that_are_refused_at_once_are_each_refused() -> None:
+    async with running() as router:
+        client = await router.client()
+        client.send(post(b"{}") * 3)
+        for _ in range(3):
+            assert (await client.answer()).status == 400
+        assert (await client.ask(post(CHAT))).status == 200
+
+
+@on_uvloop
+async def test_pipelined_requests_to_the_application_and_to_us_are_answered_in_turn() -> None:
+    async with running() as router:
+        client = await router.client()
+        client.send(get(b"/v1/models") + post(CHAT) + get(b"/healthz"))
+        models, chat, health = [await client.answer() for _ in range(3)]
+        assert models.json["object"] == "list"
+        assert chat.json["choices"]
+        assert health.json["status"] == "ok"
+
+
+@on_uvloop
+async def test_a_client_that_will_not_come_again_is_told_goodbye() -> None:
+    async with running() as router:
+        client = await router.client()
+        answer = await client.ask(post(CHAT, b"Connection: close"))
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.left() == b""
+
+
+@on_uvloop
+async def test_a_blank_line_before_a_request_is_passed_over() -> None:
+    async with running() as router:
+        client = await router.client()
+        assert (await client.ask(b"\r\n" + post(CHAT))).status == 200
+        assert (await client.ask(b"\r\n" + post(CHAT))).status == 200
+
+
+# Old clients, and those that want something else.
+
+
+@on_each_loop
+@pytest.mark.parametrize("asked", [CHAT, STREAMING], ids=["plain", "streaming"])
+async def test_an_http_1_0_client_gets_its_answer_and_the_connection_is_closed(asked: bytes) -> None:
+    async with running() as router:
+        client = await router.client()
+        answer = await client.ask(post(asked, version=b"1.0"))
+        assert answer.status == 200
+        assert "transfer-encoding" not in answer.headers
+        assert answer.headers["connection"] == "close"
+        assert answer.body.endswith(DONE) if asked is STREAMING else answer.json["choices"]
+        assert await client.left() == b""
+
+
+@on_uvloop
+async def test_an_http_1_0_client_that_asks_to_stay_may() -> None:
+    async with running() as router:
+        client = await router.client()
+        for _ in range(2):
+            answer = await client.ask(post(CHAT, b"connection: keep-alive", version=b"1.0"))
+            assert "content-length" in answer.headers
+
+
+@on_uvloop
+@pytest.mark.parametrize("to", [b"h2c", b"websocket", b"TLS/1.2"])
+async def test_a_client_that_wants_another_protocol_is_served_in_this_one(to: bytes) -> None:
+    upgrade = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: " + to, b"http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    async with running() as router:
+        answer = await router.ask(get(b"/v1/models", *upgrade))
+        assert answer.status == 200
+        assert is_stamped(answer)
+        for asked in (CHAT, STREAMING):
+            answer = await router.ask(post(asked, *upgrade))
+            assert (answer.status, answer.headers["x-router-endpoint"]) == (200, "made-up")
+        answer = await router.ask(get(b"/v1/chat/completions", *upgrade))
+        assert answer.status == 405
+
+
+# A client that reads slowly.
+
+
+@on_each_loop
+async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> None:
+    count, event = 400, token("x" * 65_000)
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client(limit=1024)  # its reader takes 2 KiB, and then no more
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + event), chunk(event) * (count - 1))
+        waiting = peer.writer.transport.get_write_buffer_size  # type: ignore[attr-defined]
+        await settled(waiting)
+        assert waiting() > count * len(event) // 2  # it is the endpoint that holds it
+        front = await router.connection(client)
+        assert front.transport.get_write_buffer_size() < 1 << 20  # and not the router
+        peer.send(chunk(FINISH + DONE), LAST)
+        await client.head()
+        got = sum([len(piece) async for piece in client.chunks()])
+        assert got == len(ROLE + event * count + FINISH + DONE)
+        assert router.counted("attempts_total", verdict="served") == 1
+
+
+@on_each_loop
+async def test_one_slow_client_does_not_hold_up_another() -> None:
+    event = token("x" * 65_000)
+    async with serving() as server, running(at(server)) as router:
+        slow = await router.client(limit=1024)
+        slow.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + event) * 200)
+        await settled(peer.writer.transport.get_write_buffer_size)  # type: ignore[attr-defined]
+        fast = await router.client()
+        fast.send(post(STREAMING))
+        other = await server.accept()
+        await other.answer(SSE, chunk(ROLE + token("Hello") + FINISH + DONE), LAST)
+        assert (await fast.answer()).body.endswith(DONE)
+        slow.reset()
+        await peer.left()
+
+
+@on_each_loop
+async def test_a_slow_client_that_leaves_ends_its_attempt() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client(limit=1024)
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("x" * 65_000)) * 400)
+        await settled(peer.writer.transport.get_write_buffer_size)  # type: ignore[attr-defined]
+        client.reset()
+        await peer.left()
+        await router.quiet()
+        assert router.counted("calls_total", error="client_left") == 1
+
+
+# Endpoints that are wrong, as their client sees it.
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        (b"SSH-2.0-OpenSSH\r\n", 502, "no HTTP"),
+        (whole(b"", 302, b"location: http://elsewhere.test/"), 502, "redirect"),
+        (whole(b"hello"), 502, "no JSON"),
+        (head(200, b"content-length: 9") + JSON, 502, "no JSON"),
+        (whole(b'{"error":{"message":"no","code":"boom"}}', 500), 502, "status 500 (boom)"),
+        (whole(b'{"error":{"message":"your key sk-123 is wrong"}}', 401), 502, "status 401"),
+        (whole(b"slow down", 429, b"retry-after: 7"), 429, "busy"),
+        (whole(b'{"error":{"message":"too long","code":"context_length_exceeded"}}', 400), 400, "too long"),
+    ],
+    ids=["garbage", "redirect", "text", "length", "error", "key", "busy", "refusal"],
+)
+@pytest.mark.parametrize("asked", [CHAT, STREAMING], ids=["plain", "streaming"])
+async def test_an_endpoint_that_is_wrong_is_told_of_in_openais_shape(
+    asked: bytes, answer: bytes, status: int, said: str
+) -> None:
+    async with serving() as server, running(at(server)) as router:
+        server.always = answer
+        told = await router.ask(post(asked))
+        assert told.status == status
+        assert said in told.json["error"]["message"]
+        assert "sk-123" not in told.body.decode()
+        assert is_stamped(told)
+        if status == 429:
+            assert float(told.headers["retry-after-ms"]) == 7000
+        assert router.counted("calls_total", status=str(status)) == 1
+
+
+@on_each_loop
+async def test_a_stream_that_breaks_ends_with_an_error_and_no_done() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("Hello")))
+        await client.head()
+        peer.reset()
+        body = b"".join([piece async for piece in client.chunks()])
+        *events, last, end = body.split(b"\n\n")
+        assert b"\n\n".join([*events, b""]) == ROLE + token("Hello")
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "stream_broken"
+        assert (end, b"[DONE]" in body) == (b"", False)
+        assert router.counted("calls_total", status="200", error="stream_broken") == 1
+        assert router.counted("attempts_total", verdict="fault") == 1
+
+
+@on_uvloop
+async def test_what_an_endpoint_is_sent_is_ours_and_not_the_clients() -> None:
+    told = "api_key: ours-123\n    headers: {x-tenant: us}"
+    async with serving() as server, running(at(server, more=told, top=KEYS)) as router:
+        client = await router.client()
+        theirs = [b"Authorization: Bearer sesame", b"Cookie: a=b", b"Connection: x-hop", b"X-Hop: 1", b"X-Tenant: them"]
+        client.send(post(CHAT, *theirs, b"Accept-Encoding: gzip", b"X-Stainless-Lang: python", b"X-Kept: yes"))
+        peer = await server.accept()
+        request = await peer.answer(whole(JSON, 200, b"set-cookie: c=d", b"x-request-id: theirs", b"server: vLLM"))
+        answer = await client.answer()
+        assert request.line == b"POST /v1/chat/completions HTTP/1.1"
+        assert request.headers == {
+            b"host": b"127.0.0.1:%d" % server.port,
+            b"content-type": b"application/json",
+            b"accept-encoding": b"identity",
+            b"x-tenant": b"us",
+            b"authorization": b"Bearer ours-123",
+            b"x-kept": b"yes",
+            b"content-length": b"%d" % len(request.body),
+        }
+        assert json.loads(request.body) == {**json.loads(CHAT), "model": "m"}
+        assert answer.body == JSON
+        assert answer.headers["x-upstream-request-id"] == "theirs"
+        assert not {"set-cookie", "server"} & set(answer.headers)
+        assert answer.headers["x-request-id"].startswith("req_")
+
+
+# Keys, and how many.
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (b"x-nothing: 1", "missing_api_key"),
+        (b"authorization: Bearer wrong", "invalid_api_key"),
+        (b"authorization: Basic c2VzYW1l", "missing_api_key"),
+        (b"authorization: Bearer ", "invalid_api_key"),
+        (b"authorization: Bearer sesame\xff", "invalid_api_key"),
+    ],
+)
+async def test_without_a_key_nothing_is_served(line: bytes, code: str) -> None:
+    async with serving() as server, running(at(server, top=KEYS)) as router:
+        client = await router.client()
+        for request in (post(CHAT, line), get(b"/v1/models", line), get(b"/metrics", line)):
+            answer = await client.ask(request)
+            assert (answer.status, answer.error["code"]) == (401, code)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert is_stamped(answer)
+        assert server.accepted == 0
+        assert router.counted("calls_total", status="401", error=code) == 1
+
+
+@on_uvloop
+@pytest.mark.parametrize("line", [b"Authorization: Bearer sesame", b"authorization: bearer   sesame "])
+async def test_with_a_key_it_is(line: bytes) -> None:
+    async with serving() as server, running(at(server, top=KEYS)) as router:
+        client = await router.client()
+        client.send(post(CHAT, line))
+        await (await server.accept()).answer(whole())
+        assert (await client.answer()).status == 200
+
+
+@on_uvloop
+async def test_more_calls_than_there_is_room_for_are_told_when_to_come_back() -> None:
+    async with serving() as server, running(at(server), max_calls=2) as router:
+        clients = [await router.client() for _ in range(3)]
+        peers = []
+        for client in clients[:2]:
+            client.send(post(CHAT))
+            peers.append(await server.accept())
+        answer = await clients[2].ask(post(CHAT))
+        assert (answer.status, answer.error["code"], answer.error["type"]) == (429, "overloaded", "rate_limit_error")
+        assert (answer.headers["x-should-retry"], int(answer.headers["retry-after-ms"]) > 0) == ("true", True)
+        assert router.counted("calls_in_flight") == 2
+        for peer, client in zip(peers, clients, strict=False):
+            await peer.answer(whole())
+            assert (await client.answer()).status == 200
+        assert router.counted("calls_in_flight") == 0
+
+
+# When the server stops.
+
+
+@on_each_loop
+async def test_a_server_that_stops_finishes_its_streams_and_closes_idle_connections() -> None:
+    async with serving() as server, running(at(server)) as router:
+        idle, busy = await router.client(), await router.client()
+        busy.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("Hello")))
+        await busy.head()
+        await router.connection(idle)
+        for front in tuple(router.connections):
+            front.shutdown()
+        assert await idle.left() == b""
+        peer.send(chunk(FINISH + DONE), LAST)
+        assert b"".join([piece async for piece in busy.chunks()]).endswith(DONE)
+        assert await busy.left() == b""
+
+
+def test_uvicorn_still_has_what_front_leans_on() -> None:
+    """Not promised by uvicorn: when this fails after an upgrade, read its httptools_impl.py again."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+    callbacks = ["on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"]
+    assert all(hasattr(HttpToolsProtocol, name) for name in [*callbacks, "timeout_keep_alive_handler", "shutdown"])
+    assert "response_complete" in RequestResponseCycle.__init__.__code__.co_names
+    parser: Any = httptools.HttpRequestParser(object())
+    assert all(hasattr(parser, name) for name in ("should_upgrade", "should_keep_alive", "get_http_version"))
