@@ -91,6 +91,7 @@ class Router:
             learn=idle == "auto",
             keepalive=told.pool.keepalive,
             connect_timeout=self.settings.connect_timeout,
+            max_overhead=self.settings.max_header,
         )
 
     def _serving(self, table: Table) -> Serving:

@@ -243,8 +243,6 @@ class Race:
     def _not_tried(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
         """Those that may still be asked for the first time: not after a deadline of their own."""
         tried, policies, began = self._tried, self._policies, self.began
-        if not tried and not self._route.patience:
-            return endpoints  # the call has just come, as almost always
         return [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
 
     def _can_take_over(self, now: float) -> bool:

@@ -22,7 +22,7 @@ from router.core.table import Route
 from router.core.verdict import Verdict
 from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
 from router.proxy.client import Client
-from router.proxy.headers import lines, told
+from router.proxy.headers import STREAM, lines, told
 from router.proxy.relay import Ended, Relay, deliver
 from router.proxy.serving import Serving
 from router.proxy.shell import Shell
@@ -30,7 +30,7 @@ from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
 PING = b": ping\n\n"  # a comment, which both SDKs pass over; never with an id, or openai-python reads an empty event
-PINGING = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache, no-transform\r\n"
+PINGING = b"content-type: text/event-stream; charset=utf-8\r\n" + STREAM
 COME_BACK = 1.0  # seconds, where no endpoint says when
 
 
@@ -149,7 +149,7 @@ class Dispatch:
         """The client has waited long: give it its 200 and a sign of life, before something on the way cuts it."""
         if not self._record.status:
             self._record.status = 200
-            self._client.start(200, PINGING + told(self._record, ""))
+            self._client.start(200, PINGING + told(self._record, "", now))
         self._client.write(PING)
         self._ping_at = now + self._shell.ping_every
 
@@ -175,7 +175,6 @@ class Dispatch:
     def _fail(self, error: RouterError) -> None:
         record, client = self._record, self._client
         record.error = error.code
-        record.ended = self._shell.scheduler.now() - record.arrived
         client.owner = None
         if record.status:  # the 200 is gone already
             client.end(error.event)
@@ -183,7 +182,8 @@ class Dispatch:
             record.status = error.status
             body = error.body
             last = record.attempts[-1].endpoint.name if record.attempts else ""
-            client.start(error.status, lines(error.headers) + told(record, last), len(body))
+            headers = lines(error.headers) + told(record, last, self._shell.scheduler.now())
+            client.start(error.status, headers, len(body))
             client.end(body)
         self._end()
 

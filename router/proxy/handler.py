@@ -53,10 +53,11 @@ class Handler:
 
     def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
         """Answer with an error of ours, before any attempt."""
-        record.ended = self._shell.scheduler.now() - record.arrived
+        now = self._shell.scheduler.now()
+        record.ended = now - record.arrived
         record.status, record.error = error.status, error.code
         body = error.body
-        client.start(error.status, lines(error.headers) + told(record, ""), len(body))
+        client.start(error.status, lines(error.headers) + told(record, "", now), len(body))
         client.end(body)
         self._shell.ended(record)
 

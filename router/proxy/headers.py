@@ -23,7 +23,7 @@ _NOT_BACK = _HOP_BY_HOP | frozenset(
     b"x-router-endpoint x-router-attempts".split()
 )
 _NOT_BACK_OF_STREAM = _NOT_BACK | {b"cache-control", b"x-accel-buffering"}
-_STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
+STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
 
 
 def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -51,7 +51,7 @@ def passed_back(headers: Headers, *, stream: bool) -> bytes:
         for header in headers
         if header[0] not in withheld
     ]
-    return lines(passed) + _STREAM if stream else lines(passed)
+    return lines(passed) + STREAM if stream else lines(passed)
 
 
 def without(block: bytes, names: frozenset[bytes]) -> bytes:
@@ -60,7 +60,7 @@ def without(block: bytes, names: frozenset[bytes]) -> bytes:
     return b"".join(kept)
 
 
-def told(record: CallRecord, endpoint: str) -> bytes:
+def told(record: CallRecord, endpoint: str, now: float) -> bytes:
     """What every answer says of its call."""
     first = record.first_token
     return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b;dur=%.1f\r\n" % (
@@ -68,7 +68,7 @@ def told(record: CallRecord, endpoint: str) -> bytes:
         endpoint.encode() or b"-",
         len(record.attempts),
         b"total" if first is None else b"first-token",
-        ((record.ended or 0.0) if first is None else first) * 1e3,
+        (now - record.arrived if first is None else first) * 1e3,
     )
 
 

@@ -45,7 +45,7 @@ def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Cl
         client.end(_as_event(body, exchange, record))
     else:
         record.status = exchange.status
-        headers = passed_back(exchange.headers, stream=False) + told(record, record.endpoint)
+        headers = passed_back(exchange.headers, stream=False) + told(record, record.endpoint, now)
         client.start(exchange.status, headers, len(body))
         client.end(body)
     _close(exchange, attempt, record, exchange.verdict or Verdict.SERVED, exchange.reason, now)
@@ -109,7 +109,7 @@ class Relay:
         self._client.owner = exchange.listener = self
         if not record.status:  # else the client has its 200 already, with pings
             record.status = exchange.status
-            headers = passed_back(exchange.headers, stream=True) + told(record, record.endpoint)
+            headers = passed_back(exchange.headers, stream=True) + told(record, record.endpoint, self._moved)
             self._client.start(exchange.status, headers)
         self._timer.at(self._moved + self._stall)
         self.news(exchange)

@@ -25,4 +25,3 @@ class Shell:
     new_id: Callable[[], str] = new_id
     ping_after: float = 10.0  # seconds without a first token, before a streaming client gets its 200 and a comment
     ping_every: float = 15.0
-    max_calls: int = 20_000

@@ -21,7 +21,8 @@ from router.upstream.exchange import Exchange, Headers, Request
 if TYPE_CHECKING:
     from router.upstream.pool import Pool
 
-MAX_OVERHEAD = 64 << 10  # bytes of headers, trailers, chunk extensions or 1xx answers between two pieces of an answer
+# Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.
+MAX_OVERHEAD = 64 << 10
 
 
 class Connection(asyncio.Protocol):
@@ -200,8 +201,8 @@ class Connection(asyncio.Protocol):
     def _count_overhead(self, exchange: Exchange, size: int) -> None:
         """Nothing of an answer was in what came."""
         self._overhead += size
-        if self._overhead > MAX_OVERHEAD:
-            self._broken(exchange, f"more than {MAX_OVERHEAD} bytes that are neither answer nor end")
+        if self._overhead > self.pool.max_overhead:
+            self._broken(exchange, f"more than {self.pool.max_overhead} bytes that are neither answer nor end")
 
     def _broken(self, exchange: Exchange, reason: str) -> None:
         exchange.fail(reason)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from router.core.verdict import Verdict
 from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange, Headers, Request
-from router.upstream.http1 import Connection
+from router.upstream.http1 import MAX_OVERHEAD, Connection
 
 MARGIN = 0.8  # of a server's idle limit is what we use: 4 s of uvicorn's 5
 MIN_IDLE_LIMIT = 0.5  # seconds
@@ -78,8 +78,9 @@ class Pool:
         learn: bool = True,
         keepalive: float = 60.0,
         connect_timeout: float = 5.0,
+        max_overhead: int = MAX_OVERHEAD,
     ) -> None:
-        self.name, self.address, self.keepalive = name, address, keepalive
+        self.name, self.address, self.keepalive, self.max_overhead = name, address, keepalive, max_overhead
         self._scheduler, self._min_idle, self._limit = scheduler, min_idle, limit
         self.idle_limit, self._learn, self._connect_timeout = idle_limit, learn, connect_timeout
         self._tls = tls_context() if address.tls else None
