@@ -128,17 +128,25 @@ def test_events_come_whole_however_the_network_cut_them() -> None:
     assert all(data.endswith(b"\n\n") for _, data in call.writes)
 
 
-def test_a_garbled_event_is_left_out_and_the_rest_arrives() -> None:
-    play = Player(
-        endpoint(
-            "a", opens() + says(0.1, "one ") + sends(0.2, b"data: {no json\n\n") + says(0.3, "two") + finishes(0.4)
-        )
-    )
+@pytest.mark.parametrize(
+    "garbled",
+    [
+        b"data: {no json\n\n",
+        b'data: {"choices": 3, no json\n\n',
+        b"data:\n\n",
+        b"id: 7\n\n",
+        b"retry: 100\n\n",
+        b"event: x\n\n",
+    ],
+)
+def test_a_garbled_event_is_left_out_and_the_rest_arrives(garbled: bytes) -> None:
+    script = opens() + says(0.1, "one ") + sends(0.2, garbled) + says(0.3, "two") + finishes(0.4)
+    play = Player(endpoint("a", script))
     call = play.call()
     play.run()
     assert call.text == "one two"
     assert call.done
-    assert b"no json" not in call.body
+    assert call.body == play["a"].wires[0].sent.replace(garbled, b"")
     assert verdicts(call) == [("a", "first", Verdict.SERVED)]
 
 
@@ -515,6 +523,17 @@ def test_an_endpoint_whose_own_time_is_over_is_not_asked(start: float) -> None:
     play.run()
     assert play["b"].wires == []
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("c", "retry", Verdict.SERVED)]
+
+
+def test_the_time_that_a_request_took_to_come_counts() -> None:
+    play = Player(endpoint("a", SILENT, deadline=1), endpoint("b", streams("b"), tier=2), deadline=10)
+    late, too_late = play.call(20.0, took=1.5), play.call(30.0, took=11)
+    play.run()
+    assert verdicts(late) == [("b", "first", Verdict.SERVED)]
+    assert late.first_token_at == 20.3
+    assert too_late.ended_at == 30.0
+    assert too_late.status == 504
+    assert too_late.record.attempts == []
 
 
 # ---- The client leaves

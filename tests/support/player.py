@@ -93,17 +93,21 @@ class Player:
         path: str = CHAT,
         body: bytes | None = None,
         headers: Headers | None = None,
+        took: float = 0.0,
         leaves_at: float | None = None,
         stops_reading_at: float | None = None,
         reads_again_at: float | None = None,
         **fields: Any,
     ) -> ScriptedClient:
-        """A call that comes at `at`, or now: a streaming one for `chat` unless `fields` or `body` say otherwise."""
+        """A call that comes at `at`, or now: a streaming one for `chat` unless `fields` or `body` say otherwise.
+
+        Its request `took` so many seconds to come, which count.
+        """
         if body is None:
             body = json.dumps({"model": "chat", "stream": True} | fields).encode()
         client = ScriptedClient(self.scheduler)
         self.calls.append(client)
-        self.at(at, lambda: self._arrive(client, path, headers or [], body))
+        self.at(at, lambda: self._arrive(client, path, headers or [], body, took))
         for when, what in (
             (leaves_at, client.leaves),
             (stops_reading_at, client.stops_reading),
@@ -124,8 +128,8 @@ class Player:
         self.scheduler.run(at_most)
         self.assert_nothing_is_left()
 
-    def _arrive(self, client: ScriptedClient, path: str, headers: Headers, body: bytes) -> None:
-        client.arrived = self.scheduler.now()
+    def _arrive(self, client: ScriptedClient, path: str, headers: Headers, body: bytes, took: float) -> None:
+        client.arrived = self.scheduler.now() - took
         self._arriving = client
         self.handler.handle(Request(path.encode(), headers, body, client.arrived), client)
 
