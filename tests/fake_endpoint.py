@@ -1,7 +1,7 @@
 """A fake OpenAI endpoint as a process of its own, which counts its live generations. Standard library only.
 
-It prints its port and serves on 127.0.0.1 until it is killed. How it answers is the upstream model's name, or what
-the last `POST /behave {"mode": …}` said (null: the model's name again):
+It prints its port (its argument, or one that is free) and serves on 127.0.0.1 until it is killed. How it answers is the
+upstream model's name, or what the last `POST /behave {"mode": …}` said (null: the model's name again):
 
     quick           at once                             late-300        after 300 ms without even a status
     step            a first token, then waits for /go   endless         tokens until somebody leaves
@@ -10,6 +10,7 @@ the last `POST /behave {"mode": …}` said (null: the model's name again):
     refuse-500      that status, with an error's body   cut             three tokens, then the connection is gone
     error           an error in the place of a token    breaks          three tokens, then an error event
     unfinished      three tokens, then a proper end     tools           two calls of tools, interleaved
+    big             15 MB of tokens, as fast as they are taken
 
 A generation is live from its request until the end of its answer, or until its client has left, which is noticed at
 once, also while nothing is sent. `GET /stats` tells; `POST /go` lets all that wait in `step` go on.
@@ -17,8 +18,10 @@ once, also while nothing is sent. `GET /stats` tells; `POST /go` lets all that w
 
 import asyncio
 import base64
+import itertools
 import json
 import struct
+import sys
 from collections import Counter
 from typing import Any
 
@@ -168,6 +171,8 @@ class Connection(asyncio.Protocol):
             await self.endless(event)
         elif mode == "flood":
             await self.flood(event)
+        elif mode == "big":
+            await self.flood(event, 1500)
         elif mode == "tools":
             for delta in tool_deltas():
                 self.send(event.of(delta))
@@ -203,16 +208,20 @@ class Connection(asyncio.Protocol):
             self.send(event.of({"content": "on "}))
             await asyncio.sleep(GAP)
 
-    async def flood(self, event: "Chunks") -> None:
-        while True:
+    async def flood(self, event: "Chunks", count: int | None = None) -> None:
+        for index in itertools.count():
+            if index == count:
+                break
             if not self.writable.is_set():
                 self.endpoint.blocked += 1
                 try:
                     await self.writable.wait()
                 finally:
                     self.endpoint.blocked -= 1
-            self.send(event.of({"content": "much " * 2000}))
+            self.send(event.of({"content": f"{index} " * 2000}))
             await asyncio.sleep(0)
+        self.send(event.of({}, "stop") + event.last())
+        self.end()
 
     async def forever(self) -> None:
         await asyncio.get_running_loop().create_future()
@@ -313,12 +322,12 @@ def embeddings(body: Json) -> Json:
     }
 
 
-async def serve() -> None:
+async def serve(port: int) -> None:
     endpoint = Endpoint()
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(endpoint), "127.0.0.1", port)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0))

@@ -60,12 +60,14 @@ def environment(**more: str) -> dict[str, str]:
 class Fake:
     """A fake endpoint, and what it says of itself."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, port: int = 0) -> None:
         self.name = name
-        self.process = subprocess.Popen([sys.executable, HERE / "fake_endpoint.py"], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(HERE / "fake_endpoint.py"), str(port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         with self.process.stdout as printed:
-            self.origin = f"http://127.0.0.1:{int(printed.readline())}"
+            self.port = int(printed.readline())
+        self.origin = f"http://127.0.0.1:{self.port}"
         self.control = httpx.Client(base_url=self.origin, trust_env=False, timeout=5)
 
     def stats(self) -> Json:
@@ -94,8 +96,8 @@ class Fake:
 
 
 @contextlib.contextmanager
-def fake(name: str) -> Iterator[Fake]:
-    endpoint = Fake(name)
+def fake(name: str, port: int = 0) -> Iterator[Fake]:
+    endpoint = Fake(name, port)
     try:
         yield endpoint
     finally:
@@ -200,13 +202,13 @@ class Raw:
         self.socket.sendall(self.request)
 
     def read_until(self, end: bytes) -> bytes:
-        received, deadline = b"", time.monotonic() + 5
-        while end not in received:
-            data = self.socket.recv(4096)
+        received, deadline = bytearray(), time.monotonic() + 5
+        while received.find(end, -len(end) - 65536) < 0:
+            data = self.socket.recv(65536)
             assert data, f"the answer ended without {end!r}: {received!r}"
             assert time.monotonic() < deadline, f"no {end!r} within 5 s, but {received[-200:]!r}"
             received += data
-        return received
+        return bytes(received)
 
     def leave(self) -> None:
         self.socket.close()
@@ -221,8 +223,8 @@ class Raw:
 ONLY_ALPHA = {
     name: name
     for name in (
-        *("quick", "step", "tools", "endless", "frozen", "mute", "stalls", "flood", "cut", "unfinished", "breaks"),
-        *("late-700", "refuse-400"),
+        *("quick", "step", "tools", "endless", "frozen", "mute", "stalls", "flood", "big", "cut", "unfinished"),
+        *("breaks", "late-700", "refuse-400"),
     )
 } | {"never": "frozen", "never-pinged": "frozen", "pinged": "late-700", "refused": "refuse-400"}
 BOTH = {  # what alpha does, and what beta does
@@ -670,6 +672,33 @@ def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared:
     assert alpha.asked("frozen") == before + 1
 
 
+def test_no_generation_is_live_a_second_after_a_crowd_left_at_once(shared: Router, alpha: Fake, beta: Fake) -> None:
+    crowd = []
+    try:
+        for model in ("frozen", "mute", "endless", "duel", "race", "flood") * 20:
+            crowd.append(Raw(shared.address, CHAT, {"model": model, **STREAM}))  # noqa: PERF401  # all of them are closed
+        await_that(lambda: (alpha.live, beta.live) == (5 * 20, 2 * 20), within=10)
+    finally:
+        for raw in crowd:
+            raw.leave()
+    await_that(lambda: (alpha.live, beta.live) == (0, 0), within=1)
+
+
+def test_a_client_that_reads_late_gets_everything_and_makes_only_its_endpoint_wait(
+    shared: Router, client: OpenAI, alpha: Fake
+) -> None:
+    raw = Raw(shared.address, CHAT, {"model": "big", **STREAM})
+    try:
+        await_that(lambda: alpha.stats()["blocked"])
+        assert text_of(list(client.chat.completions.create(model="quick", messages=HI, stream=True))) == TEXT
+        received = raw.read_until(b"0\r\n\r\n")
+    finally:
+        raw.leave()
+    contents = re.findall(rb'"content": "(\d+) ', received)
+    assert contents == [b"%d" % index for index in range(1500)]
+    assert received.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
 def test_closing_the_sdks_stream_stops_the_generation(client: OpenAI, alpha: Fake) -> None:
     stream = client.chat.completions.create(model="endless", messages=HI, stream=True)
     assert text_of([next(stream), next(stream)]) == "on "
@@ -998,6 +1027,27 @@ def test_an_endpoint_is_killed_in_the_midst_of_traffic_and_all_later_calls_are_s
             assert all(result == TEXT or isinstance(result, openai.APIError) for _, result in ended)
             assert sum(began > killed_at for began, _ in ended) > 50
             assert delta.live == 0
+
+
+def test_an_endpoint_that_was_restarted_serves_the_next_call(tmp_path: Path) -> None:
+    with fake("only") as endpoint:
+        config = {"endpoints": [entry(endpoint, {"chat": "quick"})]}
+        with router(tmp_path, config) as running, running.sdk() as sdk:
+            sdk.chat.completions.create(model="chat", messages=HI)  # and its connection stays open
+            endpoint.stop()
+            with fake("only", endpoint.port):
+                assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
+
+
+def test_an_endpoint_that_was_down_and_came_back_serves_the_next_call(tmp_path: Path) -> None:
+    with fake("only") as endpoint:
+        config = {"endpoints": [entry(endpoint, {"chat": "quick"})]}
+        with router(tmp_path, config) as running, running.sdk() as sdk:
+            endpoint.stop()
+            with pytest.raises(openai.InternalServerError, match="no connection: Connection refused"):
+                sdk.chat.completions.create(model="chat", messages=HI)
+            with fake("only", endpoint.port):
+                assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
 
 
 # ---- And after all that
