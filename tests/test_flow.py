@@ -94,6 +94,7 @@ def test_what_was_served_is_counted() -> None:
     assert play.metric("tokens_total", endpoint="a", kind="output") == 4
     assert play.metric("first_token_seconds_count", model="chat", endpoint="a") == 1
     assert play.metric("calls_in_flight") == 0
+    assert b'firsttoken_tokens_total{endpoint="a",kind="output"} 4.0' in play.metrics.render()
 
 
 def test_a_role_and_comments_are_no_first_token() -> None:

@@ -2,7 +2,7 @@
 
 Each seed is a world of its own: two to four endpoints in random tiers that answer, fail, stall, babble and break in
 random ways under a random policy, and calls at random times by clients that wait, leave, or read slowly. What must
-hold afterwards is in `Player.assert_nothing_is_left`; to play one again: `-k seed_from_120`, or `play(123)`.
+hold afterwards is in `Player.assert_nothing_is_left`; to play one again: `-k seed_from_100`, or `play(123)`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.support.endpoints import (
 )
 from tests.support.player import CHAT, EMBEDDINGS
 
-SEEDS, BATCH = 600, 20
+SEEDS, BATCH = 1000, 25
 LATEST = 2000.0  # seconds within which all must be over: deadline, stall and a client's patience add up to less
 TINY = Limits(event=20_000, answer=50_000)
 

@@ -9,8 +9,6 @@ from math import inf, isfinite
 from random import Random
 from typing import Any, NamedTuple
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from router.config import parse
 from router.core.endpoint import Endpoint
 from router.core.record import CallRecord
@@ -154,9 +152,8 @@ class Player:
         return self.table.routes[model]
 
     def metric(self, name: str, **labels: str) -> float:
-        """A sample of the page that Prometheus scrapes; the sum of those that have these labels."""
-        families = text_string_to_metric_families(self.metrics.render().decode())
-        samples = [s for family in families for s in family.samples if s.name == f"firsttoken_{name}"]
+        """What Prometheus would scrape: the sum of the samples that have these labels."""
+        samples = [s for family in self.metrics.collect() for s in family.samples if s.name == f"firsttoken_{name}"]
         return sum(s.value for s in samples if labels.items() <= s.labels.items())
 
     def assert_nothing_is_left(self) -> None:
