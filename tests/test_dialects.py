@@ -6,7 +6,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.config import EndpointConfig
@@ -58,6 +58,7 @@ def test_what_names_no_code_is_judged_by_its_status(kind: str, error: object) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=50)
 @given(status=st.integers(0, 999), error=json_values)
 def test_what_was_refused_or_failed_is_never_taken_for_served(kind: str, status: int, error: object) -> None:
     assert judge(kind, status, error) in (Verdict.REFUSED, Verdict.BUSY, Verdict.FAULT)
@@ -169,6 +170,7 @@ def test_no_temperature_is_no_sampling_for_zhipu(zero: float) -> None:
     assert adapted("zhipu", top_p=zero) == {"top_p": 0.01}
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     fields=st.dictionaries(st.sampled_from(["temperature", "top_p", "max_completion_tokens", "n", "x"]), json_values)
 )

@@ -121,6 +121,17 @@ def test_the_wait_doubles_with_each_failed_trial_up_to_its_cap_and_begins_anew_a
     assert breaker.retry_at == now + MAX_WAIT + FIRST_WAIT
 
 
+@pytest.mark.parametrize("end", [serve, fail, give_up])
+def test_however_a_trial_ends_the_next_outage_is_tried_too(end: Callable[[Breaker, float], object]) -> None:
+    breaker = opened()
+    end(breaker, RETRY)
+    serve(breaker, T + 100.0)
+    for _ in range(IN_A_ROW):
+        fail(breaker, T + 200.0)
+    assert not breaker.allows(T + 200.0)
+    assert breaker.allows(T + 200.0 + FIRST_WAIT)
+
+
 def test_an_attempt_that_began_before_the_opening_proves_nothing() -> None:
     breaker = nearly_open()
     old = [breaker.begin() for _ in range(3)]  # at T

@@ -33,6 +33,11 @@ def test_a_call_is_the_body_and_the_few_fields_that_we_route_on() -> None:
     assert call.body is body
 
 
+@pytest.mark.parametrize("n", [1, 2, 128])
+def test_a_client_may_ask_for_any_number_of_answers(n: int) -> None:
+    assert parse("chat/completions", b'{"model": "m", "n": %d}' % n).choices == n
+
+
 def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
     for body in (
         b'{"model": "chat"}',

@@ -313,6 +313,7 @@ def test_the_age_of_an_attempt_says_nothing_about_another_kind_of_wait() -> None
     assert subject.cost("first_token", T + 9.0) == pytest.approx(2.0, rel=0.01)
 
 
+@properties
 @given(weight=st.floats(0.1, 10.0))
 def test_the_cost_falls_with_the_weight(weight: float) -> None:
     assert endpoint(weight=weight).cost("first_token", T) == pytest.approx(1.0 / weight)

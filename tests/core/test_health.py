@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.health import FALL, Health
+from tests.core.helpers import properties
 
 observations = st.lists(st.booleans(), max_size=20)
 
@@ -34,17 +35,20 @@ def test_a_success_between_misses_makes_them_count_anew() -> None:
     assert seen(True, False, False, True, False, False).up
 
 
+@properties
 @given(before=observations)
 def test_one_success_makes_it_rise(before: list[bool]) -> None:
     assert seen(*before, True).up
 
 
+@properties
 @given(before=observations)
 def test_it_falls_for_good_reason_only(before: list[bool]) -> None:
     if not seen(*before).up:
         assert not any(before[-FALL:])
 
 
+@properties
 @given(before=observations, ok=st.booleans())
 def test_an_observation_says_whether_it_flipped(before: list[bool], ok: bool) -> None:
     health = seen(*before)

@@ -30,6 +30,7 @@ def after(history: Waits, prior: float) -> tuple[Latency, float]:
     return latency, now
 
 
+@properties
 @given(prior=seconds, idle=gaps)
 def test_a_newcomer_stands_at_the_prior_however_long_it_is_not_asked(prior: float, idle: float) -> None:
     latency = Latency(prior)
@@ -38,6 +39,7 @@ def test_a_newcomer_stands_at_the_prior_however_long_it_is_not_asked(prior: floa
     assert latency.quantile(0.5) is None
 
 
+@properties
 @given(prior=seconds, value=seconds)
 def test_the_first_evidence_moves_the_mean_by_four_fifths_of_the_way(prior: float, value: float) -> None:
     latency, now = after([(0.0, value)], prior)

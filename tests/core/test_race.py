@@ -173,6 +173,12 @@ def test_a_hedge_goes_to_the_next_tier_where_its_own_has_no_other() -> None:
     assert Call([c], [a, b], rules=Rules(hedge=0.0)).at(0.0) == ["first c", "hedge a"]
 
 
+def test_a_hedge_goes_to_one_that_has_just_failed_where_there_is_no_other() -> None:
+    a, b, _ = three()
+    b.begin(T).end(Verdict.FAULT, T)
+    assert Call([a, b], rules=Rules(hedge=0.0)).at(0.0) == ["first a", "hedge b"]
+
+
 def test_a_hedge_that_fails_is_replaced_when_the_first_is_late_as_it_is() -> None:
     call = Call(three(), rules=Rules(hedge=2.0))
     call.at(0.0), call.at(2.0)
@@ -293,7 +299,8 @@ def test_nobody_begins_after_the_deadline() -> None:
 
 def test_the_last_endpoint_is_asked_though_it_is_out_and_never_when_it_is_full() -> None:
     out, taken = endpoint("out"), endpoint("taken", limit=1)
-    trip(out), full(taken)
+    trip(out)
+    full(taken)
     assert Call([out]).at(0.0) == ["first out"]
     call = Call([taken])
     assert call.at(0.0) == []
@@ -314,6 +321,16 @@ def test_patience_holds_in_the_better_tier() -> None:
     assert not call.lost
     assert call.wakes == 1.0
     assert call.at(1.0) == ["first a"]
+
+
+def test_patience_waits_for_the_one_that_is_back_first() -> None:
+    a, b, c = three()
+    busy(a, 1.25)
+    busy(b, 1.0)
+    call = Call([a, b], [c], rules=Rules(patience=1.5))
+    assert call.at(0.0) == []
+    assert call.wakes == 1.0
+    assert call.at(1.0) == ["first b"]
 
 
 def test_patience_is_not_spent_where_the_better_tier_comes_back_too_late() -> None:
@@ -549,7 +566,7 @@ class AnyCall:
     def run(self) -> None:
         for _ in range(1000):
             self.advance()
-            if self.race.winner is not None or self.race.lost or self.now >= self.race.deadline:
+            if self.over():
                 break
             wake = self.race.wake_at
             assert wake <= self.race.deadline
@@ -559,7 +576,7 @@ class AnyCall:
                 break
             for attempt in [attempt for attempt, (at, _) in self.ends.items() if at <= self.now]:
                 self.news(attempt)
-                if self.race.winner is not None:
+                if self.over():
                     break
             else:
                 if self.now == until[-1]:
@@ -568,9 +585,12 @@ class AnyCall:
             raise AssertionError("it has been woken a thousand times")
         self.end()
 
+    def over(self) -> bool:
+        return self.race.winner is not None or self.race.lost or self.now >= self.race.deadline
+
     def advance(self) -> None:
         """As dispatch does, again and again while it is asked for at once."""
-        if self.race.winner is not None or self.now >= self.race.deadline:
+        if self.now >= self.race.deadline:
             return
         for _ in range(2 * MAX_ATTEMPTS):
             for late in self.race.give_up(self.now):

@@ -15,7 +15,7 @@ from router.core.verdict import Verdict, of_status
         *[(status, Verdict.REFUSED) for status in (400, 406, 409, 411, 413, 415, 422, 451)],
         *[(status, Verdict.FAULT) for status in (401, 402, 403, 407)],  # our key
         *[(status, Verdict.FAULT) for status in (404, 405, 410)],  # our model's name or path
-        (408, Verdict.FAULT),
+        *[(status, Verdict.FAULT) for status in (408, 421, 425, 426)],  # between us and it
         (429, Verdict.BUSY),
         (529, Verdict.BUSY),
         *[(status, Verdict.FAULT) for status in (500, 501, 502, 503, 504, 599)],
