@@ -32,6 +32,7 @@ class AsgiCalls:
         path = scope["path"].encode()
         body = await self._read(receive)
         if body is None:
+            self._handler.left(self._handler.record(path, arrived))
             return
         if len(body) > self._max_body:
             error = BodyTooLarge(f"The request's body is longer than {self._max_body} bytes.")

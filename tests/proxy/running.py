@@ -77,7 +77,7 @@ class Client:
         line, *lines = top[:-4].decode("latin-1").split("\r\n")
         version, status, *_ = line.split(" ")
         assert version == "HTTP/1.1"
-        pairs = [line.split(": ", 1) for line in lines]
+        pairs = [(name.lower(), value) for name, value in (line.split(": ", 1) for line in lines)]
         assert len({name for name, _ in pairs}) == len(pairs), f"a header twice: {pairs}"
         return Answer(int(status), dict(pairs), b"")
 
