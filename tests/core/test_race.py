@@ -33,6 +33,14 @@ class Way:
     def deadline(self) -> float:
         return max(rules.deadline for rules in self.policies.values())
 
+    @property
+    def shortest_deadline(self) -> float:
+        return min(rules.deadline for rules in self.policies.values())
+
+    @property
+    def shortest_deadline(self) -> float:
+        return min(rules.deadline for rules in self.policies.values())
+
 
 class Call:
     """One race and its shell; times are seconds since the call came."""
