@@ -1,0 +1,391 @@
+"""What an exchange makes of what the wire says: no socket, no loop."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+
+from router.core.verdict import Verdict
+from router.dialects import DIALECTS
+from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, MAX_SILENT, Headers, Limits
+from tests.upstream.servers import DONE, FINISH, JSON, ROLE, SERVED, STREAM, Call, token
+
+EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+PLAIN: Headers = [(b"content-type", b"application/json")]
+
+
+class Wire:
+    """Notes what it is told to do."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pause(self) -> None:
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def streaming(*pieces: bytes, **options: object) -> Call:
+    """A stream that has said so much, each piece with a read of its own."""
+    call = Call(**options)  # type: ignore[arg-type]
+    call.exchange.head(200, EVENTS)
+    for piece in pieces:
+        call.exchange.data(piece)
+        call.exchange.flush()
+    return call
+
+
+def answered(body: bytes, status: int = 200, *headers: tuple[bytes, bytes], kind: str = "openai") -> Call:
+    """A whole answer."""
+    call = Call(DIALECTS[kind])
+    call.exchange.head(status, [*PLAIN, *headers])
+    call.exchange.data(body)
+    call.exchange.complete()
+    call.exchange.flush()
+    return call
+
+
+# A stream.
+
+
+def test_news_of_a_stream_begin_with_its_first_token() -> None:
+    call = streaming(ROLE, b": ping\n\n")
+    assert (call.told, call.exchange.streams, call.exchange.first_token) == (0, True, False)
+    call.exchange.data(token("Hello"))
+    call.exchange.flush()
+    assert (call.told, call.exchange.first_token) == (1, True)
+    assert call.body == ROLE + b": ping\n\n" + token("Hello")
+
+
+def test_what_comes_with_one_read_is_told_once() -> None:
+    call = streaming(ROLE + token("a"))
+    for text in "bcd":
+        call.exchange.data(token(text))
+    call.exchange.flush()
+    call.exchange.flush()
+    assert call.told == 2
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        b'{"content":"a"}',
+        b'{"reasoning_content":"a"}',
+        b'{"reasoning":"a"}',
+        b'{"refusal":"a"}',
+        b'{"tool_calls":[{"index":0,"id":"x"}]}',
+        b'{"function_call":{"name":"x"}}',
+    ],
+)
+def test_a_first_token_is_output_of_any_kind(delta: bytes) -> None:
+    assert streaming(b'data: {"choices":[{"delta":%b}]}\n\n' % delta).exchange.first_token
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ROLE,
+        b"data: {}\n\n",
+        b'data: {"choices":[]}\n\n',
+        b": ping\n\n",
+        b'data: {"choices":[{"delta":{"content":""}}]}\n\n',
+        b'data: {"choices":[{"delta":{"content":null,"tool_calls":[]}}]}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":5}}\n\n',
+        token("half")[:-2],
+    ],
+)
+def test_a_first_token_is_nothing_less(event: bytes) -> None:
+    assert not streaming(event).exchange.first_token
+
+
+def test_a_stream_that_ends_whole_is_served_with_its_usage() -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
+    call = streaming(ROLE, token("Hello"), FINISH, usage + DONE)
+    assert call.outcome[0] == "running"
+    call.exchange.complete()
+    call.exchange.flush()
+    assert call.outcome == SERVED
+    assert call.exchange.usage is not None
+    assert (call.exchange.usage.prompt_tokens, call.exchange.usage.completion_tokens) == (5, 2)
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (STREAM, SERVED),
+        (STREAM.removesuffix(DONE), SERVED),
+        (ROLE + token("Hello") + DONE, SERVED),
+        (ROLE + FINISH + DONE, SERVED),
+        (STREAM.removesuffix(b"\n\n"), SERVED),
+        (ROLE + token("Hello"), ("fault", "it ended the stream before the answer")),
+        (ROLE + DONE, ("fault", "an empty stream")),
+        (DONE, ("fault", "an empty stream")),
+        (b"", ("fault", "it ended the stream before the answer")),
+        (b": ping\n\n", ("fault", "it ended the stream before the answer")),
+    ],
+    ids=range(10),
+)
+def test_how_a_stream_ends_is_how_whole_it_is(said: bytes, outcome: tuple[str, str]) -> None:
+    call = streaming(said)
+    call.exchange.complete()
+    assert call.outcome == outcome
+
+
+def test_of_several_choices_all_must_finish() -> None:
+    for finished, outcome in ((1, "fault"), (2, "served")):
+        call = streaming(token("a") + FINISH * finished, choices=2)
+        call.exchange.complete()
+        assert call.outcome[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "reason"),
+    [
+        (b'{"code":"boom"}', Verdict.FAULT, "an error event (boom)"),
+        (b'"boom"', Verdict.FAULT, "an error event"),
+        (b'{"code":429}', Verdict.BUSY, "an error event (429)"),
+        (b'{"type":"rate_limit_error","code":null}', Verdict.BUSY, "an error event"),
+        (b'{"code":"context_length_exceeded"}', Verdict.REFUSED, "an error event (context_length_exceeded)"),
+        (b'{"message":"sk-secret"}', Verdict.FAULT, "an error event"),
+        (b'{"code":{"a":1}}', Verdict.FAULT, "an error event"),
+        (b'{"code":"%b"}' % (b"x" * 100), Verdict.FAULT, f"an error event ({'x' * 40})"),
+    ],
+)
+@pytest.mark.parametrize("before", [b"", ROLE, ROLE + token("Hello")], ids=["first", "role", "token"])
+def test_an_error_event_ends_a_stream(before: bytes, error: bytes, verdict: Verdict, reason: str) -> None:
+    call = streaming(before + b'data: {"error":%b}\n\n' % error + token("more"))
+    assert (call.exchange.verdict, call.exchange.reason) == (verdict, reason)
+    assert call.body == before
+    call.exchange.complete()
+    call.exchange.lost("gone")
+    assert (call.exchange.verdict, call.exchange.reason) == (verdict, reason)
+
+
+def test_an_event_over_the_limit_ends_a_stream() -> None:
+    call = streaming(ROLE, b"data: " + b"x" * 1000, b"x" * 1000, limits=Limits(event=1500))
+    assert call.outcome == ("fault", "it sent an event of more than 1500 bytes")
+    call.exchange.data(token("more"))
+    assert call.exchange.take() == b""
+
+
+def test_a_stream_without_a_token_is_kept_only_so_far() -> None:
+    call = streaming()
+    for _ in range(MAX_SILENT // len(ROLE) + 1):
+        call.exchange.data(ROLE)
+    assert call.outcome == ("fault", f"it sent {MAX_SILENT} bytes without a token")
+
+
+# A plain answer.
+
+
+def test_a_plain_answer_is_told_when_it_is_whole() -> None:
+    call = Call()
+    call.exchange.head(200, PLAIN)
+    call.exchange.data(JSON[:9])
+    call.exchange.flush()
+    assert (call.told, call.exchange.first_token, call.exchange.streams) == (0, False, False)
+    call.exchange.data(JSON[9:])
+    call.exchange.complete()
+    call.exchange.flush()
+    assert (call.told, call.body, call.outcome, call.exchange.first_token) == (1, JSON, SERVED, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        (JSON, SERVED),
+        (b"[1]", SERVED),
+        (b'{"usage":"free"}', SERVED),
+        (b'{"error":null}', SERVED),
+        (b'{"error":{}}', SERVED),
+        (b"", ("fault", "an empty answer")),
+        (b" ", ("fault", "an answer that is no JSON")),
+        (b"hello", ("fault", "an answer that is no JSON")),
+        (JSON[:-1], ("fault", "an answer that is no JSON")),
+        (b'{"a":"\xff"}', SERVED),  # it is passed on as it is
+        (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", ("fault", "an answer that is no JSON")),
+        (b'{"error":{"code":"boom"}}', ("fault", "an error in an answer (boom)")),
+        (b'{"error":"boom"}', ("fault", "an error in an answer")),
+        (b'{"error":{"code":"rate_limit_exceeded"}}', ("busy", "an error in an answer (rate_limit_exceeded)")),
+    ],
+    ids=range(14),
+)
+def test_a_good_answer_is_json_without_an_error(body: bytes, outcome: tuple[str, str]) -> None:
+    assert answered(body).outcome == outcome
+
+
+def test_a_very_long_answer_is_not_read_to_its_end() -> None:
+    assert answered(b"x" * (MAX_CHECKED + 1)).outcome == SERVED
+
+
+def test_an_answer_over_the_limit_is_a_fault() -> None:
+    call = Call(limits=Limits(answer=100))
+    call.exchange.head(200, PLAIN)
+    call.exchange.data(b"x" * 101)
+    assert call.outcome == ("fault", "its answer is longer than 100 bytes")
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"gzip, identity"])
+@pytest.mark.parametrize("headers", [EVENTS, PLAIN], ids=["stream", "plain"])
+def test_a_compressed_answer_is_a_fault_that_will_not_pass(headers: Headers, encoding: bytes) -> None:
+    call = Call()
+    call.exchange.head(200, [*headers, (b"content-encoding", encoding)])
+    assert call.outcome == ("fault", "it compressed an answer that was asked for as it is")
+    assert not call.exchange.passing
+
+
+@pytest.mark.parametrize("encoding", [b"identity", b"Identity", b""])
+def test_an_answer_that_says_it_is_not_compressed_is_fine(encoding: bytes) -> None:
+    assert answered(JSON, 200, (b"content-encoding", encoding)).outcome == SERVED
+
+
+# An error.
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict", "reason", "passing"),
+    [
+        (500, b"oops", Verdict.FAULT, "status 500", True),
+        (503, b"", Verdict.FAULT, "status 503", True),
+        (429, b"", Verdict.BUSY, "status 429", True),
+        (529, b"", Verdict.BUSY, "status 529", True),
+        (400, b'{"error":{"code":"bad"}}', Verdict.REFUSED, "status 400 (bad)", False),
+        (422, b'{"detail":[]}', Verdict.REFUSED, "status 422", False),
+        (401, b'{"error":{"code":"invalid_api_key"}}', Verdict.FAULT, "status 401 (invalid_api_key)", False),
+        (404, b"not found", Verdict.FAULT, "status 404", False),
+        (302, b"", Verdict.FAULT, "a redirect (status 302), which is not followed", False),
+        (400, b"\xff\xfe", Verdict.REFUSED, "status 400", False),
+        (400, b"[" * 9999, Verdict.REFUSED, "status 400", False),
+        (400, b'{"error":"too long"}', Verdict.REFUSED, "status 400", False),
+    ],
+)
+def test_an_error_is_judged_by_its_status_and_code(
+    status: int, body: bytes, verdict: Verdict, reason: str, passing: bool
+) -> None:
+    exchange = answered(body, status).exchange
+    assert (exchange.verdict, exchange.reason, exchange.passing) == (verdict, reason, passing)
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"), [("1302", "busy"), ("1113", "fault"), ("1261", "refused"), ("1234", "fault")]
+)
+def test_a_dialect_knows_its_vendors_codes(code: str, verdict: str) -> None:
+    body = b'{"error":{"code":"%b","message":"..."}}' % code.encode()
+    assert answered(body, 429, kind="zhipu").outcome == (verdict, f"status 429 ({code})")
+    call = streaming(b"data: " + body + b"\n\n", dialect=DIALECTS["zhipu"])
+    assert call.outcome == (verdict, f"an error event ({code})")
+
+
+def test_of_a_long_error_only_the_beginning_is_kept() -> None:
+    call = Call()
+    call.exchange.head(400, PLAIN)
+    for _ in range(40):
+        call.exchange.data(b"x" * 10_000)
+        call.exchange.flush()
+    assert call.outcome == ("refused", "status 400")
+    assert call.told == 1
+    assert 0 < len(call.body) <= MAX_ERROR
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([(b"retry-after", b"7")], 7.0),
+        ([(b"retry-after", b" 1.5 ")], 1.5),
+        ([(b"retry-after", b"-3")], 0.0),
+        ([(b"retry-after-ms", b"250"), (b"retry-after", b"1")], 0.25),
+        ([(b"retry-after", b"1"), (b"retry-after-ms", b"250")], 0.25),
+        ([(b"retry-after", b"soon")], None),
+        ([(b"retry-after", b"\xff")], None),
+        ([(b"retry-after-ms", b"soon"), (b"retry-after", b"2")], 2.0),
+        ([], None),
+    ],
+    ids=range(9),
+)
+def test_a_server_may_say_when_to_come_back(headers: Headers, seconds: float | None) -> None:
+    assert answered(b"", 429, *headers).exchange.retry_after == seconds
+
+
+@pytest.mark.parametrize("said", [b"inf", b"-inf", b"nan", b"1e999", b"99999999999999999999"])
+@pytest.mark.parametrize("name", [b"retry-after", b"retry-after-ms"])
+def test_what_is_no_time_of_this_world_does_no_harm(name: bytes, said: bytes) -> None:
+    seconds = answered(b"", 429, (name, said)).exchange.retry_after
+    assert seconds is None or 0.0 <= seconds <= 366 * 86400.0
+
+
+def test_it_may_be_a_date() -> None:
+    date = email.utils.formatdate(time.time() + 30, usegmt=True).encode()
+    seconds = answered(b"", 503, (b"retry-after", date)).exchange.retry_after
+    assert seconds == pytest.approx(30, abs=2)
+    assert answered(b"", 503, (b"retry-after", b"Thu, 01 Jan 1970 00:00:00 GMT")).exchange.retry_after == 0.0
+
+
+# A connection that is gone.
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "outcome"),
+    [
+        (0, b"", ("fault", "gone")),
+        (200, JSON, ("fault", "gone")),
+        (500, b"oo", ("fault", "status 500")),
+        (400, b"oo", ("refused", "status 400")),
+        (307, b"", ("fault", "a redirect (status 307), which is not followed")),
+    ],
+)
+def test_what_was_said_before_the_connection_was_lost_counts(
+    status: int, said: bytes, outcome: tuple[str, str]
+) -> None:
+    call = Call()
+    if status:
+        call.exchange.head(status, PLAIN)
+        call.exchange.data(said)
+    call.exchange.lost("gone")
+    assert call.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"), [(STREAM, SERVED), (ROLE + token("a"), ("fault", "gone")), (b"", ("fault", "gone"))]
+)
+def test_a_stream_that_was_whole_when_the_connection_was_lost_is_served(said: bytes, outcome: tuple[str, str]) -> None:
+    call = streaming(said)
+    call.exchange.lost("gone")
+    assert call.outcome == outcome
+
+
+# Its ends.
+
+
+def test_only_the_first_end_counts() -> None:
+    call = answered(JSON)
+    call.exchange.fail("late")
+    call.exchange.lost("gone")
+    call.exchange.complete()
+    call.exchange.flush()
+    assert (call.outcome, call.told) == (SERVED, 1)
+
+
+def test_a_closed_exchange_tells_nobody_and_closes_its_wire_once() -> None:
+    call, wire = Call(), Wire()
+    call.exchange.wire = wire
+    call.exchange.pause()
+    call.exchange.resume()
+    call.exchange.close()
+    call.exchange.close()
+    call.exchange.pause()
+    call.exchange.fail("late")
+    call.exchange.flush()
+    assert wire.told == ["pause", "resume", "close"]
+    assert call.told == 0
+
+
+def test_its_repr_says_how_it_is() -> None:
+    assert repr(Call().exchange) == "<Exchange unanswered running >"
+    assert "status 500" in repr(answered(b"", 500).exchange)

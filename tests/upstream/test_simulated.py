@@ -1,0 +1,173 @@
+"""The built-in endpoint: to its times and its answers, on a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+
+from router.core.sse import Scanner
+from router.upstream.exchange import Request
+from router.upstream.simulated import SPREAD, Simulated
+from tests.upstream.servers import SERVED, Call, Clock
+
+FIRST, RATE = 0.5, 10.0
+
+
+def pool() -> tuple[Simulated, Clock]:
+    clock = Clock()
+    return Simulated("made-up", clock, Random(7), first_token=FIRST, rate=RATE), clock
+
+
+def asking(path: str = "/chat/completions", **body: Any) -> Request:
+    head = f"POST {path} HTTP/1.1\r\nhost: simulated\r\n\r\n".encode()
+    return Request(head, json.dumps({"model": "m", **body}).encode())
+
+
+CHAT: dict[str, Any] = {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi there"}]}
+
+
+def events(call: Call) -> list[Any]:
+    data = [event.removeprefix(b"data: ") for event in call.body.split(b"\n\n") if event and event[:1] != b":"]
+    assert data.pop() == b"[DONE]"
+    return [json.loads(event) for event in data]
+
+
+def test_a_stream_begins_at_its_time_and_goes_on_at_its_rate() -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    clock.forward(FIRST * (1 - SPREAD) - 0.001)
+    assert (call.told, call.exchange.first_token, simulated.busy) == (0, False, 1)
+    began = clock.now()
+    while not call.told:
+        clock.forward(0.001)
+    assert call.exchange.first_token
+    assert clock.now() - began <= 2 * SPREAD * FIRST + 0.002
+    clock.forward(5 / RATE)
+    assert call.told == 6
+    clock.forward(100.0)
+    assert call.outcome == SERVED
+    assert (simulated.busy, clock.set, call.exchange.wire) == (0, 0, None)
+
+
+def test_a_stream_says_that_it_is_simulated_and_what_was_asked() -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    said = events(call)
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in said)
+    assert text.startswith("[simulated by made-up: no model was asked]")
+    assert "'Hi there'" in text
+    assert said[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert said[-1]["choices"][0]["finish_reason"] == "stop"
+    assert {event["object"] for event in said} == {"chat.completion.chunk"}
+    scanner = Scanner()
+    assert scanner.feed(call.body) == call.body
+    assert scanner.whole
+
+
+def test_usage_is_told_where_it_is_asked_for() -> None:
+    simulated, clock = pool()
+    asked = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": True}))  # type: ignore[arg-type]
+    silent = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": False}))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    last = events(asked)[-1]
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + last["usage"]["completion_tokens"]
+    assert asked.exchange.usage is not None
+    assert not [event for event in events(silent) if "usage" in event]
+
+
+def test_an_answer_that_does_not_stream_takes_as_long_as_one_that_does() -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**CHAT))  # type: ignore[arg-type]
+    clock.forward(FIRST * (1 + SPREAD))
+    assert call.told == 0
+    clock.forward(100.0)
+    assert (call.told, call.outcome) == (1, SERVED)
+    answer = json.loads(call.body)
+    assert answer["object"] == "chat.completion"
+    assert "'Hi there'" in answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["completion_tokens"] > 10
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_completions_have_a_shape_of_their_own(stream: bool) -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking("/completions", prompt="Once upon", stream=stream))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    assert call.outcome == SERVED
+    said = events(call) if stream else [json.loads(call.body)]
+    assert {event["object"] for event in said} == {"text_completion"}
+    assert "'Once upon'" in "".join(event["choices"][0]["text"] for event in said)
+
+
+@pytest.mark.parametrize(("asked", "count"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 3), (None, 1), ([], 0)])
+def test_embeddings_come_one_for_each_input_and_are_always_the_same(asked: Any, count: int) -> None:
+    simulated, clock = pool()
+    calls = [Call.to(simulated, asking("/embeddings", input=asked)) for _ in range(2)]  # type: ignore[arg-type]
+    clock.forward(FIRST * (1 + SPREAD))
+    first, second = [json.loads(call.body) for call in calls]
+    assert first == second
+    assert [item["index"] for item in first["data"]] == list(range(count))
+    assert all(len(item["embedding"]) == 8 for item in first["data"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"messages": None},
+        {"messages": "text"},
+        {"messages": [None, 7, "x"]},
+        {"messages": [{"role": "user"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, None, {"type": "image_url"}]}]},
+        {"messages": [{"role": "user", "content": [{"text": {"a": 1}}]}]},
+        {"messages": [{"role": "user", "content": '\U0001f600 "quoted" \\ \x00'}]},
+        {"messages": [], "stream_options": "all"},
+        {"prompt": [[1, 2]]},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_whatever_is_asked_is_answered(body: dict[str, Any], stream: bool) -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**body, stream=stream))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    assert call.outcome == SERVED
+
+
+@pytest.mark.parametrize("after", [0.0, FIRST * (1 + SPREAD), 1.0])
+def test_a_call_that_leaves_leaves_nothing(after: float) -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    clock.forward(after)
+    told = call.told
+    call.exchange.close()
+    call.exchange.close()
+    clock.forward(100.0)
+    assert (simulated.busy, clock.set, call.told) == (0, 0, told)
+
+
+def test_one_that_is_paused_waits_and_goes_on() -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    clock.forward(1.0)
+    call.exchange.pause()
+    told = call.told
+    clock.forward(50.0)
+    assert call.told <= told + 1
+    call.exchange.resume()
+    clock.forward(50.0)
+    assert call.outcome == SERVED
+    assert simulated.busy == 0
+
+
+def test_many_at_once_are_counted() -> None:
+    simulated, clock = pool()
+    calls = [Call.to(simulated, asking(**CHAT, stream=index % 2 == 0)) for index in range(20)]  # type: ignore[arg-type]
+    assert (simulated.busy, repr(simulated)) == (20, "<Simulated made-up, 20 busy>")
+    clock.forward(100.0)
+    assert [call.outcome for call in calls] == [SERVED] * 20
+    assert simulated.busy == 0
