@@ -37,10 +37,6 @@ class Way:
     def shortest_deadline(self) -> float:
         return min(rules.deadline for rules in self.policies.values())
 
-    @property
-    def shortest_deadline(self) -> float:
-        return min(rules.deadline for rules in self.policies.values())
-
 
 class Call:
     """One race and its shell; times are seconds since the call came."""
