@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from importlib.resources import files
+from math import ceil
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -96,8 +97,8 @@ async def _serve(config: Config, settings: Settings) -> None:
             log_level=settings.log_level,
             server_header=False,
             backlog=4096,
-            timeout_keep_alive=round(settings.keep_alive),
-            timeout_graceful_shutdown=round(settings.drain),
+            timeout_keep_alive=ceil(settings.keep_alive),
+            timeout_graceful_shutdown=ceil(settings.drain),
         )
     )
     router.connections = server.server_state.connections

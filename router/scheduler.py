@@ -76,7 +76,7 @@ class LoopScheduler:
 
     def compact(self) -> None:
         """Sweep the cancelled out, where they are most."""
-        if self.cancelled > COMPACT and self.cancelled * 2 > len(self._heap):
+        if self.cancelled * 2 > len(self._heap):
             self._heap[:] = [entry for entry in self._heap if entry[2].callback is not None]
             heapify(self._heap)
             self.cancelled = 0
@@ -94,8 +94,10 @@ class _Alarm:
     def cancel(self) -> None:
         if self.callback is not None:
             self.callback = None
-            self._scheduler.cancelled += 1
-            self._scheduler.compact()
+            scheduler = self._scheduler
+            scheduler.cancelled += 1
+            if scheduler.cancelled > COMPACT:
+                scheduler.compact()
 
 
 class Timer:

@@ -35,13 +35,13 @@ class State(Enum):
 class Breaker:
     """`allows` before an attempt, `begin` when it begins, then exactly one of `success`, `failure`, `inconclusive`."""
 
-    __slots__ = ("_buckets", "_closed_at", "_opened_at", "_trial", "_wait", "failures_in_a_row", "retry_at")
+    __slots__ = ("_buckets", "_opened_at", "_trial", "_wait", "failures_in_a_row", "recovered_at", "retry_at")
 
     def __init__(self) -> None:
         self.failures_in_a_row = 0
         self.retry_at: float | None = None  # None: closed; else the time from which one trial is let through
         self._opened_at = 0.0
-        self._closed_at: float | None = None  # of the last recovery; None: never opened
+        self.recovered_at: float | None = None  # of the last recovery; None: never opened
         self._wait = 0.0
         self._trial = False
         self._buckets: deque[list[float]] = deque()  # [start, successes, failures]
@@ -56,9 +56,9 @@ class Breaker:
 
     def ramp(self, now: float) -> float:
         """The share of its weight that an endpoint has now: 1, but less for a while after a recovery."""
-        if self._closed_at is None or now >= self._closed_at + RAMP:
+        if self.recovered_at is None or now >= self.recovered_at + RAMP:
             return 1.0
-        return max(MIN_RAMP, (now - self._closed_at) / RAMP)
+        return max(MIN_RAMP, (now - self.recovered_at) / RAMP)
 
     def begin(self) -> bool:
         """An attempt begins; True where it is the trial."""
@@ -105,7 +105,7 @@ class Breaker:
         self._opened_at, self._wait, self.retry_at = now, wait, now + wait
 
     def _close(self, now: float) -> None:
-        self.retry_at, self._closed_at, self.failures_in_a_row = None, now, 0
+        self.retry_at, self.recovered_at, self.failures_in_a_row = None, now, 0
         self._buckets.clear()
 
     def _bucket(self, now: float) -> list[float]:

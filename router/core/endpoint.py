@@ -122,7 +122,8 @@ class Endpoint:
                 if oldest.wait == wait:
                     expected = max(expected, now - oldest.began)
                     break
-        return expected * load / (self.weight * self.breaker.ramp(now))
+        weight = self.weight if self.breaker.recovered_at is None else self.weight * self.breaker.ramp(now)
+        return expected * load / weight
 
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""

@@ -58,6 +58,8 @@ class Route(Protocol):
     @property
     def deadline(self) -> float: ...
     @property
+    def shortest_deadline(self) -> float: ...
+    @property
     def patience(self) -> float: ...
 
 
@@ -243,6 +245,8 @@ class Race:
     def _not_tried(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
         """Those that may still be asked for the first time: not after a deadline of their own."""
         tried, policies, began = self._tried, self._policies, self.began
+        if not tried and now < began + self._route.shortest_deadline:
+            return endpoints
         return [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
 
     def _can_take_over(self, now: float) -> bool:

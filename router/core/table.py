@@ -28,6 +28,7 @@ class Route:
     hedges: Budget
     retries: Budget
     deadline: float  # seconds, the longest that one of its endpoints has
+    shortest_deadline: float
     patience: float
 
     @property
@@ -91,5 +92,6 @@ def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpo
         before.hedges if before else Budget(),
         before.retries if before else Budget(),
         max(policy.deadline for policy in policies.values()),
+        min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),
     )

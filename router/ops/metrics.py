@@ -75,6 +75,7 @@ class Metrics(Collector):
         self._table, self._pools, self._calls_in_flight, self._now = table, pools, calls, now
         self._calls: defaultdict[tuple[str, str, int, str], int] = defaultdict(int)
         self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._hedges: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._first_token: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._registry = CollectorRegistry(auto_describe=False)
@@ -85,6 +86,8 @@ class Metrics(Collector):
         for attempt in record.attempts:
             verdict = attempt.verdict
             self._attempts[attempt.endpoint.name, attempt.role, verdict._value_ if verdict is not None else ""] += 1
+            if attempt.role == "hedge":
+                self._hedges[attempt.endpoint.name, "lost" if attempt.first_token_at is None else "won"] += 1
         if record.first_token is not None and record.stream:
             self._first_token[record.model, record.endpoint].observe(record.first_token)
         if record.prompt_tokens:
@@ -106,11 +109,7 @@ class Metrics(Collector):
             "calls", "Calls that have ended.", ("model", "operation", "status", "error"), self._calls.items()
         )
         yield _counter("attempts", "Attempts that have ended.", ("endpoint", "role", "verdict"), self._attempts.items())
-        hedges: defaultdict[tuple[str, str], int] = defaultdict(int)
-        for (endpoint, role, verdict), count in self._attempts.items():
-            if role == "hedge":
-                hedges[endpoint, "won" if verdict == "served" else "lost"] += count
-        yield _counter("hedges", "Attempts started beside a late one.", ("endpoint", "outcome"), hedges.items())
+        yield _counter("hedges", "Attempts started beside a late one.", ("endpoint", "outcome"), self._hedges.items())
         yield _counter("tokens", "Tokens, where an endpoint reports them.", ("endpoint", "kind"), self._tokens.items())
         first_token = HistogramMetricFamily(
             "firsttoken_first_token_seconds",

@@ -60,6 +60,7 @@ class Front(HttpToolsProtocol):
         self._since = time.monotonic()  # when the request that is read began, or the silence before it
         self._reading = False
         self._expected = False  # what the request's head says of its body has been looked at
+        self._unsent = 0  # bytes of an answer that its client had not read when `expire` last looked
         self._pending = b""  # a head that waits for the first bytes of its body
         self._chunked = False
         self._keep = True
@@ -124,8 +125,16 @@ class Front(HttpToolsProtocol):
                 self._refuse(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
             else:
                 self.transport.abort()  # the application waits for it
-        elif not self._reading and self._free() and now >= self._since + self.bounds.idle:
-            self.transport.close()
+        elif not self._reading and self._free():
+            self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """Nothing is asked and nothing answered; but the client may still be reading the last answer."""
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._since = unsent, now
+        elif now >= self._since + self.bounds.idle:
+            self.transport.abort() if unsent else self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing: uvicorn's own timer knows only of the application's answers, so `expire` looks after all of them."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from router.core.record import CallRecord
 from router.proxy.client import Headers
 
+_LINE = b"%b: %b\r\n"
 _HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, and what says how long the message is: that is said anew
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
     b"upgrade content-length".split()
@@ -28,7 +29,7 @@ STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  
 
 def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as they stand on the wire."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers])
+    return b"".join([_LINE % header for header in headers])
 
 
 def passed_on(headers: Headers) -> bytes:
@@ -37,7 +38,7 @@ def passed_on(headers: Headers) -> bytes:
     for name, value in headers:
         if name == b"connection":
             withheld = _with_named(withheld, value)
-    return lines([header for header in headers if header[0] not in withheld and header[0][:12] != b"x-stainless-"])
+    return b"".join([_LINE % item for item in headers if item[0] not in withheld and item[0][:12] != b"x-stainless-"])
 
 
 def passed_back(headers: Headers, *, stream: bool) -> bytes:
@@ -46,12 +47,14 @@ def passed_back(headers: Headers, *, stream: bool) -> bytes:
     for name, value in headers:
         if name == b"connection":
             withheld = _with_named(withheld, value)
-    passed = [
-        header if header[0] != b"x-request-id" else (b"x-upstream-request-id", header[1])
-        for header in headers
-        if header[0] not in withheld
-    ]
-    return lines(passed) + STREAM if stream else lines(passed)
+    passed = b"".join(
+        [
+            _LINE % (item if item[0] != b"x-request-id" else (b"x-upstream-request-id", item[1]))
+            for item in headers
+            if item[0] not in withheld
+        ]
+    )
+    return passed + STREAM if stream else passed
 
 
 def without(block: bytes, names: frozenset[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from router.errors import UnknownModel
+from router.errors import NotFound, UnknownModel
 from router.proxy.admission import Admission
 from router.proxy.serving import Tables
 
@@ -29,6 +29,8 @@ class Models:
     async def one(self, request: Request) -> Response:
         self._admission.authorize(request.headers.raw)
         name = request.path_params["model"]
+        if not name:
+            raise NotFound("There is nothing at /v1/models/; the list of models is at /v1/models.")
         if name not in self._tables.current.table.routes:
             raise UnknownModel(f"The model '{name}' is not served here.", param="model")
         return JSONResponse(self._shape(name))

@@ -40,6 +40,7 @@ _read_error = msgspec.json.Decoder(_Error).decode
 def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Client, now: float, ended: Ended) -> None:
     """An answer that is all here, or a refusal: with its length, or as an event where the client was given pings."""
     body = exchange.take()
+    exchange.close()
     client.owner = None
     if record.status:
         client.end(_as_event(body, exchange, record))

@@ -29,22 +29,22 @@ class Pool(Protocol):
 class Target:
     """One endpoint as dispatch asks it."""
 
-    __slots__ = ("_adapt", "_changes", "_headers", "_heads", "_limits", "_model", "_names", "dialect", "pool")
+    __slots__ = ("_adapt", "_changes", "_heads", "_limits", "_model", "_name", "_names", "dialect", "pool")
 
     def __init__(
         self, told: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
     ) -> None:
         self.dialect: Dialect = DIALECTS[told.kind]
         self.pool, self._limits = pool, limits
+        self._name = endpoint.model
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
         self._changes = _Changes.of(told)
         own = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
         if told.api_key is not None:
             own.setdefault(b"authorization", b"Bearer " + told.api_key.get_secret_value().encode())
-        self._names = frozenset(own) - {
-            b"authorization"
-        }  # what the operator says of a header stands, whatever the client says
+        # What the operator says of a header stands, whatever the client says; its authorization never comes here.
+        self._names = frozenset(own) - {b"authorization"}
         self._heads: Mapping[Operation, bytes] = {
             operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%b"
             % (path.encode(), suffix.encode(), authority.encode("idna"), _FIXED, lines(own.items()))
@@ -68,7 +68,7 @@ class Target:
     def _body(self, call: Call) -> bytes:
         """The client's bytes, but for the values that differ here."""
         fields = call.fields
-        if self._adapt is None and self._changes is None and fields["model"] == self._model:
+        if self._adapt is None and self._changes is None and call.model == self._name:
             return call.body
         fields = fields.copy()
         fields["model"] = self._model

@@ -245,6 +245,7 @@ class Exchange:
             self.fail(f"it sent {MAX_SILENT} bytes without a token")
 
     def _error_event(self, scanner: Scanner) -> None:
+        self.usage = scanner.usage
         self._end(self._dialect.judge(500, scanner.error, None), f"an error event{_named(scanner.error)}")
 
     def _end_of_stream(self, scanner: Scanner, broken: str) -> None:

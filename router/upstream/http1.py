@@ -183,7 +183,8 @@ class Connection(asyncio.Protocol):
 
     def _release(self, exchange: Exchange) -> None:
         """Its answer is here; the connection goes back, if it can carry another."""
-        self.resume()
+        if self._paused:
+            self.resume()
         self.exchange = exchange.wire = None
         self.served += 1
         if self._reusable and self.open and not self.transport.get_write_buffer_size():  # it took the whole request
