@@ -2,7 +2,8 @@
 
 A balance that calls pay a share of an attempt into, extra attempts are drawn from, and that leaks back to zero within
 TAU, from both sides; a reserve stands beside it. So over any longer time the extra attempts are at most that share of
-the calls, at every rate; a burst is at most the share of some TAU of calls; and a lone caller always has the reserve.
+the calls, and RESERVE / TAU a second beside, which is what grows back of the reserve: one in ten seconds, so that a
+lone caller always has it. A burst is at most the share of some TAU of calls, and the reserve.
 (The idea is Finagle's and tower's retry budget; the leak stands in for their ten windows.)
 """
 

@@ -42,6 +42,7 @@ class _Delta(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    index: Any = 0
     delta: _Delta | None = None
     text: Any = None
     finish_reason: Any = None
@@ -52,6 +53,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Finish(msgspec.Struct, gc=False):
+    index: Any = 0
     finish_reason: Any = None
     useful = False
 
@@ -107,7 +109,7 @@ class Scanner:
     def __init__(self, choices: int = 1, limit: int = 4 << 20) -> None:
         self.choices, self._limit = choices, limit
         self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
-        self._finished = 0
+        self._finished: set[str] = set()  # choices that gave a reason to finish
         self.first_token = self.done = False
         self.error: Any = None
         self.error_event = b""
@@ -117,7 +119,7 @@ class Scanner:
     @property
     def whole(self) -> bool:
         """The answer has come to its end: every choice gave a reason to finish, or the stream said so."""
-        return self.error is None and (self.done or self._finished >= self.choices)
+        return self.error is None and (self.done or len(self._finished) >= self.choices)
 
     def feed(self, chunk: bytes) -> bytes:
         """Take what came, give what may go on. Nothing goes on after an error event. Raises EventTooLarge."""
@@ -211,6 +213,9 @@ class Scanner:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
             return False
+        if not data.isascii() and not _is_utf8(data):
+            self.malformed += 1
+            return False
         self.events += 1
         if read.error:
             self.error, self.error_event = read.error, event + b"\n\n"
@@ -219,7 +224,7 @@ class Scanner:
             self.usage = read.usage
         for choice in read.choices or ():
             if choice.finish_reason:
-                self._finished += 1
+                self._finished.add(str(choice.index))
                 self.first_token = True  # an empty answer is an answer
                 if choice.finish_reason == _FAILED:
                     self.error = {"message": _FAILED, "code": _FAILED}
@@ -227,3 +232,12 @@ class Scanner:
             elif not self.first_token and choice.useful:
                 self.first_token = True
         return True
+
+
+def _is_utf8(data: bytes) -> bool:
+    """The decoder passes over text that nobody reads; openai-python reads all of it, strictly."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

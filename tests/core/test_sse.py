@@ -247,6 +247,7 @@ def test_zhipus_network_error_is_an_error_without_an_event_to_show() -> None:
     [
         b"data: {oops\n\n",
         b'data: {"error": "\xff"}\n\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": "\xff"}, "finish_reason": null}]}\n\n',
         b"data: [oops\n\n",
         b"data: \n\n",
         b"data: " + b"[" * 100_000 + b"\n\n",
