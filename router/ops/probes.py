@@ -21,6 +21,7 @@ import httpx
 
 from router.config import EndpointConfig
 from router.core.endpoint import Endpoint
+from router.core.sse import EventTooLarge, Scanner
 from router.dialects import DIALECTS
 
 JITTER = 0.1  # of the interval, so that the probes of many endpoints do not march in step
@@ -52,7 +53,7 @@ class Prober:
                 return await _KINDS[self.kind](self)
         except TimeoutError:
             return f"no answer within {self._told.probe.timeout:g} s"
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, EventTooLarge) as error:
             return f"{type(error).__name__}: {error}"
         except OSError as error:
             return error.strerror or type(error).__name__
@@ -67,24 +68,29 @@ class Prober:
 
     async def _health(self) -> str:
         root = (self._told.base_url or "").removesuffix("/v1")
-        return _down(await self._client.get(f"{root}/health", headers=self._headers()))
+        return _down(await self._client.get(f"{root}/health", headers=self._headers(), timeout=None))
 
     async def _models(self) -> str:
-        return _down(await self._client.get(f"{self._told.base_url}/models", headers=self._headers()))
+        return _down(await self._client.get(f"{self._told.base_url}/models", headers=self._headers(), timeout=None))
 
     async def _chat(self) -> str:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
         body |= dict(self._told.params.force) | {"model": self._endpoint.model}
         path = DIALECTS[self._told.kind].paths["chat/completions"]
-        request = self._client.stream("POST", f"{self._told.base_url}{path}", json=body, headers=self._headers())
+        url = f"{self._told.base_url}{path}"
+        request = self._client.stream("POST", url, json=body, headers=self._headers(), timeout=None)
         async with request as response:
             down = _down(response) or (f"status {response.status_code}" if response.status_code >= 400 else "")
             if down:
                 return down
-            async for line in response.aiter_lines():
-                if line.startswith("data:"):
-                    return ""
-            return "an empty stream"
+            scanner = Scanner()
+            async for chunk in response.aiter_bytes():
+                scanner.feed(chunk)
+                if scanner.first_token or scanner.error is not None:
+                    break
+            if scanner.error is not None:
+                return "an error event"
+            return "" if scanner.first_token else "an empty stream"
 
     async def _connect(self) -> str:
         url = httpx.URL(self._told.base_url or "")

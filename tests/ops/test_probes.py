@@ -1,0 +1,279 @@
+"""Active health: what each kind of probe asks, and what an answer, or none, says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import httpx
+import pytest
+import respx
+import trustme
+
+from router.config import EndpointConfig, parse
+from router.core.endpoint import Endpoint
+from router.ops.keep import keep
+from router.ops.probes import Prober
+from tests.upstream.servers import (
+    DONE,
+    FINISH,
+    ROLE,
+    on_uvloop,
+    serving,
+    token,
+    until,
+    unused_port,
+)
+
+URL = "https://there.test/v1"
+
+
+def told(url: str = URL, kind: str = "openai", more: str = "", **probe: object) -> EndpointConfig:
+    lines = ", ".join(f"{name}: {value}" for name, value in probe.items())
+    text = f"""
+endpoints:
+  - name: there
+    kind: {kind}
+    base_url: {url}
+    models: {{chat: m}}
+    probe: {{{lines}}}
+    {more}
+"""
+    return parse(text, "endpoints.yaml", {}).endpoints[0]
+
+
+@asynccontextmanager
+async def probing(told: EndpointConfig, endpoint: Endpoint | None = None) -> AsyncIterator[Prober]:
+    async with httpx.AsyncClient(trust_env=False, timeout=0.001) as client:  # which must not matter
+        yield Prober(endpoint or Endpoint("there", "m"), told, client, lambda: 1000.0, Random(7))
+
+
+@pytest.fixture
+def there() -> Iterator[respx.MockRouter]:
+    with respx.mock(base_url="https://there.test") as mock:
+        yield mock
+
+
+# What is asked.
+
+
+def with_probe(kind: str, url: str = URL, more: str = "", timeout: str = "5s") -> EndpointConfig:
+    config = told(url, more=more, timeout=timeout)
+    return config.model_copy(update={"probe": config.probe.model_copy(update={"kind": kind})})
+
+
+@on_uvloop
+@pytest.mark.parametrize(("kind", "probe"), [("openai", "models"), ("vllm", "health"), ("zhipu", "connect")])
+async def test_each_kind_of_server_has_its_kind_of_probe(kind: str, probe: str) -> None:
+    async with probing(told(kind=kind)) as prober:
+        assert prober.kind == probe
+    async with probing(with_probe("chat")) as prober:
+        assert prober.kind == "chat"
+
+
+@on_uvloop
+async def test_models_are_asked_for_with_our_key_and_headers(there: respx.MockRouter) -> None:
+    route = there.get("/v1/models").respond(200, json={"data": []})
+    async with probing(with_probe("models", more="api_key: sk-1\n    headers: {x-tenant: us}")) as prober:
+        assert await prober.probe() == ""
+    request = route.calls.last.request
+    assert request.headers["authorization"] == "Bearer sk-1"
+    assert request.headers["x-tenant"] == "us"
+
+
+@on_uvloop
+async def test_health_is_asked_for_beside_the_api(there: respx.MockRouter) -> None:
+    there.get("/health").respond(200)
+    async with probing(with_probe("health")) as prober:
+        assert await prober.probe() == ""
+
+
+@on_uvloop
+async def test_a_chat_is_as_short_as_can_be_and_carries_what_is_forced(there: respx.MockRouter) -> None:
+    route = there.post("/v1/chat/completions").respond(200, content=ROLE + token("a") + FINISH + DONE)
+    async with probing(
+        with_probe("chat", more="params: {force: {max_tokens: 7, thinking: {type: disabled}}}")
+    ) as prober:
+        assert await prober.probe() == ""
+    assert json.loads(route.calls.last.request.content) == {
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 7,
+        "stream": True,
+        "thinking": {"type": "disabled"},
+        "model": "m",
+    }
+
+
+# What the answer says.
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["models", "health"])
+@pytest.mark.parametrize(
+    ("status", "down"),
+    [
+        (200, ""),
+        (404, ""),
+        (405, ""),
+        (429, ""),
+        (401, "status 401: the api_key is not accepted"),
+        (403, "status 403: the api_key is not accepted"),
+        (500, "status 500"),
+        (503, "status 503"),
+    ],
+)
+async def test_a_server_that_answers_lives_but_for_our_key(
+    there: respx.MockRouter, kind: str, status: int, down: str
+) -> None:
+    there.get(path__in=["/v1/models", "/health"]).respond(status)
+    async with probing(with_probe(kind)) as prober:
+        assert await prober.probe() == down
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("status", "said", "down"),
+    [
+        (200, ROLE + token("a") + FINISH + DONE, ""),
+        (200, ROLE + FINISH + DONE, ""),
+        (200, b": ping\n\n" * 9 + token("a"), ""),
+        (200, b"", "an empty stream"),
+        (200, b": ping\n\n", "an empty stream"),
+        (200, ROLE, "an empty stream"),
+        (200, b"data: " + b"x" * (5 << 20), "EventTooLarge: an event of more than 4194304 bytes"),
+        (200, DONE, "an empty stream"),
+        (200, b'data: {"error":{"message":"engine dead","code":"boom"}}\n\n', "an error event"),
+        (200, ROLE + b'data: {"error":"engine dead"}\n\n', "an error event"),
+        (400, b"no", "status 400"),
+        (404, b"no", "status 404"),
+        (401, b"no", "status 401: the api_key is not accepted"),
+        (500, b"no", "status 500"),
+    ],
+    ids=range(14),
+)
+async def test_a_chat_must_give_a_token(there: respx.MockRouter, status: int, said: bytes, down: str) -> None:
+    there.post("/v1/chat/completions").respond(status, content=said)
+    async with probing(with_probe("chat")) as prober:
+        assert await prober.probe() == down
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["models", "health", "chat", "connect"])
+async def test_a_port_where_nobody_listens_is_down(kind: str) -> None:
+    async with probing(with_probe(kind, f"http://127.0.0.1:{unused_port()}/v1")) as prober:
+        down = await prober.probe()
+        assert "connect" in down.lower()
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["models", "health", "chat"])
+async def test_a_server_that_says_nothing_is_down_after_the_time_for_a_probe(kind: str) -> None:
+    async with serving() as server:
+        config = with_probe(kind, f"http://{server.host}:{server.port}/v1", timeout="50ms")
+        async with probing(config) as prober:
+            assert await prober.probe() == "no answer within 0.05 s"
+        await (await server.accept()).left()  # and its connection is closed
+
+
+@on_uvloop
+async def test_to_connect_is_enough_for_a_server_that_says_nothing() -> None:
+    async with serving() as server, probing(with_probe("connect", f"http://{server.host}:{server.port}/v1")) as prober:
+        assert await prober.probe() == ""
+        assert await (await server.accept()).left() == b""
+
+
+@on_uvloop
+async def test_to_connect_includes_tls_where_the_address_says_so() -> None:
+    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    async with serving(tls=context) as server, probing(with_probe("connect", f"https://localhost:{server.port}")) as p:
+        assert "certificate" in (await p.probe()).lower()
+
+
+# The loop.
+
+
+@on_uvloop
+async def test_the_loop_takes_an_endpoint_out_and_back_and_says_so_once(
+    there: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.probes")
+    endpoint = Endpoint("there", "m")
+    route = there.get("/v1/models")
+    route.respond(500)
+    async with probing(told(interval="2ms"), endpoint) as prober:
+        loop = asyncio.ensure_future(prober.run())
+        await until(lambda: not endpoint.health.up)
+        before = route.call_count
+        await until(lambda: route.call_count > before + 3)
+        route.respond(200)
+        await until(lambda: endpoint.health.up)
+        before = route.call_count
+        await until(lambda: route.call_count > before + 3)
+        loop.cancel()
+    assert [record.message for record in caplog.records if record.name == "router.ops.probes"] == [
+        "endpoint there (m): up -> down: status 500",
+        "endpoint there (m): down -> up",
+    ]
+
+
+@on_uvloop
+async def test_one_miss_of_an_endpoint_that_was_well_changes_nothing(there: respx.MockRouter) -> None:
+    endpoint = Endpoint("there", "m")
+    route = there.get("/v1/models")
+    route.side_effect = [httpx.Response(200), httpx.ConnectError("lost"), *[httpx.Response(200)] * 1000]
+    async with probing(told(interval="2ms"), endpoint) as prober:
+        loop = asyncio.ensure_future(prober.run())
+        await until(lambda: route.call_count > 3)
+        assert endpoint.health.up
+        loop.cancel()
+
+
+@on_uvloop
+async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter) -> None:
+    there._assert_all_called = False
+    route = there.get("/v1/models").respond(500)
+    endpoint, looks = Endpoint("there", "m"), 0
+    endpoint.served_at = 1000.0
+
+    def now() -> float:
+        nonlocal looks
+        looks += 1
+        return 1000.0
+
+    async with httpx.AsyncClient() as client:
+        loop = asyncio.ensure_future(Prober(endpoint, told(interval="2ms"), client, now, Random(7)).run())
+        await until(lambda: looks > 3)
+        assert route.call_count == 0
+        loop.cancel()
+
+
+@on_uvloop
+async def test_a_probe_that_is_off_ends_at_once() -> None:
+    config = told()
+    off = config.model_copy(update={"probe": config.probe.model_copy(update={"kind": "off"})})
+    async with probing(off) as prober:
+        await prober.run()
+
+
+@on_uvloop
+async def test_a_loop_that_fails_says_so_and_begins_again(caplog: pytest.LogCaptureFixture) -> None:
+    tried = 0
+
+    async def fails() -> None:
+        nonlocal tried
+        tried += 1
+        raise ValueError("a mistake of ours")
+
+    loop = asyncio.ensure_future(keep("probe of there", fails))
+    await until(lambda: caplog.records)
+    assert tried == 1
+    assert "probe of there failed and begins again: ValueError('a mistake of ours')" in caplog.text
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
