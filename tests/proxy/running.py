@@ -146,7 +146,8 @@ class Running:
     async def connection(self, client: Client) -> Front:
         """The router's side of a client's connection."""
         await until(lambda: any(front.client == client.name[:2] for front in self.connections))
-        return next(front for front in self.connections if front.client == client.name[:2])
+        fronts: list[Front] = [front for front in self.connections if front.client == client.name[:2]]
+        return fronts[0]
 
     def expire(self, after: float) -> None:
         """Sweep, as if so many seconds had passed."""
@@ -154,7 +155,8 @@ class Running:
 
     def counted(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels, as a scraper reads them."""
-        return sum(sample.value for sample in self.samples(name) if labels.items() <= sample.labels.items())
+        total: float = sum(sample.value for sample in self.samples(name) if labels.items() <= sample.labels.items())
+        return total
 
     def samples(self, name: str) -> Iterator[Any]:
         for family in text_string_to_metric_families(self.router.metrics.render().decode()):

@@ -228,7 +228,7 @@ async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> Non
         call.room.clear()
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + event), chunk(event) * (count - 1))
-        waiting = peer.writer.transport.get_write_buffer_size  # type: ignore[attr-defined]
+        waiting = peer.writer.transport.get_write_buffer_size
         await settled(waiting)
         assert waiting() > count * len(event) // 2
         peer.send(chunk(FINISH + DONE), LAST)

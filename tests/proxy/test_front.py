@@ -30,7 +30,7 @@ from tests.upstream.servers import (
 
 KEYS = "keys: [sesame]\n"
 LARGE = 64 << 10  # a limit for bodies
-FORM = {"max_body": LARGE, "max_header": 4 << 10}
+FORM: dict[str, Any] = {"max_body": LARGE, "max_header": 4 << 10}
 
 
 def is_stamped(answer: Answer) -> bool:
@@ -621,7 +621,7 @@ async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> Non
         client.send(post(STREAMING))
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + event), chunk(event) * (count - 1))
-        waiting = peer.writer.transport.get_write_buffer_size  # type: ignore[attr-defined]
+        waiting = peer.writer.transport.get_write_buffer_size
         await settled(waiting)
         assert waiting() > count * len(event) // 2  # it is the endpoint that holds it
         front = await router.connection(client)
@@ -641,7 +641,7 @@ async def test_one_slow_client_does_not_hold_up_another() -> None:
         slow.send(post(STREAMING))
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + event) * 200)
-        await settled(peer.writer.transport.get_write_buffer_size)  # type: ignore[attr-defined]
+        await settled(peer.writer.transport.get_write_buffer_size)
         fast = await router.client()
         fast.send(post(STREAMING))
         other = await server.accept()
@@ -658,7 +658,7 @@ async def test_a_slow_client_that_leaves_ends_its_attempt() -> None:
         client.send(post(STREAMING))
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + token("x" * 65_000)) * 400)
-        await settled(peer.writer.transport.get_write_buffer_size)  # type: ignore[attr-defined]
+        await settled(peer.writer.transport.get_write_buffer_size)
         client.reset()
         await peer.left()
         await router.quiet()

@@ -25,7 +25,7 @@ from router.scheduler import Scheduler
 from router.upstream.exchange import LIMITS, Exchange, Limits, Request
 from router.upstream.pool import Address, Pool
 
-LIMIT = 5.0  # seconds for one test, of which all but a few take some hundredths
+LIMIT = 20.0  # seconds for one test, of which all but a few take some hundredths
 QUIET = 200  # turns of the loop after which what has not happened is taken not to happen
 
 LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
@@ -72,15 +72,15 @@ LAST = b"0\r\n\r\n"
 
 def on_each_loop(test: Test) -> Callable[..., None]:
     """The test runs once on asyncio's loop, and once on uvloop's, which is the one that serves."""
-    return pytest.mark.parametrize("new_loop", LOOPS)(_with_loop(test))
+    return _with_loop(test, LOOPS)
 
 
 def on_uvloop(test: Test) -> Callable[..., None]:
     """Only on the loop that serves."""
-    return pytest.mark.parametrize("new_loop", LOOPS[1:])(_with_loop(test))
+    return _with_loop(test, LOOPS[1:])
 
 
-def _with_loop(test: Test) -> Callable[..., None]:
+def _with_loop(test: Test, loops: list[Any]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(*args: Any, new_loop: Callable[[], asyncio.AbstractEventLoop], **fixtures: Any) -> None:
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -89,7 +89,8 @@ def _with_loop(test: Test) -> Callable[..., None]:
     parameters = [*inspect.signature(test).parameters.values()]
     loop = inspect.Parameter("new_loop", inspect.Parameter.KEYWORD_ONLY)
     run.__signature__ = inspect.Signature([*parameters, loop])  # type: ignore[attr-defined]
-    return run
+    marked: Callable[..., None] = pytest.mark.parametrize("new_loop", loops)(run)
+    return marked
 
 
 async def _cleanly(test: Coroutine[Any, Any, None]) -> None:

@@ -138,11 +138,12 @@ def test_how_a_stream_ends_is_how_whole_it_is(said: bytes, outcome: tuple[str, s
     assert call.outcome == outcome
 
 
-def test_of_several_choices_all_must_finish() -> None:
-    for finished, outcome in ((1, "fault"), (2, "served")):
-        call = streaming(token("a") + FINISH * finished, choices=2)
-        call.exchange.complete()
-        assert call.outcome[0] == outcome
+@pytest.mark.parametrize(("finished", "outcome"), [([0], "fault"), ([0, 0], "fault"), ([1, 0], "served")])
+def test_of_several_choices_each_must_finish(finished: list[int], outcome: str) -> None:
+    ends = [b'data: {"choices":[{"index":%d,"delta":{},"finish_reason":"stop"}]}\n\n' % index for index in finished]
+    call = streaming(token("a"), *ends, choices=2)
+    call.exchange.complete()
+    assert call.outcome[0] == outcome
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ async def test_a_paused_exchange_stops_its_server_and_goes_on_where_it_was() -> 
         event = chunk(token("x" * 65_000))
         count = size // len(event)
         peer.send(event * count)
-        buffered = peer.writer.transport.get_write_buffer_size  # type: ignore[attr-defined]
+        buffered = peer.writer.transport.get_write_buffer_size
         await settled(buffered)
         assert len(call.body) == taken  # nothing more was read
         assert buffered() > size // 2  # so it waits at the server, but for what the kernels hold

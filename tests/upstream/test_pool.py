@@ -422,7 +422,7 @@ async def test_a_server_that_does_not_take_the_connection_in_time_is_a_fault() -
         for one in crowd:
             one.setblocking(False)
             one.connect_ex(full.getsockname())
-        async with pooling(Address(*full.getsockname(), False, ""), connect_timeout=0.05) as pool:
+        async with pooling(Address("127.0.0.1", full.getsockname()[1], False, ""), connect_timeout=0.05) as pool:
             assert (await Call.to(pool).ended()).outcome == ("fault", "no connection within 0.05 s")
         for one in crowd:
             one.close()
@@ -493,7 +493,7 @@ async def test_a_server_that_takes_connections_and_drops_them_is_not_hammered() 
     async with serving() as server, pooling(server, clock, min_idle=2) as pool:
         server.drops = True
         pool.start()
-        pauses = []
+        pauses: list[float] = []
         for _ in range(10):
             await settled(lambda: (server.accepted, pool.idle, pool.opening))
             assert server.accepted == 2 * len(pauses) + 2
