@@ -10,7 +10,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP
 COPY requirements.lock /src/
 RUN python -m venv --without-pip /opt/firsttoken \
  && pip --python /opt/firsttoken/bin/python install --require-hashes --requirement /src/requirements.lock
-COPY pyproject.toml endpoints.yaml /src/
+COPY pyproject.toml README.md endpoints.yaml /src/
 COPY router /src/router
 # The build backend is in the lock and builds the wheel, then leaves; `check` says if something at run time needs its parts.
 RUN pip --python /opt/firsttoken/bin/python wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
