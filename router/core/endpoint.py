@@ -10,6 +10,8 @@ from collections.abc import Hashable
 from math import inf
 from typing import Literal
 
+import msgspec
+
 from router.core.breaker import Breaker, State
 from router.core.health import Health
 from router.core.latency import Latency
@@ -144,8 +146,9 @@ class Endpoint:
     # What is learned.
 
     def begin(self, now: float, wait: Wait = "first_token", role: Role = "first") -> Attempt:
-        attempt = Attempt(self, now, wait, role, self.breaker.begin())
+        attempt = Attempt(self, self.slots, now, wait, role, self.breaker.begin())
         self.in_flight += 1
+        self.slots.used += 1
         self.waiting[attempt] = None
         return attempt
 
@@ -160,32 +163,20 @@ class Endpoint:
         return flipped
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One try of a call at one endpoint."""
 
-    __slots__ = (
-        "_slots",
-        "began",
-        "ended",
-        "endpoint",
-        "first_token_at",
-        "reason",
-        "retry_after",
-        "role",
-        "trial",
-        "verdict",
-        "wait",
-    )
-
-    def __init__(self, endpoint: Endpoint, began: float, wait: Wait, role: Role, trial: bool) -> None:
-        self.endpoint, self.began, self.wait, self.role, self.trial = endpoint, began, wait, role, trial
-        self._slots = endpoint.slots  # a reload may give the endpoint others
-        self._slots.used += 1
-        self.first_token_at: float | None = None
-        self.ended: float | None = None
-        self.verdict: Verdict | None = None
-        self.reason = ""
-        self.retry_after: float | None = None
+    endpoint: Endpoint
+    slots: Slots  # those it took one of: a reload may give the endpoint others
+    began: float
+    wait: Wait
+    role: Role
+    trial: bool
+    first_token_at: float | None = None
+    ended: float | None = None
+    verdict: Verdict | None = None
+    reason: str = ""
+    retry_after: float | None = None
 
     def __repr__(self) -> str:
         return f"<Attempt {self.role} at {self.endpoint.name} {self.verdict.value if self.verdict else 'running'}>"
@@ -204,7 +195,7 @@ class Attempt:
         self.ended, self.verdict, self.reason, self.retry_after = now, verdict, reason, retry_after
         endpoint = self.endpoint
         endpoint.in_flight -= 1
-        self._slots.used -= 1
+        self.slots.used -= 1
         endpoint.waiting.pop(self, None)
         if verdict is Verdict.SERVED:
             self._served(now)

@@ -12,7 +12,7 @@ from router.scheduler import Scheduler
 
 def new_id() -> str:
     """A request id: unlikely to come twice, and of no use to guess."""
-    return f"req_{getrandbits(96):024x}"
+    return "req_" + getrandbits(96).to_bytes(12).hex()
 
 
 @dataclass(frozen=True, slots=True)

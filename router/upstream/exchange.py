@@ -68,46 +68,27 @@ class _Answer(msgspec.Struct, gc=False):
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
-class Exchange:
+class Exchange(msgspec.Struct, eq=False):
     """`verdict` stays None until the answer has ended; `reason` then says why in a few words, without any secret."""
 
-    __slots__ = (
-        "_choices",
-        "_chunks",
-        "_dialect",
-        "_limits",
-        "_news",
-        "_scanner",
-        "_size",
-        "events",
-        "headers",
-        "listener",
-        "passing",
-        "reason",
-        "resent",
-        "retry_after",
-        "status",
-        "usage",
-        "verdict",
-        "wire",
-    )
-
-    def __init__(self, listener: Listener | None, dialect: Dialect, choices: int = 1, limits: Limits = LIMITS) -> None:
-        self.listener: Listener | None = listener
-        self._dialect, self._choices, self._limits = dialect, choices, limits
-        self._scanner: Scanner | None = None  # of a token stream
-        self.events = 0  # of a token stream; comments are none
-        self.wire: Wire | None = None
-        self.status, self.headers = 0, _NO_HEADERS
-        self.verdict: Verdict | None = None
-        self.reason = ""
-        self.retry_after: float | None = None
-        self.passing = True  # whether the same endpoint might serve the same request a moment later
-        self.resent = False  # it was sent once more, free of charge, because its first connection had died unused
-        self.usage: Usage | None = None
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._news = False
+    listener: Listener | None
+    _dialect: Dialect
+    _choices: int = 1
+    _limits: Limits = LIMITS
+    _scanner: Scanner | None = None  # of a token stream
+    _chunks: list[bytes] = []
+    _size: int = 0
+    _news: bool = False
+    events: int = 0  # of a token stream; comments are none
+    wire: Wire | None = None
+    status: int = 0
+    headers: Headers = []
+    verdict: Verdict | None = None
+    reason: str = ""
+    retry_after: float | None = None
+    passing: bool = True  # whether the same endpoint might serve the same request a moment later
+    resent: bool = False  # it was sent once more, free of charge, because its first connection had died unused
+    usage: Usage | None = None
 
     def __repr__(self) -> str:
         return f"<Exchange {self.status or 'unanswered'} {self.verdict or 'running'} {self.reason}>"
@@ -295,9 +276,6 @@ class Exchange:
         verdict = self._dialect.judge(self.status, error, self.retry_after)
         self._end(verdict, f"status {self.status}{_named(error)}")
         self.passing = verdict is Verdict.BUSY or self.status >= 500
-
-
-_NO_HEADERS: Headers = []
 
 
 def _named(error: Any) -> str:
