@@ -44,7 +44,7 @@ _config = click.option(
 )
 
 
-@main.command()
+@main.command(short_help="Run the router.")
 @_config
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option(
@@ -73,7 +73,7 @@ def serve(config: Path | None, host: str | None, port: int | None, allow_open: b
     uvloop.run(_serve(table, settings))
 
 
-@main.command()
+@main.command(short_help="Say what the file of endpoints means, or what is wrong.")
 @_config
 def check(config: Path | None) -> None:
     """Read the file of endpoints and say what it means, or what is wrong with it."""
@@ -155,7 +155,7 @@ def _raise_open_files() -> None:
 
 
 def _summary(config: Config) -> list[str]:
-    """What will be served by whom, one line an endpoint."""
+    """What will be served by whom, one line an endpoint; and what would surprise."""
     lines = [f"firsttoken {__version__}: {config.source}"]
     for told in config.endpoints:
         models = ", ".join(told.models)
@@ -165,4 +165,9 @@ def _summary(config: Config) -> list[str]:
             lines.append(f"  {told.name}: SIMULATED, asks no model (tier {told.tier}; serves {models})")
         else:
             lines.append(f"  {told.name}: {told.kind} at {told.base_url} (tier {told.tier}; serves {models})")
+    kinds = {told.kind for told in config.enabled}
+    if not kinds:
+        lines.append("  Every endpoint is disabled, so no model is served.")
+    elif "simulated" in kinds and len(kinds) > 1:
+        lines.append("  Simulated endpoints also answer where the others are late or out: remove them for real use.")
     return lines
