@@ -21,7 +21,7 @@ Measures gateways in front of three fake endpoints, nginx first as the yardstick
   calibration  what load and endpoints do alone, with no gateway between
   a            processor time per stream: 20 events, 1 ms between them, 256 clients
   b            processor time per plain answer: 32 clients
-  c            added first-token time, at half of the last gateway's full load
+  c            added first-token time at half of the last gateway's load: of its core, and of its streams
   d            open streams held at once by one process: how many are lost, and KiB each
 
 The gateway has a core to itself; load and endpoints share the others."""
@@ -105,7 +105,8 @@ def measure(bench: Bench, chosen: tuple[str, ...]) -> dict:
     if "c" in chosen:
         known = scenarios.saturated_rate(results.get("a"), bench.running[-1].name)
         results["c"] = scenarios.added_time(bench, known)
-        report.print_added_time(results["c"])
+        for half in results["c"]:
+            report.print_added_time(half)
     if "d" in chosen:
         results["d"] = scenarios.hold(bench)
         report.print_hold(results["d"])

@@ -50,11 +50,14 @@ def under_load(answers: list[dict]) -> str:
 
 
 def print_added_time(result: dict) -> None:
-    print(f"\nfirst token at {result['rate']:,.0f} streams/s, random arrivals: ms more than straight to the endpoints")
-    print("  " + row("", ["p50", "p99", "own p50"]))
+    print(f"\nc. first token, with half of {result['half']} in use: {result['rate']:,.0f} streams/s, random arrivals;")
+    print("   ms more than straight to the endpoints")
+    print("  " + row("", ["p50", "p99", "own p50", "busy"]))
     for name, added in result["added_ms"].items():
         own = middle(result["rounds"][name], lambda one: one["first_token_ms"]["p50"])
-        print("  " + row(name, [f"{median(added['p50']):.3f}", f"{median(added['p99']):.3f}", f"{own:.3f}"]))
+        busy = middle(result["rounds"][name], lambda one: one["pids"]["busy"])
+        figures = [f"{median(added['p50']):.3f}", f"{median(added['p99']):.3f}", f"{own:.3f}", f"{busy:.0%}"]
+        print("  " + row(name, figures))
     for name, answers in result["rounds"].items():
         unsent = sum(one["unsent"] for one in answers)
         if unsent or faults(*answers):
