@@ -25,6 +25,7 @@ PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must 
 BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
 MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
+BATCH = 8  # requests that a server takes side by side before one more makes the others wait: batching is what they do
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 LATE = 2.0  # medians: a first token is never called late before
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
@@ -108,16 +109,16 @@ class Endpoint:
     # What it would cost.
 
     def cost(self, wait: Wait, now: float) -> float:
-        """The expected wait of one more request, in seconds: what we saw of it, times the queue that we are ourselves.
+        """The expected wait of one more request, in seconds: what we saw of it, and our own queue there.
 
         An attempt that has waited for longer than the estimate says what the estimate will be, only sooner. While the
         first attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
         """
         latency, waiting = self._latency[wait], self.waiting
         expected = latency.mean(now)
-        load = 1.0 + STREAM_SHARE * self.in_flight
+        load = 1.0 + STREAM_SHARE / BATCH * self.in_flight
         if waiting:
-            load += (1.0 - STREAM_SHARE) * len(waiting)
+            load += (1.0 - STREAM_SHARE) / BATCH * len(waiting)
             if latency.unknown:
                 load += ON_TRIAL
             for oldest in waiting:

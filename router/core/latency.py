@@ -13,28 +13,39 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from math import ceil, exp
+from math import ceil, exp, inf
 
 PRIOR_WEIGHT = 0.25  # of one fresh observation: the first sample moves the mean by 80 %
 TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
 LONG_RUN_TAU = 600.0
+MOST = (
+    30.0  # fresh observations that all the evidence weighs at most, which is one a second: a busy endpoint that turns
+)
+# slow is noticed within that many calls, and not after as many as it served well in the last half minute
 WINDOW = 200  # observations that the quantiles look back on: the 99 % one still has two above it
 TRUSTED = 10  # a 90 % quantile of fewer has no observation above it
 
 
 class DecayedMean:
-    """A mean in which an observation weighs e^-(age / tau), beside a prior that always weighs PRIOR_WEIGHT."""
+    """A mean in which an observation weighs e^-(age / tau), and all of them `most`, beside a prior of PRIOR_WEIGHT."""
 
-    __slots__ = ("_at", "_total", "_weight", "tau")
+    __slots__ = ("_at", "_most", "_total", "_weight", "tau")
 
-    def __init__(self, tau: float) -> None:
-        self.tau, self._total, self._weight, self._at = tau, 0.0, 0.0, 0.0
+    def __init__(self, tau: float, most: float = inf) -> None:
+        self.tau, self._most = tau, most
+        self._total, self._weight, self._at = 0.0, 0.0, 0.0
 
     def add(self, value: float, now: float) -> None:
         decay = exp((self._at - now) / self.tau)
+        if self._weight * decay > self._most - 1.0:
+            decay = (self._most - 1.0) / self._weight
         self._total = self._total * decay + value
         self._weight = self._weight * decay + 1.0
         self._at = now
+
+    def jump(self, value: float, now: float, prior: float) -> None:
+        """Stand at `value` now, with the weight of one observation, and drift from there."""
+        self._total, self._weight, self._at = value + PRIOR_WEIGHT * (value - prior), 1.0, now
 
     def read(self, now: float, prior: float) -> float:
         decay = exp((self._at - now) / self.tau)
@@ -68,30 +79,33 @@ class Latency:
 
     def forget(self) -> None:
         """Back to the default prior: what was seen before an outage says little about after it."""
-        self._recent, self._long_run = DecayedMean(TAU), DecayedMean(LONG_RUN_TAU)
+        self._recent, self._long_run = DecayedMean(TAU, MOST), DecayedMean(LONG_RUN_TAU)
         self._values = RecentValues()
         self._prior = self._default
         self.unknown = True
 
     def observe(self, seconds: float, now: float) -> None:
-        """A wait that ended after `seconds`, with a token or with a penalty.
-
-        The prior moves with it, and must not move the mean: it might do so the other way.
-        """
-        self._long_run.add(seconds, now)
-        prior = self._long_run.read(now, self._default)
-        self._recent.add(seconds + PRIOR_WEIGHT * (self._prior - prior), now)
-        self._prior = prior
-        self._values.add(seconds)
-        self.unknown = False
+        """A wait that ended after `seconds`, with a token or with a penalty."""
+        before = self._prior
+        self._note(seconds, now)
+        # The prior has moved with it, and must not move the mean: it might do so the other way.
+        self._recent.add(seconds + PRIOR_WEIGHT * (before - self._prior), now)
 
     def observe_at_least(self, seconds: float, now: float) -> None:
         """A wait that was broken off after `seconds`: evidence only where it had outlasted the estimate already.
 
-        Left out, the slowest endpoint looks fastest: only its quick answers would be counted.
+        Left out, the slowest endpoint looks fastest: only its quick answers would be counted. And it is a bound, not a
+        sample to average: at once the mean is no less (the "peak" of Finagle's peak EWMA, for these waits only).
         """
         if seconds > self.mean(now):
-            self.observe(seconds, now)
+            self._note(seconds, now)
+            self._recent.jump(seconds, now, self._prior)
+
+    def _note(self, seconds: float, now: float) -> None:
+        self._long_run.add(seconds, now)
+        self._prior = self._long_run.read(now, self._default)
+        self._values.add(seconds)
+        self.unknown = False
 
     def mean(self, now: float) -> float:
         return self._recent.read(now, self._prior)

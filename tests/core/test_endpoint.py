@@ -285,32 +285,32 @@ def test_the_cost_rises_with_every_one_that_waits_and_less_with_one_that_streams
     for _ in range(3):
         attempts.append(subject.begin(T))
         costs.append(subject.cost("first_token", T))
-    assert costs == pytest.approx([1.0, 2.0, 3.0, 4.0])
+    assert costs == pytest.approx([1.0, 1.125, 1.25, 1.375])  # an eighth each
     for attempt in attempts:
         attempt.first_token(T + 1.0)
-    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.3)
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.0 + 3 * 0.1 / 8)
 
 
 def test_a_late_attempt_makes_its_endpoint_cost_its_age_now_and_not_after_a_timeout() -> None:
     subject = endpoint(seconds=1.0)
     subject.begin(T)
-    assert subject.cost("first_token", T + 1.0) == pytest.approx(2.0)
-    assert subject.cost("first_token", T + 5.0) == pytest.approx(10.0)
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.125)
+    assert subject.cost("first_token", T + 5.0) == pytest.approx(5.0 * 1.125)
     subject.begin(T + 5.0)
-    assert subject.cost("first_token", T + 5.0) == pytest.approx(15.0)  # the oldest one's
+    assert subject.cost("first_token", T + 5.0) == pytest.approx(5.0 * 1.25)  # the oldest one's
 
 
 def test_a_late_attempt_counts_beside_an_older_one_that_waits_for_something_else() -> None:
     subject = endpoint(seconds=1.0)
     subject.begin(T, "answer")
     subject.begin(T + 1.0, "first_token")
-    assert subject.cost("first_token", T + 11.0) == pytest.approx(30.0)
+    assert subject.cost("first_token", T + 11.0) == pytest.approx(10.0 * 1.25)
 
 
 def test_the_age_of_an_attempt_says_nothing_about_another_kind_of_wait() -> None:
     subject = endpoint(seconds=1.0)
     subject.begin(T, "answer")
-    assert subject.cost("first_token", T + 9.0) == pytest.approx(2.0, rel=0.01)
+    assert subject.cost("first_token", T + 9.0) == pytest.approx(1.125, rel=0.01)
 
 
 @properties
@@ -339,7 +339,7 @@ def test_a_newcomer_is_untried_then_dearer_than_any_other_while_on_trial_then_kn
     assert subject.cost("first_token", T) > endpoint(seconds=100.0, weight=0.1).cost("first_token", T)
     attempt.first_token(T + 1.0)
     assert not subject.untried("first_token")
-    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.1)
+    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.0 + 0.1 / 8)
 
 
 def test_a_newcomer_whose_trial_said_nothing_is_untried_again() -> None:

@@ -123,11 +123,32 @@ def test_a_wait_that_was_broken_off_never_lowers_the_mean(
 
 
 def test_a_wait_that_was_broken_off_counts_once_it_has_outlasted_the_estimate() -> None:
-    told, seen = Latency(1.0), Latency(1.0)
+    told = Latency(1.0)
     told.observe_at_least(3.0, T)
-    seen.observe(3.0, T)
-    assert told.mean(T) == seen.mean(T) > 2.0
+    assert told.mean(T) == 3.0  # a bound, and no sample: it is no less
     assert not told.unknown
+    told.observe(1.0, T)
+    assert told.mean(T) < 2.2  # and it weighs no more than one
+
+
+def test_a_busy_endpoint_that_turns_slow_is_noticed_at_once_by_what_was_broken_off_and_soon_by_what_was_not() -> None:
+    busy = [(0.01, 0.15)] * 3000  # a hundred a second
+    latency, now = after(busy, 1.0)
+    latency.observe_at_least(0.5, now)
+    assert latency.mean(now) == pytest.approx(0.5)
+    slower, now = after([*busy, *[(0.01, 1.0)] * 30], 1.0)
+    assert slower.mean(now) > 0.6
+
+
+@properties
+@given(history=waits, prior=seconds, idle=gaps, value=seconds)
+def test_after_a_bound_the_mean_stands_between_it_and_the_prior(
+    history: Waits, prior: float, idle: float, value: float
+) -> None:
+    latency, now = after(history, prior)
+    latency.observe_at_least(value, now)
+    stands, rests = latency.mean(now), latency.mean(now + 1e9)
+    assert min(stands, rests) - NOISE <= latency.mean(now + idle) <= max(stands, rests) + NOISE
 
 
 def test_a_wait_that_was_broken_off_early_says_nothing() -> None:
