@@ -9,6 +9,7 @@
     │   ├── SlowRequest 408          the request did not come in time
     │   ├── BodyTooLarge 413
     │   └── HeaderTooLarge 431
+    ├── ModelDisabled 503            all of its endpoints lack what they need from the environment
     ├── Overloaded 429               we, or all endpoints, have no room: come back
     ├── EndpointsFailed 502          every attempt that could be made has failed
     ├── DeadlineExceeded 504         no first token in time
@@ -119,6 +120,12 @@ class BodyTooLarge(BadRequest):
 class HeaderTooLarge(BadRequest):
     status = 431
     code = "header_too_large"
+
+
+class ModelDisabled(RouterError):
+    status = 503
+    code = "model_disabled"
+    should_retry = False
 
 
 class Overloaded(RouterError):

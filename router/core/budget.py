@@ -27,12 +27,15 @@ class Budget:
 
     def deposit(self, share: float, now: float) -> None:
         """One ordinary call pays in."""
-        self._balance = self._balance * exp((self._at - now) / TAU) + share
-        self._at = now
+        self._move(share, now)
 
     def withdraw(self, now: float) -> bool:
         """Pay for one extra attempt, or say that it can't be."""
         if self.level(now) < 1.0:
             return False
-        self.deposit(-1.0, now)
+        self._move(-1.0, now)
         return True
+
+    def _move(self, amount: float, now: float) -> None:
+        self._balance = self._balance * exp((self._at - now) / TAU) + amount
+        self._at = now

@@ -45,7 +45,7 @@ class Slots:
 
 
 class Endpoint:
-    """Told: name, weight, slots. Learned: latency, breaker, health, the time it is out until, its attempts."""
+    """Told: name, weight, slots, stand_in. Learned: latency, breaker, health, when it is out until, its attempts."""
 
     __slots__ = (
         "_latency",
@@ -58,6 +58,7 @@ class Endpoint:
         "out_until",
         "served_at",
         "slots",
+        "stand_in",
         "waiting",
         "weight",
     )
@@ -67,6 +68,7 @@ class Endpoint:
     ) -> None:
         self.name, self.model, self.key, self.weight = name, model, key if key is not None else (name, model), weight
         self.slots = slots or Slots()
+        self.stand_in = False  # it only simulates: it answers where nobody else can, and never beside somebody
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
         self.breaker, self.health = Breaker(), Health()
         self.out_until = 0.0  # a server that said "busy" is left alone until then

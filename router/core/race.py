@@ -243,11 +243,15 @@ class Race:
         return None
 
     def _not_tried(self, endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
-        """Those that may still be asked for the first time: not after a deadline of their own."""
+        """Those that may still be asked for the first time: none after a deadline of its own, and no stand-in for one
+        that is at work.
+        """
         tried, policies, began = self._tried, self._policies, self.began
         if not tried and now < began + self._route.shortest_deadline:
             return endpoints
-        return [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
+        at_work = any(not attempt.endpoint.stand_in for attempt in self.live)
+        in_time = [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
+        return [e for e in in_time if not e.stand_in] if at_work else in_time
 
     def _can_take_over(self, now: float) -> bool:
         """Whether another endpoint is to be had, and paid for, in the place of an attempt that is given up."""
@@ -278,24 +282,25 @@ class Race:
             return
         oldest = self.live[0]
         policy = self._policies[oldest.endpoint]
-        too_old = oldest.began + policy.abandon
         if self._wait == "first_token":
-            self._abandon_at = too_old
+            self._abandon_at = oldest.began + policy.abandon
         if len(self.live) == 1:
-            late = oldest.began + self._hedge_after(oldest, policy, now)
-            self._rival_at = max(now, late if self._wait == "first_token" else min(late, too_old))
+            self._rival_at = max(now, oldest.began + self._rival_after(oldest, policy, now))
             self._expires_at = self.began + policy.deadline
         else:
             self._expires_at = min(map(self._expires, self.live))
 
-    def _hedge_after(self, attempt: Attempt, policy: Policy, now: float) -> float:
+    def _rival_after(self, attempt: Attempt, policy: Policy, now: float) -> float:
+        """Seconds; a complete answer is never given up, so there it is by `abandon` at the latest."""
         if policy.hedge == "off":
             return inf
         if policy.hedge != "auto":
-            return float(policy.hedge)
-        if attempt.trial:
-            return MIN_HEDGE  # a breaker's trial is our experiment, not the user's
-        return attempt.endpoint.hedge_after(self._wait, policy.hedge_budget, now)
+            late = float(policy.hedge)
+        elif attempt.trial:
+            late = MIN_HEDGE  # a breaker's trial is our experiment, not the user's
+        else:
+            late = attempt.endpoint.hedge_after(self._wait, policy.hedge_budget, now)
+        return late if self._wait == "first_token" else min(late, policy.abandon)
 
     def _expires(self, attempt: Attempt) -> float:
         return self.began + self._policies[attempt.endpoint].deadline

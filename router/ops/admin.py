@@ -45,9 +45,10 @@ class Admin:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def readyz(self, _: Request) -> Response:
-        """Every model has an endpoint that is up."""
-        down = [route.model for route in self._table().routes.values() if not any(e.health.up for e in route.endpoints)]
-        if down:
+        """There is a model, and every one has an endpoint that is up."""
+        routes = self._table().routes.values()
+        down = [route.model for route in routes if not any(e.health.up for e in route.endpoints)]
+        if down or not routes:
             return JSONResponse({"status": "down", "models": down}, status_code=503)
         return JSONResponse({"status": "ready"})
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from router.core.call import Call, InvalidCall, Operation, parse
 from router.core.record import CallRecord
 from router.core.table import Route
-from router.errors import BadRequest, RouterError, UnknownModel
+from router.errors import BadRequest, ModelDisabled, RouterError, UnknownModel
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.dispatch import Dispatch
@@ -80,6 +80,10 @@ class Handler:
         known = serving.table.routes
         if call.model in known:
             raise UnknownModel(f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.", param="model")
+        disabled = [told for told in serving.table.config.endpoints if told.disabled and call.model in told.models]
+        if disabled:
+            reasons = "; ".join(f"{told.name}: {told.disabled}" for told in disabled)
+            raise ModelDisabled(f"All endpoints of the model '{call.model}' are disabled ({reasons}).", param="model")
         raise UnknownModel(_unknown(call.model, known), param="model")
 
     def _ended(self, record: CallRecord) -> None:
@@ -92,4 +96,4 @@ def _unknown(model: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(model, names, 1)
     guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
     shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"The model '{model}' is not served here.{guess} Served: {shown}."
+    return f"The model '{model}' is not served here.{guess} Served: {shown or 'none'}."

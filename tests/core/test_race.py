@@ -410,7 +410,10 @@ def test_of_two_the_older_makes_room_for_a_third() -> None:
 
 def test_an_old_attempt_at_a_complete_answer_gets_a_rival_and_is_not_given_up() -> None:
     call = Call(
-        [endpoint("a", wait="answer")], [endpoint("b", wait="answer")], rules=Rules(abandon=15.0), wait="answer"
+        [endpoint("a", wait="answer")],
+        [endpoint("b", wait="answer")],
+        rules=Rules(hedge=30.0, abandon=15.0),
+        wait="answer",
     )
     call.at(0.0)
     assert call.wakes == 15.0
@@ -418,6 +421,27 @@ def test_an_old_attempt_at_a_complete_answer_gets_a_rival_and_is_not_given_up() 
     assert call.at(59.0) == []
     assert call.way.retries.level(T + 15.0) == pytest.approx(RESERVE - 1.0)  # it is paid for as a failure
     assert call.way.hedges.level(T + 15.0) == pytest.approx(RESERVE)
+
+
+def test_an_answer_gets_no_rival_where_hedging_is_off() -> None:
+    ways = [endpoint("a", wait="answer")], [endpoint("b", wait="answer")]
+    call = Call(*ways, rules=Rules(hedge="off", abandon=15.0), wait="answer")
+    call.at(0.0)
+    assert call.wakes == 60.0  # its deadline
+    assert call.at(59.0) == []
+
+
+def test_a_stand_in_is_no_rival_of_one_that_is_at_work_but_of_another_stand_in_and_of_nobody() -> None:
+    real, first, second = endpoint("real"), endpoint("stand-in"), endpoint("other stand-in")
+    first.stand_in = second.stand_in = True
+    call = Call([real], [first], rules=Rules(hedge=1.0))
+    call.at(0.0)
+    assert call.at(59.0) == []
+    call.fails("real", 59.0)
+    assert call.at(59.0) == ["retry stand-in"]
+    both = Call([first], [second], rules=Rules(hedge=1.0))
+    both.at(0.0)
+    assert both.at(1.0) == ["hedge other stand-in"]
 
 
 def test_an_endpoints_own_deadline_ends_its_attempt_and_another_takes_over() -> None:
