@@ -437,8 +437,7 @@ def test_a_stand_in_is_no_rival_of_one_that_is_at_work_but_of_another_stand_in_a
     call = Call([real], [first], rules=Rules(hedge=1.0))
     call.at(0.0)
     assert call.at(59.0) == []
-    call.fails("real", 59.0)
-    assert call.at(59.0) == ["retry stand-in"]
+    assert call.fails("real", 59.0) == ["retry stand-in"]
     both = Call([first], [second], rules=Rules(hedge=1.0))
     both.at(0.0)
     assert both.at(1.0) == ["hedge other stand-in"]
