@@ -4,8 +4,8 @@ It is an object that is told things, and `advance` is what it does each time:
 
     start       the call is there
     news        an exchange has a first token, or has ended
-    tick        time has come: a hedge, a retry, a ping, the deadline
     gone        the client left
+    its timer   time has come: a hedge, a retry, a ping, the deadline
 
 Until the relay takes over it owns the call, so it ends exactly once: committed, failed, late, or left.
 """
@@ -22,7 +22,7 @@ from router.core.table import Route
 from router.core.verdict import Verdict
 from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
 from router.proxy.client import Client
-from router.proxy.headers import STREAM, lines, told
+from router.proxy.headers import STREAM, call_facts, lines
 from router.proxy.relay import Ended, Relay, deliver
 from router.proxy.serving import Serving
 from router.proxy.shell import Shell
@@ -63,7 +63,7 @@ class Dispatch:
         self._record, self._shell, self._ended = record, shell, ended
         self._race = Race(route, call.wait, record.arrived, shell.rng)
         self._exchanges: dict[Exchange, Attempt] = {}
-        self._timer = Timer(shell.scheduler, self.tick)
+        self._timer = Timer(shell.scheduler, self.advance)
         self._ping_at = record.arrived + shell.ping_after if call.stream else inf
 
     def start(self) -> None:
@@ -82,9 +82,6 @@ class Dispatch:
             self.advance()
         elif exchange.first_token:
             self._commit(exchange, attempt)
-
-    def tick(self) -> None:
-        self.advance()
 
     def gone(self) -> None:
         """Until now nothing was answered, so there is nothing to end but the attempts."""
@@ -149,7 +146,7 @@ class Dispatch:
         """The client has waited long: give it its 200 and a sign of life, before something on the way cuts it."""
         if not self._record.status:
             self._record.status = 200
-            self._client.start(200, PINGING + told(self._record, "", now))
+            self._client.start(200, PINGING + call_facts(self._record, "", now))
         self._client.write(PING)
         self._ping_at = now + self._shell.ping_every
 
@@ -175,14 +172,13 @@ class Dispatch:
     def _fail(self, error: RouterError) -> None:
         record, client = self._record, self._client
         record.error = error.code
-        client.owner = None
         if record.status:  # the 200 is gone already
             client.end(error.event)
         else:
             record.status = error.status
             body = error.body
             last = record.attempts[-1].endpoint.name if record.attempts else ""
-            headers = lines(error.headers) + told(record, last, self._shell.scheduler.now())
+            headers = lines(error.headers) + call_facts(record, last, self._shell.scheduler.now())
             client.start(error.status, headers, len(body))
             client.end(body)
         self._end()

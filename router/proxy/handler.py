@@ -12,7 +12,7 @@ from router.errors import BadRequest, ModelDisabled, RouterError, UnknownModel
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import lines, passed_on, told
+from router.proxy.headers import call_facts, lines, passed_on
 from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell
 
@@ -57,7 +57,7 @@ class Handler:
         record.ended = now - record.arrived
         record.status, record.error = error.status, error.code
         body = error.body
-        client.start(error.status, lines(error.headers) + told(record, "", now), len(body))
+        client.start(error.status, lines(error.headers) + call_facts(record, "", now), len(body))
         client.end(body)
         self._shell.ended(record)
 

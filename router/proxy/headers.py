@@ -63,7 +63,7 @@ def without(block: bytes, names: frozenset[bytes]) -> bytes:
     return b"".join(kept)
 
 
-def told(record: CallRecord, endpoint: str, now: float) -> bytes:
+def call_facts(record: CallRecord, endpoint: str, now: float) -> bytes:
     """What every answer says of its call."""
     first = record.first_token
     return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b;dur=%.1f\r\n" % (

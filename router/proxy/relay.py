@@ -12,29 +12,19 @@ with an error inside, and no [DONE].
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-import msgspec
 
 from router.core.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.verdict import Verdict
 from router.errors import BadRequest, StreamBroken
 from router.proxy.client import Client
-from router.proxy.headers import passed_back, told
+from router.proxy.headers import call_facts, passed_back
 from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange
 
 SLOW_CLIENT = 120.0  # seconds that a client may read nothing of what is waiting for it, before it counts as gone
 
 Ended = Callable[[CallRecord], None]
-
-
-class _Error(msgspec.Struct, gc=False):
-    error: Any = None
-
-
-_read_error = msgspec.json.Decoder(_Error).decode
 
 
 def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Client, now: float, ended: Ended) -> None:
@@ -46,7 +36,7 @@ def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Cl
         client.end(_as_event(body, exchange, record))
     else:
         record.status = exchange.status
-        headers = passed_back(exchange.headers, stream=False) + told(record, record.endpoint, now)
+        headers = passed_back(exchange.headers, stream=False) + call_facts(record, record.endpoint, now)
         client.start(exchange.status, headers, len(body))
         client.end(body)
     _close(exchange, attempt, record, exchange.verdict or Verdict.SERVED, exchange.reason, now)
@@ -58,17 +48,10 @@ def _as_event(body: bytes, exchange: Exchange, record: CallRecord) -> bytes:
     event = b"data: " + b"".join(body.splitlines()) + b"\n\n"
     if exchange.verdict is not Verdict.REFUSED:
         return event + b"data: [DONE]\n\n"
-    if _is_error(body):
+    if exchange.error:
         return event
     said = body[:2000].decode(errors="replace")
     return BadRequest(f"'{record.endpoint}' refused the request: {said}", code="refused").event
-
-
-def _is_error(body: bytes) -> bool:
-    try:
-        return bool(_read_error(body).error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 class Relay:
@@ -110,7 +93,7 @@ class Relay:
         self._client.owner = exchange.listener = self
         if not record.status:  # else the client has its 200 already, with pings
             record.status = exchange.status
-            headers = passed_back(exchange.headers, stream=True) + told(record, record.endpoint, self._moved)
+            headers = passed_back(exchange.headers, stream=True) + call_facts(record, record.endpoint, self._moved)
             self._client.start(exchange.status, headers)
         self._timer.at(self._moved + self._stall)
         self.news(exchange)

@@ -89,6 +89,7 @@ class Exchange(msgspec.Struct, eq=False):
     passing: bool = True  # whether the same endpoint might serve the same request a moment later
     resent: bool = False  # it was sent once more, free of charge, because its first connection had died unused
     usage: Usage | None = None
+    error: Any = None  # what an answer that is no stream says is wrong, as it says it
 
     def __repr__(self) -> str:
         return f"<Exchange {self.status or 'unanswered'} {self.verdict or 'running'} {self.reason}>"
@@ -258,6 +259,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail("an answer that is no JSON" if body else "an empty answer")
             return
         if answer.error:
+            self.error = answer.error
             self._end(self._dialect.judge(500, answer.error, None), f"an error in an answer{_named(answer.error)}")
         else:
             self.usage = answer.usage
@@ -267,7 +269,7 @@ class Exchange(msgspec.Struct, eq=False):
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
         try:
-            error = _read_answer(body).error
+            self.error = error = _read_answer(body).error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             error = None
         if 300 <= self.status < 400:
