@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.
 MAX_OVERHEAD = 64 << 10
+AT_ONCE = 1.0  # seconds in which a connection that its server had closed while it was unused shows that: a round trip
 
 
 class Connection(asyncio.Protocol):
@@ -42,6 +43,7 @@ class Connection(asyncio.Protocol):
         "pool",
         "request",
         "rested",
+        "sent_at",
         "served",
         "transport",
     )
@@ -53,7 +55,7 @@ class Connection(asyncio.Protocol):
         self.request: Request | None = None  # until the first byte of its answer: it may have to be sent again
         self.served = 0
         self.rested = False  # it has been unused for a while, so that the server may have closed it meanwhile
-        self.idle_since = 0.0
+        self.idle_since = self.sent_at = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._overhead = 0
@@ -65,8 +67,8 @@ class Connection(asyncio.Protocol):
 
     # Its pool says.
 
-    def send(self, request: Request, exchange: Exchange) -> None:
-        self.exchange, self.request = exchange, request
+    def send(self, request: Request, exchange: Exchange, now: float) -> None:
+        self.exchange, self.request, self.sent_at = exchange, request, now
         exchange.wire = self
         self._complete, self._overhead = False, 0
         body = request.body
@@ -134,11 +136,11 @@ class Connection(asyncio.Protocol):
         self.pool.lost(self)
         if exchange is None:
             return
-        if request is not None and (self.rested or self.served) and not exchange.resent:
-            self.pool.resend(request, exchange)  # it died while unused: the endpoint has not seen the request
+        if request is not None and self._died_unused and not exchange.resent:
+            self.pool.resend(request, exchange)
             return
         exchange.wire = None
-        if error is None and exchange.status and self._close_delimited:
+        if error is None and exchange.status and _close_delimited(exchange.headers):
             exchange.complete()
         else:
             exchange.lost(f"it closed the connection {'before' if not exchange.status else 'within'} its answer")
@@ -163,9 +165,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()  # an answer more than was asked for
             return
         self._progress, self._overhead = True, 0
+        headers, self._headers = self._headers, []  # what comes after the body is not among them
         if not self.served:
-            self.pool.heed(self._headers)
-        self.exchange.head(status, self._headers)
+            self.pool.heed(headers)
+        self.exchange.head(status, headers)
 
     def on_body(self, body: bytes) -> None:
         exchange = self.exchange
@@ -193,11 +196,9 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
 
     @property
-    def _close_delimited(self) -> bool:
-        """Nothing said how long the answer is, so the end of the connection is its end."""
-        return bool(self._headers) and not any(
-            name == b"content-length" or name == b"transfer-encoding" for name, _ in self._headers
-        )
+    def _died_unused(self) -> bool:
+        """The endpoint has not seen the request; one that dies later may have worked on it all the time."""
+        return (self.rested or self.served > 0) and self.pool.now() - self.sent_at <= AT_ONCE
 
     def _count_overhead(self, exchange: Exchange, size: int) -> None:
         """Nothing of an answer was in what came."""
@@ -209,6 +210,11 @@ class Connection(asyncio.Protocol):
         exchange.fail(reason)
         self.exchange = self.request = exchange.wire = None
         self.transport.abort()
+
+
+def _close_delimited(headers: Headers) -> bool:
+    """Nothing said how long the answer is, so the end of the connection is its end."""
+    return bool(headers) and not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 
 def keep_alive(sock: socket.socket | None, seconds: float) -> None:

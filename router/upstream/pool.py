@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 from collections import deque
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ MIN_IDLE_LIMIT = 0.5  # seconds
 SAME_AGE = 0.1  # two ages that differ by less than this share of them show a server's limit
 SAME_MOMENT = 0.1  # seconds; what is closed within them was closed together
 MAX_WAIT = 5.0  # seconds for a connection where `max` are in use
+TAKEN_OUT = "its endpoint was taken out"
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0  # seconds before a failed background opening is tried again, doubling
 
 
@@ -79,11 +81,12 @@ class Pool:
         keepalive: float = 60.0,
         connect_timeout: float = 5.0,
         max_overhead: int = MAX_OVERHEAD,
+        tls: ssl.SSLContext | None = None,  # one for all pools: reading the system's roots takes 45 ms
     ) -> None:
         self.name, self.address, self.keepalive, self.max_overhead = name, address, keepalive, max_overhead
-        self._scheduler, self._min_idle, self._limit = scheduler, min_idle, limit
+        self.now, self._scheduler, self._min_idle, self._limit = scheduler.now, scheduler, min_idle, limit
         self.idle_limit, self._learn, self._connect_timeout = idle_limit, learn, connect_timeout
-        self._tls = tls_context() if address.tls else None
+        self._tls = (tls or tls_context()) if address.tls else None
         self._all: set[Connection] = set()
         self._idle: deque[Connection] = deque()  # the longest unused first
         self._waiting: deque[_Waiter] = deque()
@@ -117,10 +120,11 @@ class Pool:
 
     def begin(self, request: Request, exchange: Exchange) -> None:
         """Send at once where a connection is warm, else as soon as one is there. Never calls back before it returns."""
-        connection = self._warm()
+        now = self.now()
+        connection = self._warm(now)
         if connection is not None:
             self.reused += 1
-            connection.send(request, exchange)
+            connection.send(request, exchange, now)
         else:
             self._wait(request, exchange)
         if len(self._idle) < self._min_idle:
@@ -138,7 +142,7 @@ class Pool:
     # Connections say.
 
     def released(self, connection: Connection) -> None:
-        now = self._scheduler.now()
+        now = self.now()
         connection.idle_since = now
         if self._closed:
             connection.close()
@@ -146,7 +150,7 @@ class Pool:
         if connection.served:
             self._pause = self._open_from = 0.0
         if self._waiting and (waiter := self._next_waiter()) is not None:
-            connection.send(waiter.request, waiter.exchange)
+            connection.send(waiter.request, waiter.exchange, now)
             return
         connection.rested = True
         self._idle.append(connection)
@@ -157,7 +161,7 @@ class Pool:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-            self._closed_unused(connection, self._scheduler.now() - connection.idle_since)
+            self._closed_unused(connection, self.now() - connection.idle_since)
         if not self._closed:
             self._top_up()
 
@@ -186,13 +190,13 @@ class Pool:
             connection.close()
         self._idle.clear()
         while (waiter := self._next_waiter()) is not None:
-            _turn_away(waiter, "its endpoint was taken out")
+            _turn_away(waiter, TAKEN_OUT)
 
     # Inside.
 
-    def _warm(self) -> Connection | None:
+    def _warm(self, now: float) -> Connection | None:
         """The connection that was used last, if the server still keeps it."""
-        oldest = self._scheduler.now() - self.idle_limit
+        oldest = now - self.idle_limit
         while self._idle:
             connection = self._idle.pop()
             if connection.open and connection.idle_since > oldest:
@@ -201,9 +205,12 @@ class Pool:
         return None
 
     def _wait(self, request: Request, exchange: Exchange, *, first: bool = False) -> None:
-        now = self._scheduler.now()
+        now = self.now()
         waiter = _Waiter(request, exchange, now + MAX_WAIT)
         exchange.wire = waiter
+        if self._closed:
+            self._scheduler.call_at(now, partial(_turn_away, waiter, TAKEN_OUT))
+            return
         if first:
             self._waiting.appendleft(waiter)
         else:
@@ -221,7 +228,7 @@ class Pool:
 
     def _top_up(self) -> None:
         """Keep `min_idle` ready beside those that wait, but do not hammer a server that takes none."""
-        if self._closed or self._scheduler.now() < self._open_from:
+        if self._closed or self.now() < self._open_from:
             return
         while len(self._idle) + len(self._opening) < self._min_idle + len(self._waiting):
             if not self._open():
@@ -272,14 +279,14 @@ class Pool:
 
     def _back_off(self) -> None:
         self._pause = min(MAX_PAUSE, self._pause * 2 or FIRST_PAUSE)
-        self._open_from = self._scheduler.now() + self._pause
+        self._open_from = self.now() + self._pause
         self._timer.at(self._open_from)
 
     def _tick(self) -> None:
         """Time has come for something: a wait is over, a connection too old, a pause done."""
         if self._closed:
             return
-        now = self._scheduler.now()
+        now = self.now()
         while self._waiting and self._in_vain(self._waiting[0], now):
             _turn_away(self._waiting.popleft(), f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
         while self._idle and self._idle[0].idle_since + self.idle_limit <= now:
@@ -309,7 +316,7 @@ class Pool:
             self._back_off()  # it takes connections, and drops them
 
     def _learn_from(self, age: float) -> None:
-        now = self._scheduler.now()
+        now = self.now()
         last, self._last_closing = self._last_closing, (age, now)
         if not self._learn or last is None or now - last[1] < SAME_MOMENT:
             return

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from router.scheduler import LoopScheduler
-from router.upstream.http1 import Connection
-from router.upstream.pool import FIRST_PAUSE, MAX_PAUSE, MAX_WAIT, MIN_IDLE_LIMIT, Address, Pool
+from router.upstream.http1 import AT_ONCE, Connection
+from router.upstream.pool import FIRST_PAUSE, MAX_PAUSE, MAX_WAIT, MIN_IDLE_LIMIT, Address, Pool, tls_context
 from tests.upstream.servers import (
     JSON,
     LAST,
@@ -360,6 +360,20 @@ async def test_a_fresh_connection_that_dies_is_a_failure() -> None:
         peer.finish()
         assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
         assert (pool.resent, server.accepted) == (0, 1)
+
+
+@on_each_loop
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_it_is_not_sent_again_where_the_endpoint_had_time_to_work_on_it(reset: bool) -> None:
+    clock = Clock()
+    async with serving() as server, pooling(server, clock) as pool:
+        peer = await served(pool, server)
+        call = Call.to(pool)
+        await peer.request()
+        clock.forward(AT_ONCE + 0.1)
+        peer.reset() if reset else peer.finish()
+        assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
+        assert (call.told, pool.resent, server.accepted) == (1, 0, 1)
 
 
 @on_each_loop
@@ -803,3 +817,40 @@ async def test_calls_that_wait_when_the_pool_is_closed_are_told() -> None:
         assert (second.told, pool.waiting) == (1, 0)
         peer.send(whole())
         assert (await first.ended()).outcome == SERVED
+
+
+@on_each_loop
+async def test_a_call_that_comes_after_the_end_is_told_in_the_next_turn() -> None:
+    clock = Clock()
+    async with serving() as server, pooling(server, clock) as pool:
+        pool.close()
+        call, left = Call.to(pool), Call.to(pool)
+        left.exchange.close()
+        assert (call.told, call.outcome) == (0, ("running", ""))
+        clock.forward(0.0)
+        assert (call.told, call.outcome) == (1, ("fault", "its endpoint was taken out"))
+        assert (left.told, pool.waiting, pool.opening, clock.set) == (0, 0, 0, 0)
+
+
+@on_each_loop
+async def test_a_warm_connection_that_dies_after_the_end_is_a_failure() -> None:
+    clock = Clock()
+    async with serving() as server, pooling(server, clock) as pool:
+        peer = await served(pool, server)
+        call = Call.to(pool)
+        pool.close()
+        peer.finish()
+        await until(lambda: clock.set)
+        clock.forward(0.0)
+        assert (call.told, call.outcome) == (1, ("fault", "its endpoint was taken out"))
+        assert (pool.waiting, pool.opening, server.accepted) == (0, 0, 1)
+
+
+@on_each_loop
+async def test_one_context_serves_all_pools(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> None:
+    tls = tls_context()
+    monkeypatch.delattr("router.upstream.pool.tls_context")
+    async with serving_tls(Shown(authority, "localhost")) as (server, address):
+        for _ in range(2):
+            async with pooling(address, tls=tls) as pool:
+                await served(pool, server)
