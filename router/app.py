@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from random import Random
@@ -37,7 +36,7 @@ from router.proxy.shell import Shell, new_id
 from router.scheduler import LoopScheduler
 from router.settings import Settings
 from router.upstream.exchange import Limits
-from router.upstream.pool import Address, Pool
+from router.upstream.pool import Address, Pool, tls_context
 from router.upstream.simulated import Simulated
 
 SWEEP = 1.0  # seconds between two looks at the client connections
@@ -52,7 +51,7 @@ class Router:
     def __init__(self, config: Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
         self.scheduler = LoopScheduler(asyncio.get_running_loop())
-        self.rng = Random()
+        self.rng, self.tls = Random(), tls_context()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         self.tables = Tables(self._serving(rebuild(config)))
         self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
@@ -92,6 +91,7 @@ class Router:
             keepalive=told.pool.keepalive,
             connect_timeout=self.settings.connect_timeout,
             max_overhead=self.settings.max_header,
+            tls=self.tls,
         )
 
     def _serving(self, table: Table) -> Serving:
@@ -123,7 +123,7 @@ class Router:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(trust_env=False, verify=ssl.create_default_context()) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=self.tls) as client:
             for pool in self.pools.values():
                 pool.start()
             async with asyncio.TaskGroup() as group:
@@ -135,11 +135,8 @@ class Router:
                 pool.close()
 
     def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        loops: list[tuple[str, Callable[[], Awaitable[None]]]] = [("sweep", self._sweep)]
-        for endpoint, told in self._table().endpoints.items():
-            prober = probes.Prober(endpoint, told, client, self.scheduler.now, self.rng)
-            loops.append((f"probe of {endpoint.name}", prober.run))
-        return loops
+        probers = probes.probers(self._table(), client, self.tls, self.scheduler.now, self.rng)
+        return [("sweep", self._sweep), *((repr(prober), prober.run) for prober in probers)]
 
     async def _sweep(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import ssl
 import time
 from pathlib import Path
 from random import Random
@@ -233,9 +234,9 @@ def test_authorization_may_be_a_header_of_its_own() -> None:
 
 
 def test_it_wins_over_the_key_in_probes_as_in_calls() -> None:
-    told = endpoint("api_key: k\nheaders: {Authorization: Token abc}")
-    prober = Prober(Endpoint("a", "chat"), told, httpx.AsyncClient(), time.monotonic, Random())
-    assert prober._headers() == {"authorization": "Token abc"}
+    told, tls = endpoint("api_key: k\nheaders: {Authorization: Token abc}"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    prober = Prober([Endpoint("a", "chat")], told, httpx.AsyncClient(verify=tls), tls, time.monotonic, Random())
+    assert prober._headers()["authorization"] == "Token abc"
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

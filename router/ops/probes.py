@@ -1,19 +1,21 @@
-"""Active health: one loop an endpoint, which asks it now and then what the requests would find out too late.
+"""Active health: one loop a server, which asks it now and then what the requests would find out too late.
 
     health     GET /health beside the API           (vLLM; it does not generate)
     models     GET {base_url}/models                (costs nothing; says that our key is good)
     chat       one token of a chat completion       (the only one that sees a frozen engine; costs a token and a slot)
     connect    a TCP and TLS handshake
 
-A probe is left out where traffic was served meanwhile: evidence from traffic outranks it. An answer below 500 shows a
-server that lives, but for 401 and 403, which show that our key does not.
+What a server says holds for all of its models that are served here; only a chat is asked of each. A model that served
+traffic meanwhile is not asked for, nor told: evidence from traffic outranks a probe. An answer below 500 shows a server
+that lives, but for 401 and 403, which show that our key does not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -21,29 +23,42 @@ import httpx
 
 from router.config import EndpointConfig
 from router.core.endpoint import Endpoint
-from router.core.sse import EventTooLarge, Scanner
+from router.core.sse import Scanner
+from router.core.table import Table
 from router.dialects import DIALECTS
+from router.upstream.pool import Address
 
+MAX_READ = 1 << 20  # bytes of an answer; some lists of models have half of that
 JITTER = 0.1  # of the interval, so that the probes of many endpoints do not march in step
 
 log = logging.getLogger(__name__)
 
 
 class Prober:
-    """Probes one endpoint; `run` is its loop."""
+    """Probes one server for some endpoints of it; `run` is its loop."""
 
     def __init__(
-        self, endpoint: Endpoint, told: EndpointConfig, client: httpx.AsyncClient, now: Callable[[], float], rng: Random
+        self,
+        endpoints: Sequence[Endpoint],
+        told: EndpointConfig,
+        client: httpx.AsyncClient,
+        tls: ssl.SSLContext,
+        now: Callable[[], float],
+        rng: Random,
     ) -> None:
-        self._endpoint, self._told, self._client, self._now, self._rng = endpoint, told, client, now, rng
-        kind = told.probe.kind
-        self.kind = DIALECTS[told.kind].probe if kind == "auto" else kind
+        self._endpoints, self._told, self._client, self._tls = endpoints, told, client, tls
+        self._now, self._rng = now, rng
+        self.kind = _kind(told)
+
+    def __repr__(self) -> str:
+        return f"<Prober {self._told.name}: {self.kind} for {', '.join(e.model for e in self._endpoints)}>"
 
     async def run(self) -> None:
         interval = self._told.probe.interval
         while self.kind != "off":
-            if self._now() - self._endpoint.served_at >= interval:
-                self._note(await self.probe())
+            unheard = [e for e in self._endpoints if self._now() - e.served_at >= interval]
+            if unheard:
+                self._note(unheard, await self.probe())
             await asyncio.sleep(interval * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0)))
 
     async def probe(self) -> str:
@@ -53,29 +68,37 @@ class Prober:
                 return await _KINDS[self.kind](self)
         except TimeoutError:
             return f"no answer within {self._told.probe.timeout:g} s"
-        except (httpx.HTTPError, EventTooLarge) as error:
+        except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
         except OSError as error:
             return error.strerror or type(error).__name__
 
-    def _note(self, down: str) -> None:
-        endpoint = self._endpoint
-        if endpoint.probed(not down, self._now()):
-            if down:
-                log.warning("endpoint %s (%s): up -> down: %s", endpoint.name, endpoint.model, down)
-            else:
-                log.info("endpoint %s (%s): down -> up", endpoint.name, endpoint.model)
+    def _note(self, endpoints: Sequence[Endpoint], down: str) -> None:
+        for endpoint in endpoints:
+            if endpoint.probed(not down, self._now()):
+                if down:
+                    log.warning("endpoint %s (%s): up -> down: %s", endpoint.name, endpoint.model, down)
+                else:
+                    log.info("endpoint %s (%s): down -> up", endpoint.name, endpoint.model)
 
     async def _health(self) -> str:
-        root = (self._told.base_url or "").removesuffix("/v1")
-        return _down(await self._client.get(f"{root}/health", headers=self._headers(), timeout=None))
+        return await self._get(f"{(self._told.base_url or '').removesuffix('/v1')}/health")
 
     async def _models(self) -> str:
-        return _down(await self._client.get(f"{self._told.base_url}/models", headers=self._headers(), timeout=None))
+        return await self._get(f"{self._told.base_url}/models")
+
+    async def _get(self, url: str) -> str:
+        async with self._client.stream("GET", url, headers=self._headers(), timeout=None) as response:
+            read = 0
+            async for chunk in response.aiter_raw():  # to its end, so that the connection is good for the next one
+                read += len(chunk)
+                if read > MAX_READ:
+                    break
+            return _down(response)
 
     async def _chat(self) -> str:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
-        body |= dict(self._told.params.force) | {"model": self._endpoint.model}
+        body |= dict(self._told.params.force) | {"model": self._endpoints[0].model}
         path = DIALECTS[self._told.kind].paths["chat/completions"]
         url = f"{self._told.base_url}{path}"
         request = self._client.stream("POST", url, json=body, headers=self._headers(), timeout=None)
@@ -83,8 +106,11 @@ class Prober:
             down = _down(response) or (f"status {response.status_code}" if response.status_code >= 400 else "")
             if down:
                 return down
-            scanner = Scanner()
-            async for chunk in response.aiter_bytes():
+            scanner, read = Scanner(), 0
+            async for chunk in response.aiter_raw():
+                read += len(chunk)
+                if read > MAX_READ:
+                    return f"no token within {MAX_READ} bytes"
                 scanner.feed(chunk)
                 if scanner.first_token or scanner.error is not None:
                     break
@@ -93,16 +119,16 @@ class Prober:
             return "" if scanner.first_token else "an empty stream"
 
     async def _connect(self) -> str:
-        url = httpx.URL(self._told.base_url or "")
-        tls = url.scheme == "https"
-        _, writer = await asyncio.open_connection(url.host, url.port or (443 if tls else 80), ssl=tls or None)
+        address = Address.of(self._told.base_url or "")
+        _, writer = await asyncio.open_connection(address.host, address.port, ssl=self._tls if address.tls else None)
         writer.transport.abort()
         return ""
 
     def _headers(self) -> Mapping[str, str]:
         """As calls send them: an authorization among the headers, whose names are in lower case, wins over the key."""
         key = self._told.api_key
-        return {**({"authorization": f"Bearer {key.get_secret_value()}"} if key else {}), **self._told.headers}
+        ours = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key.get_secret_value()}"} if key else {})
+        return ours | dict(self._told.headers)
 
 
 _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
@@ -111,6 +137,20 @@ _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
     "chat": Prober._chat,
     "connect": Prober._connect,
 }
+
+
+def probers(
+    table: Table, client: httpx.AsyncClient, tls: ssl.SSLContext, now: Callable[[], float], rng: Random
+) -> Iterator[Prober]:
+    """One for each server that the file names; where chats are asked, one for each of its models."""
+    for told in table.config.enabled:
+        endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is told]
+        for together in [[e] for e in endpoints] if _kind(told) == "chat" else [endpoints]:
+            yield Prober(together, told, client, tls, now, rng)
+
+
+def _kind(told: EndpointConfig) -> str:
+    return DIALECTS[told.kind].probe if told.probe.kind == "auto" else told.probe.kind
 
 
 def _down(response: httpx.Response) -> str:

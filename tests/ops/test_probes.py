@@ -17,12 +17,14 @@ import trustme
 
 from router.config import EndpointConfig, parse
 from router.core.endpoint import Endpoint
+from router.core.table import rebuild
 from router.ops.keep import keep
-from router.ops.probes import Prober
+from router.ops.probes import MAX_READ, Prober, probers
 from tests.upstream.servers import (
     DONE,
     FINISH,
     ROLE,
+    head,
     on_uvloop,
     serving,
     token,
@@ -31,6 +33,7 @@ from tests.upstream.servers import (
 )
 
 URL = "https://there.test/v1"
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody
 
 
 def told(url: str = URL, kind: str = "openai", more: str = "", **probe: object) -> EndpointConfig:
@@ -48,9 +51,9 @@ endpoints:
 
 
 @asynccontextmanager
-async def probing(told: EndpointConfig, endpoint: Endpoint | None = None) -> AsyncIterator[Prober]:
-    async with httpx.AsyncClient(trust_env=False, timeout=0.001) as client:  # which must not matter
-        yield Prober(endpoint or Endpoint("there", "m"), told, client, lambda: 1000.0, Random(7))
+async def probing(told: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS) -> AsyncIterator[Prober]:
+    async with httpx.AsyncClient(trust_env=False, timeout=0.001, verify=TLS) as client:  # the time must not matter
+        yield Prober(endpoints or [Endpoint("there", "m")], told, client, tls, lambda: 1000.0, Random(7))
 
 
 @pytest.fixture
@@ -145,7 +148,7 @@ async def test_a_server_that_answers_lives_but_for_our_key(
         (200, b"", "an empty stream"),
         (200, b": ping\n\n", "an empty stream"),
         (200, ROLE, "an empty stream"),
-        (200, b"data: " + b"x" * (5 << 20), "EventTooLarge: an event of more than 4194304 bytes"),
+        (200, b": ping\n\n" * (MAX_READ // 8 + 1), f"no token within {MAX_READ} bytes"),
         (200, DONE, "an empty stream"),
         (200, b'data: {"error":{"message":"engine dead","code":"boom"}}\n\n', "an error event"),
         (200, ROLE + b'data: {"error":"engine dead"}\n\n', "an error event"),
@@ -191,8 +194,67 @@ async def test_to_connect_is_enough_for_a_server_that_says_nothing() -> None:
 async def test_to_connect_includes_tls_where_the_address_says_so() -> None:
     ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
-    async with serving(tls=context) as server, probing(with_probe("connect", f"https://localhost:{server.port}")) as p:
-        assert "certificate" in (await p.probe()).lower()
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(trusting)
+    async with serving(tls=context) as server:
+        told = with_probe("connect", f"https://localhost:{server.port}")
+        async with probing(told) as prober:
+            assert "certificate" in (await prober.probe()).lower()
+        async with probing(told, tls=trusting) as prober:
+            assert await prober.probe() == ""
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["models", "health"])
+async def test_no_more_is_read_of_an_answer_than_a_list_of_models_may_have(kind: str) -> None:
+    async with serving() as server, probing(with_probe(kind, f"http://{server.host}:{server.port}/v1")) as prober:
+        probe = asyncio.ensure_future(prober.probe())
+        peer = await server.accept()
+        await peer.request()
+        peer.send(head(200, b"content-length: %d" % (1 << 40)))
+        assert await peer.flood(b"x" * 65536) > MAX_READ
+        assert await probe == ""
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["models", "health", "chat"])
+async def test_a_probe_wants_an_answer_as_it_is(there: respx.MockRouter, kind: str) -> None:
+    route = there.route().respond(200, content=token("a"))
+    async with probing(with_probe(kind, more="headers: {x-tenant: us}")) as prober:
+        assert await prober.probe() == ""
+    assert route.calls.last.request.headers["accept-encoding"] == "identity"
+
+
+# Who is asked, and for whom.
+
+
+def named(kind: str) -> list[str]:
+    text = f"""
+endpoints:
+  - {{name: a, base_url: "http://a/v1", models: {{chat: m, same: m, large: n}}, probe: {{kind: {kind}}}}}
+  - {{name: b, kind: vllm, base_url: "http://b/v1", models: {{chat: m}}}}
+  - {{name: c, base_url: "http://c/v1", models: {{chat: m}}, api_key: "${{NOT_SET}}"}}
+"""
+    table = rebuild(parse(text, "endpoints.yaml", {}))
+    return [repr(prober) for prober in probers(table, httpx.AsyncClient(verify=TLS), TLS, lambda: 0.0, Random(7))]
+
+
+def test_a_server_is_asked_once_for_all_its_models_but_a_chat_of_each() -> None:
+    assert named("auto") == ["<Prober a: models for m, n>", "<Prober b: health for m>"]
+    assert named("chat") == ["<Prober a: chat for m>", "<Prober a: chat for n>", "<Prober b: health for m>"]
+
+
+@on_uvloop
+async def test_what_a_server_says_is_told_to_its_models_that_served_nothing_meanwhile(there: respx.MockRouter) -> None:
+    first, second, serves = (Endpoint("there", model) for model in "mno")
+    serves.served_at = 1000.0
+    route = there.get("/v1/models").respond(500)
+    async with probing(told(interval="2ms"), first, second, serves) as prober:
+        loop = asyncio.ensure_future(prober.run())
+        await until(lambda: route.call_count)
+        await until(lambda: not first.health.up)
+        assert (second.health.up, serves.health.up) == (False, True)
+        loop.cancel()
 
 
 # The loop.
@@ -246,8 +308,8 @@ async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter
         looks += 1
         return 1000.0
 
-    async with httpx.AsyncClient() as client:
-        loop = asyncio.ensure_future(Prober(endpoint, told(interval="2ms"), client, now, Random(7)).run())
+    async with httpx.AsyncClient(verify=TLS) as client:
+        loop = asyncio.ensure_future(Prober([endpoint], told(interval="2ms"), client, TLS, now, Random(7)).run())
         await until(lambda: looks > 3)
         assert route.call_count == 0
         loop.cancel()
