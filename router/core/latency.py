@@ -18,10 +18,9 @@ from math import ceil, exp, inf
 PRIOR_WEIGHT = 0.25  # of one fresh observation: the first sample moves the mean by 80 %
 TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
 LONG_RUN_TAU = 600.0
-MOST = (
-    30.0  # fresh observations that all the evidence weighs at most, which is one a second: a busy endpoint that turns
-)
-# slow is noticed within that many calls, and not after as many as it served well in the last half minute
+# Fresh observations that all evidence weighs at most: those of a call a second. So a busy endpoint that turns slow is
+# noticed within that many calls, and not after as many as it served well in the last half minute.
+MOST = 30.0
 WINDOW = 200  # observations that the quantiles look back on: the 99 % one still has two above it
 TRUSTED = 10  # a 90 % quantile of fewer has no observation above it
 
@@ -29,27 +28,32 @@ TRUSTED = 10  # a 90 % quantile of fewer has no observation above it
 class DecayedMean:
     """A mean in which an observation weighs e^-(age / tau), and all of them `most`, beside a prior of PRIOR_WEIGHT."""
 
-    __slots__ = ("_at", "_most", "_total", "_weight", "tau")
+    __slots__ = ("_at", "_most", "_prior", "_tau", "_total", "_weight")
 
-    def __init__(self, tau: float, most: float = inf) -> None:
-        self.tau, self._most = tau, most
+    def __init__(self, prior: float, tau: float, most: float = inf) -> None:
+        self._prior, self._tau, self._most = prior, tau, most
         self._total, self._weight, self._at = 0.0, 0.0, 0.0
 
+    def read(self, now: float) -> float:
+        decay = exp((self._at - now) / self._tau)
+        return (PRIOR_WEIGHT * self._prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
+
     def add(self, value: float, now: float) -> None:
-        decay = exp((self._at - now) / self.tau)
+        decay = exp((self._at - now) / self._tau)
         if self._weight * decay > self._most - 1.0:
             decay = (self._most - 1.0) / self._weight
         self._total = self._total * decay + value
         self._weight = self._weight * decay + 1.0
         self._at = now
 
-    def jump(self, value: float, now: float, prior: float) -> None:
+    def jump(self, value: float, now: float) -> None:
         """Stand at `value` now, with the weight of one observation, and drift from there."""
-        self._total, self._weight, self._at = value + PRIOR_WEIGHT * (value - prior), 1.0, now
+        self._total, self._weight, self._at = value + PRIOR_WEIGHT * (value - self._prior), 1.0, now
 
-    def read(self, now: float, prior: float) -> float:
-        decay = exp((self._at - now) / self.tau)
-        return (PRIOR_WEIGHT * prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
+    def aim(self, prior: float) -> None:
+        """Drift to another prior from the last observation on; the mean there stays where it was."""
+        self._total += PRIOR_WEIGHT * (self._prior - prior)
+        self._prior = prior
 
 
 class RecentValues:
@@ -71,7 +75,7 @@ class RecentValues:
 class Latency:
     """What has been seen of one kind of wait at one endpoint; all times in seconds."""
 
-    __slots__ = ("_default", "_long_run", "_prior", "_recent", "_values", "unknown")
+    __slots__ = ("_default", "_long_run", "_recent", "_values", "unknown")
 
     def __init__(self, prior: float) -> None:
         self._default = prior
@@ -79,17 +83,18 @@ class Latency:
 
     def forget(self) -> None:
         """Back to the default prior: what was seen before an outage says little about after it."""
-        self._recent, self._long_run = DecayedMean(TAU, MOST), DecayedMean(LONG_RUN_TAU)
+        self._recent = DecayedMean(self._default, TAU, MOST)
+        self._long_run = DecayedMean(self._default, LONG_RUN_TAU)
         self._values = RecentValues()
-        self._prior = self._default
         self.unknown = True
+
+    def mean(self, now: float) -> float:
+        return self._recent.read(now)
 
     def observe(self, seconds: float, now: float) -> None:
         """A wait that ended after `seconds`, with a token or with a penalty."""
-        before = self._prior
+        self._recent.add(seconds, now)
         self._note(seconds, now)
-        # The prior has moved with it, and must not move the mean: it might do so the other way.
-        self._recent.add(seconds + PRIOR_WEIGHT * (before - self._prior), now)
 
     def observe_at_least(self, seconds: float, now: float) -> None:
         """A wait that was broken off after `seconds`: evidence only where it had outlasted the estimate already.
@@ -98,17 +103,14 @@ class Latency:
         sample to average: at once the mean is no less (the "peak" of Finagle's peak EWMA, for these waits only).
         """
         if seconds > self.mean(now):
+            self._recent.jump(seconds, now)
             self._note(seconds, now)
-            self._recent.jump(seconds, now, self._prior)
 
     def _note(self, seconds: float, now: float) -> None:
         self._long_run.add(seconds, now)
-        self._prior = self._long_run.read(now, self._default)
+        self._recent.aim(self._long_run.read(now))
         self._values.add(seconds)
         self.unknown = False
-
-    def mean(self, now: float) -> float:
-        return self._recent.read(now, self._prior)
 
     def quantile(self, q: float) -> float | None:
         """The smallest recent value that at least a share q of them does not exceed; None while there are too few."""
