@@ -59,15 +59,28 @@ class _Finish(msgspec.Struct, gc=False):
 
 
 class Usage(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    """A server may write anything there; what is a count, is told."""
+
+    prompt: Any = msgspec.field(default=None, name="prompt_tokens")
+    completion: Any = msgspec.field(default=None, name="completion_tokens")
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        return _count(self.prompt)
+
+    @property
+    def completion_tokens(self) -> int | None:
+        return _count(self.completion)
+
+
+AnyUsage = Usage | str | bool | int | float | list[Any] | None
 
 
 class _Event(msgspec.Struct, gc=False):
     """What an event may say up to the first token."""
 
     choices: list[_Choice] | None = None
-    usage: Usage | None = None
+    usage: AnyUsage = None
     error: Any = None
 
 
@@ -75,7 +88,7 @@ class _LaterEvent(msgspec.Struct, gc=False):
     """And after it: its text is not even looked at."""
 
     choices: list[_Finish] | None = None
-    usage: Usage | None = None
+    usage: AnyUsage = None
     error: Any = None
 
 
@@ -220,7 +233,7 @@ class Scanner:
         if read.error:
             self.error, self.error_event = read.error, event + b"\n\n"
             return False
-        if read.usage is not None:
+        if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
         for choice in read.choices or ():
             if choice.finish_reason:
@@ -232,6 +245,10 @@ class Scanner:
             elif not self.first_token and choice.useful:
                 self.first_token = True
         return True
+
+
+def _count(said: Any) -> int | None:
+    return said if isinstance(said, int) and not isinstance(said, bool) and said >= 0 else None
 
 
 def _is_utf8(data: bytes) -> bool:

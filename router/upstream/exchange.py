@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.core.sse import EventTooLarge, Scanner, Usage
+from router.core.sse import AnyUsage, EventTooLarge, Scanner, Usage
 from router.core.verdict import Verdict
 from router.dialects.base import Dialect
 
@@ -61,7 +61,7 @@ class Wire(Protocol):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    usage: Usage | None = None
+    usage: AnyUsage = None
     error: Any = None
 
 
@@ -262,7 +262,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.error = answer.error
             self._end(self._dialect.judge(500, answer.error, None), f"an error in an answer{_named(answer.error)}")
         else:
-            self.usage = answer.usage
+            self.usage = answer.usage if isinstance(answer.usage, Usage) else None
             self._end(Verdict.SERVED)
 
     def _end_of_error(self) -> None:

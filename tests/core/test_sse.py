@@ -316,6 +316,31 @@ def test_usage_is_what_was_said_last() -> None:
     assert (scanner.usage.prompt_tokens, scanner.usage.completion_tokens) == (3, 2)
 
 
+ODD: list[tuple[Any, Any]] = [
+    ({"prompt_tokens": "5", "completion_tokens": 2}, (None, 2)),
+    ({"prompt_tokens": 1.5, "completion_tokens": [1]}, (None, None)),
+    ({"prompt_tokens": True, "completion_tokens": -1}, (None, None)),
+    ({}, (None, None)),
+    *((said, None) for said in list[Any](("none", [], [{}], 7, 0.5, True, False, None))),
+]
+
+
+@pytest.mark.parametrize(("usage", "told"), ODD)
+def test_odd_usage_is_read_as_far_as_it_can_be_and_changes_nothing_else(usage: Any, told: tuple[object, ...]) -> None:
+    scanner, forwarded = run(event({**ROLE, "usage": usage}))
+    assert (forwarded, scanner.first_token) == (event({**ROLE, "usage": usage}), False)
+    scanner.feed(event({**delta(content="x"), "usage": usage}) + event({**finish(), "usage": usage}))
+    assert (scanner.first_token, scanner.whole, scanner.events, scanner.malformed) == (True, True, 3, 0)
+    assert facts(scanner)[-1] == told
+
+
+@pytest.mark.parametrize(("usage", "_"), ODD)
+def test_odd_usage_hides_no_error(usage: Any, _: object) -> None:
+    for before in (b"", event(delta(content="x"))):
+        scanner, forwarded = run(before + event({"usage": usage, "error": {"code": "boom"}}))
+        assert (scanner.error, forwarded) == ({"code": "boom"}, before)
+
+
 # The limit.
 
 

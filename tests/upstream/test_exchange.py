@@ -105,6 +105,14 @@ def test_a_first_token_is_nothing_less(event: bytes) -> None:
     assert not streaming(event).exchange.first_token
 
 
+@pytest.mark.parametrize("usage", [b'"none"', b"[]", b"{}", b'{"prompt_tokens":"5"}', b"1.5", b"null"])
+def test_odd_usage_in_an_answer_changes_nothing_else(usage: bytes) -> None:
+    call = answered(b'{"usage":%b,"choices":[]}' % usage)
+    assert call.outcome == SERVED
+    assert call.exchange.usage is None or call.exchange.usage.prompt_tokens is None
+    assert answered(b'{"usage":%b,"error":{"code":"boom"}}' % usage).outcome[1] == "an error in an answer (boom)"
+
+
 def test_a_stream_that_ends_whole_is_served_with_its_usage() -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
     call = streaming(ROLE, token("Hello"), FINISH, usage + DONE)
