@@ -17,6 +17,9 @@ import msgspec
 from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange, Request
 
+CAN_NOT_READ = {
+    "error": {"message": "The simulated endpoint can't read this request.", "type": "invalid_request_error"},
+}
 SPREAD = 0.2  # of the first-token time, to both sides: no two answers take the same
 JSON = [(b"content-type", b"application/json")]
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -40,9 +43,28 @@ class Simulated:
         """Nothing to close."""
 
     def begin(self, request: Request, exchange: Exchange) -> None:
-        self.busy += 1
         first = self._first_token * (1.0 + SPREAD * self._rng.uniform(-1.0, 1.0))
         exchange.wire = _Answering(self, self._scheduler, request, exchange, first, self._gap)
+        self.busy += 1
+
+
+class _Asked(msgspec.Struct, gc=False):
+    """What of a request makes a difference here; all else is passed over unread."""
+
+    stream: Any = None
+    stream_options: Any = None
+    messages: Any = None
+    prompt: Any = ""
+    input: Any = None
+    encoding_format: Any = None
+
+    @property
+    def texts(self) -> list[str]:
+        """What embeddings are asked for."""
+        return [f"{text}" for text in (self.input if isinstance(self.input, list) else [self.input])]
+
+
+_read = msgspec.json.Decoder(_Asked).decode
 
 
 class _Answering:
@@ -52,14 +74,24 @@ class _Answering:
         self, pool: Simulated, scheduler: Scheduler, request: Request, exchange: Exchange, first: float, gap: float
     ) -> None:
         self._pool, self._scheduler, self._exchange, self._gap = pool, scheduler, exchange, gap
-        self._asked: dict[str, Any] = msgspec.json.decode(request.body)
         self._embeds = request.head.split(b" ", 2)[1].endswith(b"/embeddings")
         self._chat = b"/chat/" in request.head.split(b"\r\n", 1)[0]
-        self._words = _words(pool.name, self._asked)
+        self._asked: _Asked | None = None  # can't be read
+        self._words: list[str] = []
+        self._texts: list[str] = []
+        try:
+            asked = _read(request.body)
+            if self._embeds:
+                self._texts = asked.texts
+            else:
+                self._words = _words(pool.name, asked)
+            self._asked = asked
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # a number out of range, say
+        self._streams = self._asked is not None and self._asked.stream is True and not self._embeds
         self._events: Iterator[bytes] | None = None
         self._timer = Timer(scheduler, self._ring)
-        streams = self._asked.get("stream") is True
-        self._due = scheduler.now() + first + (0 if streams or self._embeds else gap * len(self._words))
+        self._due = scheduler.now() + first + (0 if self._streams else gap * len(self._words))
         self._paused = False
         self._timer.at(self._due)
 
@@ -86,22 +118,24 @@ class _Answering:
             self._timer.at(self._due)
             return
         exchange = self._exchange
-        if self._embeds:
-            self._answer(exchange, self._embeddings())
-        elif self._asked.get("stream") is not True:
+        if self._asked is None:
+            self._answer(exchange, CAN_NOT_READ, 400)
+        elif self._embeds:
+            self._answer(exchange, self._embeddings(self._asked))
+        elif not self._streams:
             self._answer(exchange, self._completion())
         else:
-            self._stream(exchange)
+            self._stream(exchange, self._asked)
         exchange.flush()
 
-    def _answer(self, exchange: Exchange, answer: dict[str, Any]) -> None:
-        exchange.head(200, JSON)
+    def _answer(self, exchange: Exchange, answer: dict[str, Any], status: int = 200) -> None:
+        exchange.head(status, JSON)
         exchange.data(msgspec.json.encode(answer))
         self._end(exchange)
 
-    def _stream(self, exchange: Exchange) -> None:
+    def _stream(self, exchange: Exchange, asked: _Asked) -> None:
         if self._events is None:
-            self._events = self._chunks()
+            self._events = self._chunks(asked.stream_options)
             exchange.head(200, SSE)
             exchange.data(next(self._events))  # the role; the first token follows in the same breath
         event = next(self._events, None)
@@ -119,7 +153,7 @@ class _Answering:
 
     # What it says.
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self, options: Any) -> Iterator[bytes]:
         if self._chat:
             yield self._event({"role": "assistant", "content": ""})
         else:
@@ -127,7 +161,6 @@ class _Answering:
         for word in self._words:
             yield self._event({"content": word})
         last = self._event({}, finish="stop")
-        options = self._asked.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage") is True:
             last += _sse(self._shell(self._object(stream=True), []) | {"usage": self._usage()})
         yield last + b"data: [DONE]\n\n"
@@ -143,11 +176,9 @@ class _Answering:
             "usage": self._usage()
         }
 
-    def _embeddings(self) -> dict[str, Any]:
-        asked = self._asked.get("input")
-        inputs = asked if isinstance(asked, list) else [asked]
-        vectors: list[Any] = [_vector(f"{text}") for text in inputs]
-        if self._asked.get("encoding_format") == "base64":  # which both SDKs ask for, and the one for Node relies on
+    def _embeddings(self, asked: _Asked) -> dict[str, Any]:
+        vectors: list[Any] = [_vector(text) for text in self._texts]
+        if asked.encoding_format == "base64":  # which both SDKs ask for, and the one for Node relies on
             vectors = [b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         return {
@@ -179,7 +210,7 @@ def _sse(event: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(event) + b"\n\n"
 
 
-def _words(name: str, asked: dict[str, Any]) -> list[str]:
+def _words(name: str, asked: _Asked) -> list[str]:
     """The answer, word by word: what it is, and what was asked, so that a caller sees that the request came through."""
     said = _last_user_text(asked)
     text = (
@@ -189,9 +220,8 @@ def _words(name: str, asked: dict[str, Any]) -> list[str]:
     return [word if index == 0 else f" {word}" for index, word in enumerate(text.split(" "))]
 
 
-def _last_user_text(asked: dict[str, Any]) -> str:
-    messages = asked.get("messages")
-    said: Any = asked.get("prompt", "")
+def _last_user_text(asked: _Asked) -> str:
+    messages, said = asked.messages, asked.prompt
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role") == "user":
             said = message.get("content")

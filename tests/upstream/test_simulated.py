@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from router.core.sse import Scanner
 from router.upstream.exchange import Request
@@ -171,3 +173,61 @@ def test_many_at_once_are_counted() -> None:
     clock.forward(100.0)
     assert [call.outcome for call in calls] == [SERVED] * 20
     assert simulated.busy == 0
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("also", ['"x":1e999', '"temperature":1e999', '"x":{"y":[1e999]}', '"n":' + "9" * 5000])
+def test_what_makes_no_difference_here_is_not_read(path: str, stream: bool, also: str) -> None:
+    simulated, clock = pool()
+    body = f'{{"model":"m","stream":{json.dumps(stream)},{also}}}'.encode()
+    call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    assert (call.outcome, simulated.busy) == (SERVED, 0)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
+@pytest.mark.parametrize(
+    "value", [b"1e999", b'"\\ud800"', b'[{"role":"user","content":1e999}]', b"9" * 5000, b"[" * 100_000], ids=range(5)
+)
+def test_what_can_not_be_read_is_refused_at_its_time(path: str, value: bytes) -> None:
+    simulated, clock = pool()
+    body = b'{"model":"m","messages":%b,"prompt":%b,"input":%b}' % (value, value, value)
+    call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
+    assert (call.told, simulated.busy) == (0, 1)
+    clock.forward(FIRST * (1 + SPREAD))
+    assert (call.told, call.outcome) == (1, ("refused", "status 400"))
+    assert json.loads(call.body)["error"]["type"] == "invalid_request_error"
+    assert (simulated.busy, clock.set, call.exchange.wire) == (0, 0, None)
+
+
+KEYS = st.sampled_from(["role", "content", "text", "x"])
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(
+    fields=st.dictionaries(st.sampled_from(["stream", "stream_options", "messages", "prompt", "input", "x"]), ANY_JSON),
+    path=st.sampled_from(["/chat/completions", "/completions", "/embeddings"]),
+)
+def test_nothing_that_is_asked_can_break_it(fields: dict[str, Any], path: str) -> None:
+    simulated, clock = pool()
+    call = Call.to(simulated, asking(path, **fields))  # type: ignore[arg-type]
+    clock.forward(100.0)
+    assert call.outcome[0] in ("served", "refused")
+    assert (simulated.busy, clock.set) == (0, 0)
+
+
+@pytest.mark.parametrize("digits", [4299, 4300, 4301])
+def test_numbers_may_be_as_long_as_python_reads_them(digits: int) -> None:
+    simulated, clock = pool()
+    for path in ("/completions", "/embeddings"):
+        number = b"9" * digits
+        body = b'{"prompt":%b,"input":%b}' % (number, number)
+        call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
+        clock.forward(100.0)
+        assert call.outcome[0] in ("served", "refused")
