@@ -31,7 +31,7 @@ from router.proxy.admission import Admission
 from router.proxy.asgi import AsgiCalls
 from router.proxy.handler import OPERATIONS, Handler
 from router.proxy.models import Models
-from router.proxy.serving import Serving, Tables, Target
+from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell, new_id
 from router.scheduler import LoopScheduler
 from router.settings import Settings
@@ -53,7 +53,8 @@ class Router:
         self.scheduler = LoopScheduler(asyncio.get_running_loop())
         self.rng, self.tls = Random(), tls_context()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
-        self.tables = Tables(self._serving(rebuild(config)))
+        limits = Limits(settings.max_event, settings.max_answer)
+        self.tables = Tables(Serving.of(rebuild(config), self.pools, limits))
         self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         sinks = [self.metrics.ended, *([write_call] if settings.access_log else [])]
         shell = Shell(
@@ -63,7 +64,7 @@ class Router:
             ping_after=settings.ping_after,
             ping_every=settings.ping_every,
         )
-        self.admission = Admission((key.get_secret_value() for key in config.keys), settings.max_calls)
+        self.admission = Admission((key.get_secret_value() for key in config.keys), settings.calls)
         self.handler = Handler(self.tables, self.admission, shell)
         bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = front.front(self.handler, bounds)
@@ -93,14 +94,6 @@ class Router:
             max_overhead=self.settings.max_header,
             tls=self.tls,
         )
-
-    def _serving(self, table: Table) -> Serving:
-        limits = Limits(self.settings.max_event, self.settings.max_answer)
-        targets = {}
-        for endpoint, told in table.endpoints.items():
-            address = Address.of(told.base_url or "http://simulated")
-            targets[endpoint] = Target(told, endpoint, self.pools[told.name], address.path, address.authority, limits)
-        return Serving(table, targets)
 
     def _application(self) -> Starlette:
         """All paths, so that it serves by itself under any ASGI server; behind `protocol` our own never come here."""

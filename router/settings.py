@@ -4,22 +4,18 @@ Each is `FIRSTTOKEN_` and its name in capitals: `FIRSTTOKEN_PORT=9000`. Sizes ar
 durations are seconds, or `250ms`, `5s`, `2m`, `1h`.
 """
 
-import re
+import resource
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from router.values import Duration, PositiveDuration
+
 _MIB = 1024 * 1024
-
-
-def _seconds(value: object) -> object:
-    """What is written with a unit, in seconds; all else is for pydantic to judge."""
-    match = re.fullmatch(r"([0-9.]+)\s*(ms|s|m|h)", value.strip()) if isinstance(value, str) else None
-    if match is None or match[1].count(".") > 1 or match[1] == ".":
-        return value
-    return float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[match[2]]
+MOST_CALLS = 20_000  # what one process is good for, with sockets to spare
+SPARE_FILES = 500  # for connections that wait unused, rivals of late attempts, and all else that is open
 
 
 def _port(value: object) -> object:
@@ -32,8 +28,6 @@ def _lower(value: object) -> object:
 
 
 Size = Annotated[ByteSize, Field(gt=0)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-SecondsOrNone = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -60,23 +54,31 @@ class Settings(BaseSettings):
     """The longest single event in a stream."""
     max_answer: Size = ByteSize(64 * _MIB)
     """The longest answer that does not stream."""
-    max_calls: Annotated[int, Field(ge=1)] = 20000
-    """Calls in flight; one more is refused."""
+    max_calls: Annotated[int, Field(ge=1)] | None = None
+    """Calls in flight; one more is refused. Without it 20000, or fewer where fewer files may be open."""
 
-    request_timeout: Seconds = 60.0
+    request_timeout: PositiveDuration = 60.0
     """By then a client must have sent its whole request."""
-    keep_alive: Seconds = 75.0
+    keep_alive: PositiveDuration = 75.0
     """How long a client's connection may wait for its next request."""
-    ping_after: Seconds = 10.0
+    ping_after: PositiveDuration = 10.0
     """A streaming client that waits longer for its first token gets comments, so that nothing in between hangs up."""
-    ping_every: Seconds = 15.0
+    ping_every: PositiveDuration = 15.0
     """The time between two such comments."""
-    connect_timeout: Seconds = 5.0
+    connect_timeout: PositiveDuration = 5.0
     """To open a connection to an endpoint, TLS included."""
-    drain: SecondsOrNone = 120.0
+    drain: Duration = 120.0
     """How long calls may go on after a signal to stop."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """How much to log."""
     access_log: bool = False
     """Log one line per call."""
+
+    @property
+    def calls(self) -> int:
+        """`max_calls`, or what the limit on open files allows now: a stream takes two sockets."""
+        if self.max_calls is not None:
+            return self.max_calls
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return MOST_CALLS if files == resource.RLIM_INFINITY else max(1, min(MOST_CALLS, (files - SPARE_FILES) // 2))

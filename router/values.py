@@ -73,7 +73,8 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 def _address(url: str) -> str:
     match = re.fullmatch(r"(https?)(://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:/[!$-;=A-~]*)?)", url, re.ASCII | re.I)
     try:
-        if match and urlsplit(url).port != 0:  # raises where it is no port, or the brackets hold no address
+        parts = urlsplit(url)  # raises where the brackets hold no address, as do the next two
+        if match and parts.port != 0 and (parts.hostname or "").encode("idna"):  # no port; a label empty or too long
             return match[1].lower() + match[2].rstrip("/")
     except ValueError:
         pass

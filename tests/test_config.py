@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import resource
 import ssl
 import time
 from pathlib import Path
@@ -487,7 +488,7 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         *((f"base_url: '{url}'", f"base_url: {A_URL}") for url in (
             "api.example.com", "ftp://h", "http:///v1", "http://a b/", "http://h:0", "http://h:99999",
             "http://[::1", "http://[::zz]", "http://[1:2]", "http://h\\x", "https://h/?key=hush", "https://h/#f",
-            "https://u:hush@h/", "http://hé/",
+            "https://u:hush@h/", "http://hé/", "http://a..b/v1", "http://.", f"http://{'x' * 64}.test",
         )),
         *((f"headers: {{{name}: x}}", f"headers.{name}: {A_HEADER}") for name in HEADERS),
         ("headers: {'a b': hush}", f"headers.a…: {A_HEADER}"),
@@ -738,7 +739,7 @@ def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
         "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
-        "max_calls": 20000, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
+        "max_calls": None, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
         "connect_timeout": 5.0, "drain": 120.0, "log_level": "info", "access_log": False,
     }  # fmt: skip
 
@@ -774,3 +775,21 @@ def test_an_argument_counts_before_the_environment_and_every_setting_is_explaine
     with pytest.raises(ValidationError):
         Settings(prot=2)  # type: ignore[call-arg]
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "calls"), [(20_000, 9_750), (1_024, 262), (256, 1), (1_048_576, 20_000), (resource.RLIM_INFINITY, 20_000)]
+)
+def test_calls_are_as_many_as_open_files_allow(monkeypatch: pytest.MonkeyPatch, files: int, calls: int) -> None:
+    monkeypatch.delenv("FIRSTTOKEN_MAX_CALLS", raising=False)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert Settings().calls == calls
+    assert Settings(max_calls=7).calls == 7
+
+
+def test_durations_are_read_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIRSTTOKEN_DRAIN", "1.1ms")
+    assert Settings().drain == values.seconds("1.1ms")
+    monkeypatch.setenv("FIRSTTOKEN_DRAIN", "1e3")
+    with pytest.raises(ValidationError, match="a duration such as 250ms"):
+        Settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,8 @@ from router.config import EndpointConfig
 from router.core.call import parse
 from router.core.verdict import Verdict, of_status
 from router.dialects import DIALECTS, zhipu
+from tests.support import Player, endpoint
+from tests.support.endpoints import streams
 
 KINDS = sorted(DIALECTS)
 
@@ -183,6 +186,44 @@ def test_whatever_a_client_says_can_be_adapted(fields: dict[str, object]) -> Non
         value = json.loads(bytes(sent[name])) if name in sent else None
         if isinstance(value, float) and value != float("inf"):
             assert 0.01 <= value <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("params", "said", "sent"),
+    [
+        ({"force": {"n": 1, "temperature": 1.5}}, {"n": 3, "temperature": 0}, {"n": 1, "temperature": 1.5}),
+        ({"force": {"max_tokens": 5}}, {"max_completion_tokens": 7}, {"max_tokens": 5}),
+        ({"default": {"max_tokens": 100}}, {"max_completion_tokens": 7}, {"max_tokens": 7}),
+        ({"default": {"max_tokens": 100}}, {}, {"max_tokens": 100}),
+        ({"drop": ["max_tokens"]}, {"max_completion_tokens": 7}, {}),
+        ({"drop": ["max_completion_tokens"]}, {"max_completion_tokens": 7}, {}),
+        ({"drop": ["do_sample"]}, {"temperature": 0}, {"temperature": 0.01}),
+    ],
+)
+def test_what_an_operator_says_of_parameters_stands_as_it_is(
+    params: dict[str, Any], said: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    play = Player(endpoint("a", streams("hi"), kind="zhipu", models={"chat": "glm"}, params=params))
+    play.call(**said)
+    play.run()
+    assert play["a"].wires[0].json == {"model": "glm", "stream": True} | sent
+
+
+def test_what_an_operator_says_of_a_header_is_sent_once() -> None:
+    headers = {"Content-Type": "application/json; charset=utf-8", "X-Tenant": "us"}
+    play = Player(endpoint("a", streams("hi"), headers=headers, api_key="k"))
+    play.call(headers=[(b"x-tenant", b"them"), (b"x-more", b"1"), (b"content-type", b"text/plain")])
+    play.run()
+    head = play["a"].wires[0].request.head.decode().removesuffix("\r\n\r\n")
+    assert head.split("\r\n")[1:] == [
+        "host: a",
+        "content-type: application/json; charset=utf-8",
+        "x-tenant: us",
+        "authorization: Bearer k",
+        "accept-encoding: identity",
+        "x-more: 1",
+        "content-length: 33",
+    ]
 
 
 def test_zhipu_has_no_completions_without_chat() -> None:

@@ -21,8 +21,9 @@ class Verdict(Enum):
     ABANDONED = "abandoned"
 
 
-# Our key (401, 402, 403), our model's name or path (404, 405, 410), or a server that gave up reading (408): not the
-# client's fault, though the status is a 4xx.
+# Our key (401, 402, 403), our model's name or path (404, 405, 410), a server that gave up reading (408), or something
+# between us and it that wants our proxy's key, another connection, a later try, another protocol (407, 421, 425, 426):
+# not the client's fault, though the status is a 4xx.
 OUR_FAULT = frozenset({401, 402, 403, 404, 405, 407, 408, 410, 421, 425, 426})
 
 

@@ -16,8 +16,11 @@ from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
 from router.proxy.headers import lines, without
 from router.upstream.exchange import Exchange, Limits, Listener, Request
+from router.upstream.pool import Address
 
-_FIXED = b"content-type: application/json\r\naccept-encoding: identity\r\n"
+# What is sent where the operator says nothing of it, and what is sent in any case.
+_DEFAULT = {b"content-type": b"application/json"}
+_OURS = {b"accept-encoding": b"identity"}
 
 
 class Pool(Protocol):
@@ -40,14 +43,15 @@ class Target:
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
         self._changes = _Changes.of(told)
-        own = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
+        said = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
+        # What the operator says of a header stands, whatever the client says; of some the client's never comes here.
+        self._names = frozenset(said) - {b"authorization", *_DEFAULT, *_OURS}
         if told.api_key is not None:
-            own.setdefault(b"authorization", b"Bearer " + told.api_key.get_secret_value().encode())
-        # What the operator says of a header stands, whatever the client says; its authorization never comes here.
-        self._names = frozenset(own) - {b"authorization"}
+            said.setdefault(b"authorization", b"Bearer " + told.api_key.get_secret_value().encode())
+        own = _DEFAULT | said | _OURS
         self._heads: Mapping[Operation, bytes] = {
-            operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b%b"
-            % (path.encode(), suffix.encode(), authority.encode("idna"), _FIXED, lines(own.items()))
+            operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b"
+            % (path.encode(), suffix.encode(), authority.encode(), lines(own.items()))
             for operation, suffix in self.dialect.paths.items()
         }
 
@@ -66,16 +70,18 @@ class Target:
         return Request(b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[call.operation], headers, len(body)), body)
 
     def _body(self, call: Call) -> bytes:
-        """The client's bytes, but for the values that differ here."""
+        """The client's bytes, but for the values that differ here; the operator has the last word."""
         fields = call.fields
         if self._adapt is None and self._changes is None and call.model == self._name:
             return call.body
         fields = fields.copy()
         fields["model"] = self._model
         if self._changes is not None:
-            self._changes.apply(fields)
+            self._changes.withhold(fields)
         if self._adapt is not None:
             self._adapt(fields)
+        if self._changes is not None:
+            self._changes.apply(fields)
         return msgspec.json.encode(fields)
 
 
@@ -95,7 +101,13 @@ class _Changes:
         )
         return cls(default, force, told.params.drop) if default or force or told.params.drop else None
 
+    def withhold(self, fields: Fields) -> None:
+        """What the client says in vain, in its own words: before an adaptation makes something else of it."""
+        for name in (*self.drop, *self.force):
+            fields.pop(name, None)
+
     def apply(self, fields: Fields) -> None:
+        """In the endpoint's words: what is said here is sent as it is."""
         for name in self.drop:
             fields.pop(name, None)
         for name, value in self.default.items():
@@ -113,6 +125,15 @@ class Serving:
         self._routes = {
             (operation, model): self._route(operation, model) for operation in PATHS for model in table.routes
         }
+
+    @classmethod
+    def of(cls, table: Table, pools: Mapping[str, Pool], limits: Limits) -> Serving:
+        """`pools` by the names of the file's endpoints."""
+        targets = {}
+        for endpoint, told in table.endpoints.items():
+            address = Address.of(told.base_url or "http://simulated")
+            targets[endpoint] = Target(told, endpoint, pools[told.name], address.path, address.authority, limits)
+        return cls(table, targets)
 
     def route(self, operation: Operation, model: str) -> Route | None:
         """A model's route over those of its endpoints that know the operation; None where there are none."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from math import inf, isfinite
 from random import Random
 from typing import Any, NamedTuple
 
-from router.config import parse
+from router.config import EndpointConfig, parse
 from router.core.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.core.table import Route, rebuild
@@ -18,10 +19,10 @@ from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
 from router.proxy.client import Headers, Request
 from router.proxy.handler import Handler
-from router.proxy.serving import Serving, Tables, Target
+from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell
 from router.upstream.exchange import LIMITS, Limits
-from router.upstream.pool import Address
+from router.upstream.simulated import Simulated
 from tests.support.client import ScriptedClient
 from tests.support.clock import VirtualScheduler
 from tests.support.endpoints import Plays, ScriptedPool
@@ -39,12 +40,15 @@ class EndpointSpec(NamedTuple):
 
 def endpoint(name: str, *plays: Plays, **told: Any) -> EndpointSpec:
     """`told` are keys of the entry; it serves `chat` at an address of its own unless told otherwise."""
-    kind = told.get("kind", "openai")
-    return EndpointSpec({"name": name, "kind": kind, "base_url": f"http://{name}/v1", "models": ["chat"]} | told, plays)
+    address = {} if told.get("kind") == "simulated" else {"base_url": f"http://{name}/v1"}
+    return EndpointSpec({"name": name, "kind": "openai", **address, "models": ["chat"]} | told, plays)
 
 
 class Player:
-    """`policy` are the configuration's defaults; `play["a"]` is the endpoint a's pool."""
+    """`policy` are the configuration's defaults; `play["a"]` is the endpoint a's pool, of one that plays scripts.
+
+    One of kind `simulated` is the real one, in virtual time.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,8 @@ class Player:
         told = {"defaults": policy, "endpoints": [e.told for e in endpoints], "models": models or {}, "keys": [*keys]}
         config = parse(json.dumps(told))  # JSON is YAML
         self.scheduler = VirtualScheduler(start)
-        self.pools = {e.told["name"]: ScriptedPool(e.told["name"], self.scheduler, e.plays) for e in endpoints}
+        plays = {e.told["name"]: e.plays for e in endpoints}
+        self.pools = {told.name: self._pool(told, plays[told.name], Random(seed)) for told in config.endpoints}
         self.table = rebuild(config)
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
@@ -68,19 +73,22 @@ class Player:
         self._arrived: dict[str, ScriptedClient] = {}
         shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
         admission = Admission((key.get_secret_value() for key in config.keys), max_calls)
-        self.handler = Handler(Tables(self._serving(limits)), admission, shell)
+        self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, shell)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         self._telemetry = Telemetry([self._note, self.metrics.ended])
 
     def __getitem__(self, name: str) -> ScriptedPool:
-        return self.pools[name]
+        return self.scripted[name]
 
-    def _serving(self, limits: Limits) -> Serving:
-        targets = {}
-        for endpoint, told in self.table.endpoints.items():
-            address = Address.of(told.base_url or "")
-            targets[endpoint] = Target(told, endpoint, self.pools[told.name], address.path, address.authority, limits)
-        return Serving(self.table, targets)
+    @property
+    def scripted(self) -> dict[str, ScriptedPool]:
+        return {name: pool for name, pool in self.pools.items() if isinstance(pool, ScriptedPool)}
+
+    def _pool(self, told: EndpointConfig, plays: tuple[Plays, ...], rng: Random) -> ScriptedPool | Simulated:
+        if told.kind != "simulated":
+            return ScriptedPool(told.name, self.scheduler, plays)
+        simulate = told.simulate
+        return Simulated(told.name, self.scheduler, rng, first_token=simulate.first_token, rate=simulate.rate)
 
     # What it plays.
 
@@ -168,8 +176,9 @@ class Player:
             _assert_within_bounds(route, len(self.calls), self.scheduler.now())
         for call in self.calls:
             assert_answered_honestly(call)
-        attempts = sum(len(call.record.attempts) for call in self.calls)
-        assert attempts == sum(len(pool.wires) for pool in self.pools.values())
+        attempts = Counter(attempt.endpoint.name for call in self.calls for attempt in call.record.attempts)
+        for name, pool in self.scripted.items():
+            assert attempts[name] == len(pool.wires)
 
 
 def _assert_at_rest(endpoint: Endpoint) -> None:
