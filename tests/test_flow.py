@@ -926,6 +926,39 @@ def test_a_stream_that_stands_still_after_its_client_has_caught_up_is_noticed_in
     assert call.error["code"] == "stream_broken"
 
 
+def test_a_client_that_is_full_before_its_first_token_makes_its_endpoint_wait_from_then_on() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3, gap=0.1)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))  # it has not read its last answer on this connection yet
+    play.at(60.0, lambda: tell(call, "drained"))
+    play.run()
+    assert play["a"].wires[0].paused_at == [0.3]
+    assert play["a"].wires[0].resumed_at == [60.0]
+    assert (call.ended_at, call.text) == (60.0, LONG * 4)
+
+
+def test_a_client_that_stays_full_from_the_start_is_cut_off_as_any() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))
+    play.run()
+    assert (call.aborted_at, call.record.error) == (120.3, "client_left")
+
+
+def test_a_client_that_has_caught_up_before_its_first_token_is_as_any() -> None:
+    play = Player(endpoint("a", streams("hi", first=0.3)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))
+    play.at(0.2, lambda: tell(call, "drained"))
+    play.run()
+    assert play["a"].wires[0].paused_at == []
+    assert call.text == "hi"
+
+
+def tell(call: ScriptedClient, what: str) -> None:
+    getattr(call.owner, what)()
+
+
 # ---- Answers that do not stream
 
 

@@ -40,6 +40,7 @@ class Dispatch:
         "_client",
         "_ended",
         "_exchanges",
+        "_full",
         "_ping_at",
         "_race",
         "_record",
@@ -63,6 +64,7 @@ class Dispatch:
         self._record, self._shell, self._ended = record, shell, ended
         self._race = Race(route, call.wait, record.arrived, shell.rng)
         self._exchanges: dict[Exchange, Attempt] = {}
+        self._full = False
         self._timer = Timer(shell.scheduler, self.advance)
         self._ping_at = record.arrived + shell.ping_after if call.stream else inf
 
@@ -90,9 +92,11 @@ class Dispatch:
         self._end()
 
     def full(self) -> None:
-        """Only pings are written yet."""
+        """Only pings are written yet, so this is for the relay to know."""
+        self._full = True
 
-    def drained(self) -> None: ...
+    def drained(self) -> None:
+        self._full = False
 
     # What it does.
 
@@ -127,7 +131,8 @@ class Dispatch:
         record.endpoint = attempt.endpoint.name
         if exchange.streams:
             stall = self._route.policies[attempt.endpoint].stall
-            Relay(exchange, attempt, record, self._client, self._shell.scheduler, stall, self._ended).start()
+            relay = Relay(exchange, attempt, record, self._client, self._shell.scheduler, stall, self._ended)
+            relay.start(full=self._full)
         else:
             deliver(exchange, attempt, record, self._client, now, self._ended)
 

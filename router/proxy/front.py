@@ -27,6 +27,7 @@ from router.proxy.headers import lines
 STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
+FRAMING = 20  # bytes that a piece of a chunked body may take beside itself: a size of 16 digits, and two line ends
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ class Front(HttpToolsProtocol):
         self._ours = self._skipped = False  # whose is the request that is read: ours, nobody's (else the application's)
         self._answering = False
         self._body: list[bytes] = []
-        self._body_size = self._head_size = 0
+        self._body_size = self._trailer_size = 0
+        self._overhead = 0  # bytes read of the request's head, or after it of what is no body
         self._in_head = True
         self._since = time.monotonic()  # when the request that is read began, or the silence before it
         self._reading = False
@@ -72,8 +74,7 @@ class Front(HttpToolsProtocol):
         if self._answering or self._failed:
             self._keep = False  # pipelined, or the rest of what was refused: not read
             return
-        if self._in_head:
-            self._head_size += len(data)
+        self._overhead += len(data)
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -83,9 +84,12 @@ class Front(HttpToolsProtocol):
 
     def _incomplete(self) -> None:
         """More of the request is to come: say so where it is asked, and refuse now what would be refused then."""
-        if self._in_head and self._head_size > self.bounds.header:
-            self._refuse(self._header_too_large())
-        elif self._ours and not self._expected:
+        if self._overhead > self.bounds.header:
+            self._give_up(self._header_too_large())
+            return
+        if self._overhead < 0:
+            self._overhead = 0  # its body so far pays for no trailer that is to come
+        if self._ours and not self._expected:
             self._expected = True
             self._expect()
 
@@ -121,10 +125,7 @@ class Front(HttpToolsProtocol):
         elif self._answering:
             return
         elif self._reading and now >= self._since + self.bounds.request:
-            if self._free():
-                self._refuse(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
-            else:
-                self.transport.abort()  # the application waits for it
+            self._give_up(SlowRequest(f"The request was not complete after {self.bounds.request:g} s."))
         elif not self._reading and self._free():
             self._rest(now)
 
@@ -143,22 +144,31 @@ class Front(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
-        self._in_head = True
+        self._in_head, self._trailer_size = True, 0
         if not self._answering:
             self._reading, self._since = True, time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+            return
+        # A trailer: dropped, and no header of the request (RFC 9110 §6.5.1).
+        self._trailer_size += len(name) + len(value) + 4
+        if self._trailer_size > self.bounds.header and not self._failed:
+            self._give_up(self._header_too_large())
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         if self._answering or self._failed:
             self._skipped, self._keep = True, False
             return
-        if self._head_size > self.bounds.header and self._header_size() > self.bounds.header:
-            self._refuse(self._header_too_large())
+        if self._overhead > self.bounds.header and self._header_size() > self.bounds.header:
+            self._give_up(self._header_too_large())
             return
-        self._head_size = 0
+        version = self.parser.get_http_version()
+        if version != "1.1" and version != "1.0":
+            self._give_up(BadRequest("Only HTTP/1.1 and HTTP/1.0 are spoken here.", code="invalid_http"))
+            return
+        self._in_head, self._overhead = False, 0
         if self.parser.should_upgrade() and self._declines():
             self._skipped = True  # until `_upgrade` reads it again
             return
@@ -171,7 +181,7 @@ class Front(HttpToolsProtocol):
         ):
             self._ours, self._expected = True, False
             self._keep = self.parser.should_keep_alive()
-            self._chunked = self.parser.get_http_version() == "1.1"
+            self._chunked = version == "1.1"
             return
         self._ours = False
         url, headers = self.url, self.headers
@@ -185,6 +195,7 @@ class Front(HttpToolsProtocol):
             self._refuse(BadRequest("The request's target is no path.", code="invalid_http"))
 
     def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body) + FRAMING
         if self._skipped or self._failed:
             return
         if not self._ours:
@@ -199,7 +210,7 @@ class Front(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if self._skipped or self._failed:
             return
-        self._reading, self._in_head = False, True
+        self._reading, self._in_head, self._overhead = False, True, 0
         if self._ours:
             self._handle()
         else:
@@ -230,6 +241,16 @@ class Front(HttpToolsProtocol):
         self._body, self._body_size, self.headers = [], 0, []
         self._answering = True
         self.handler.handle(request, self)
+        if self.flow.write_paused and self.owner is not None:
+            self.owner.full()  # it has not read its last answer yet
+
+    def _give_up(self, error: RouterError) -> None:
+        """Refuse a request that is half read; where the application has it, or answers another, just cut it off."""
+        if self._free() and (self._ours or self._in_head):
+            self._refuse(error)
+        else:
+            self._failed = True
+            self.transport.abort()
 
     def _refuse(self, error: RouterError) -> None:
         """Say what is wrong with a request that can't be read to its end, and close.

@@ -88,7 +88,7 @@ class Relay:
         self._moved = scheduler.now()
         self._full_since: float | None = None
 
-    def start(self) -> None:
+    def start(self, *, full: bool) -> None:
         exchange, record = self._exchange, self._record
         self._client.owner = exchange.listener = self
         if not record.status:  # else the client has its 200 already, with pings
@@ -96,6 +96,8 @@ class Relay:
             headers = passed_back(exchange.headers, stream=True) + call_facts(record, record.endpoint, self._moved)
             self._client.start(exchange.status, headers)
         self._timer.at(self._moved + self._stall)
+        if full:
+            self.full()
         self.news(exchange)
 
     # What it is told.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,7 +10,7 @@ import httptools
 import pytest
 
 from router.proxy.front import LINGER
-from tests.proxy.running import CHAT, STREAMING, Answer, at, get, post, running
+from tests.proxy.running import CHAT, STREAMING, Answer, Client, at, get, post, running
 from tests.upstream.servers import (
     DONE,
     FINISH,
@@ -168,6 +169,12 @@ NO_HTTP: dict[str, bytes] = {
     "no path": b"GET http:// HTTP/1.1\r\n\r\n",
     "a port that is no number": b"GET http://a:b:c/ HTTP/1.1\r\n\r\n",
     "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\n\r\n",
+    "no version": b"GET /v1/models\r\n\r\n",
+    "no version, one of ours": b"POST /v1/chat/completions\r\ncontent-length: %d\r\n\r\n%b" % (len(CHAT), CHAT),
+    "an old version": get(b"/v1/models", version=b"0.9"),
+    "a new version": post(CHAT, version=b"2.0"),
+    "an unknown version": get(b"/v1/models", version=b"1.7"),
+    "an unknown protocol": b"GET /v1/models SPDY/1.1\r\n\r\n",
 }
 
 
@@ -301,6 +308,95 @@ async def test_a_body_up_to_the_limit_is_served() -> None:
         assert (await router.ask(post(body))).status == 200
         request = b"POST /v1/chat/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n" + chunk(body) + LAST
         assert (await router.ask(request)).status == 200
+
+
+# What comes after a head and is no body: trailers, and what a chunk says beside its size.
+
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
+IN_PIECES = pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "in pieces"])
+
+
+@on_uvloop
+@IN_PIECES
+async def test_a_trailer_is_no_header(in_pieces: bool) -> None:
+    pieces = [CHUNKED, b"x-kept: yes\r\n\r\n", chunk(CHAT), b"0\r\n", b"X-Kept: no\r\nX-Late: yes\r\n", b"\r\n"]
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        await dribble(client, pieces if in_pieces else [b"".join(pieces)])
+        received = await (await server.accept()).answer(whole())
+        assert (await client.answer()).status == 200
+        assert received.headers[b"x-kept"] == b"yes"
+        assert b"x-late" not in received.headers
+        await dribble(client, pieces if in_pieces else [b"".join(pieces)])  # and the connection goes on
+        await server.peers[0].answer(whole())
+        assert (await client.answer()).status == 200
+
+
+@on_uvloop
+@IN_PIECES
+async def test_a_key_in_a_trailer_opens_nothing(in_pieces: bool) -> None:
+    pieces = [CHUNKED + b"\r\n", chunk(CHAT), b"0\r\n", b"Authorization: Bearer sesame\r\n\r\n"]
+    async with serving() as server, running(at(server, top=KEYS)) as router:
+        client = await router.client()
+        await dribble(client, pieces if in_pieces else [b"".join(pieces)])
+        assert (await client.answer()).status == 401
+        assert server.accepted == 0
+
+
+LONG_TAILS = {
+    "one trailer": [b"0\r\nx-long: " + b"x" * 10_000 + b"\r\n\r\n"],
+    "a trailer without end": [b"0\r\nx-long: " + b"x" * 10_000, b"x" * 10_000],
+    "many trailers": [b"0\r\n", *[b"x-%d: %b\r\n" % (i, b"x" * 50) for i in range(100)], b"\r\n"],
+    "a chunk's extension": [b"5;x=" + b"x" * 10_000, b"x" * 10_000],
+}
+
+
+@on_uvloop
+@IN_PIECES
+@pytest.mark.parametrize("tail", LONG_TAILS)
+async def test_what_is_neither_head_nor_body_has_the_bound_of_a_head(tail: str, in_pieces: bool) -> None:
+    if tail in ("a trailer without end", "a chunk's extension"):
+        in_pieces = True  # else no more than one read of them is there, which nobody minds
+    async with running(**FORM) as router:
+        client = await router.client()
+        pieces = [CHUNKED + b"\r\n", chunk(CHAT), *LONG_TAILS[tail]]
+        await dribble(client, pieces if in_pieces else [b"".join(pieces)])
+        answer = await client.answer()
+        assert (answer.status, answer.error["code"]) == (431, "header_too_large")
+        assert answer.headers["connection"] == "close"
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="431", error="header_too_large") == 1
+
+
+@on_uvloop
+@pytest.mark.parametrize("tail", LONG_TAILS)
+async def test_what_the_application_reads_has_it_too(tail: str) -> None:
+    async with running(**FORM) as router:
+        client = await router.client()
+        elsewhere = CHUNKED.replace(b"/v1/chat/completions", b"/v1/models") + b"\r\n"
+        await dribble(client, [elsewhere, chunk(CHAT), *LONG_TAILS[tail]])
+        await client.left()  # it was answered when its head was there
+
+
+@on_uvloop
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_body_in_small_chunks_is_not_taken_for_a_head(size: int) -> None:
+    body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * 20_000)
+    async with running(**FORM) as router:
+        client = await router.client()
+        chunks = [chunk(body[i : i + size]) for i in range(0, len(body), size)]
+        reads = [b"".join(chunks[i : i + 50]) for i in range(0, len(chunks), 50)]
+        await dribble(client, [CHUNKED + b"\r\n", *reads, LAST])
+        assert (await client.answer()).status == 200
+
+
+async def dribble(client: Client, pieces: list[bytes]) -> None:
+    """Send each piece when the one before it was probably read."""
+    for piece in pieces:
+        if not client.writer.is_closing():
+            client.send(piece)
+        for _ in range(10):
+            await asyncio.sleep(0)
 
 
 # Asking first.
@@ -649,6 +745,33 @@ async def test_one_slow_client_does_not_hold_up_another() -> None:
         assert (await fast.answer()).body.endswith(DONE)
         slow.reset()
         await peer.left()
+
+
+@on_each_loop
+async def test_a_client_that_has_not_read_its_last_answer_makes_the_next_endpoint_wait() -> None:
+    body, count, event = b'"%b"' % (b"x" * (16 << 20)), 400, token("x" * 65_000)
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client(limit=1024)  # its reader takes 2 KiB, and then no more
+        client.send(post(CHAT))
+        peer = await server.accept()
+        await peer.answer(whole(body))
+        front = await router.connection(client)
+        unread = front.transport.get_write_buffer_size
+        await until(lambda: router.counted("calls_total") == 1)
+        await settled(unread)
+        before = unread()
+        assert before > 1 << 20
+        client.send(post(STREAMING))
+        await peer.answer(SSE, chunk(ROLE + event), chunk(event) * (count - 1))
+        waiting = peer.writer.transport.get_write_buffer_size
+        await settled(waiting)
+        assert waiting() > count * len(event) // 2  # it is the endpoint that holds it
+        assert unread() < before + (1 << 20)  # and not the router
+        peer.send(chunk(FINISH + DONE), LAST)
+        assert (await client.answer()).body == body
+        await client.head()
+        got = sum([len(piece) async for piece in client.chunks()])
+        assert got == len(ROLE + event * count + FINISH + DONE)
 
 
 @on_each_loop
