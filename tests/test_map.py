@@ -56,7 +56,7 @@ ONLY: dict[str, set[str]] = {
     "prometheus_client": {"router.ops.metrics"},
     "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"},
     "pydantic_settings": {"router.settings"},
-    "starlette": {"router.app", "router.ops.admin", "router.proxy.models"},
+    "starlette": {"router.ops.admin", "router.proxy.application", "router.proxy.models"},
     "tenacity": {"router.ops.keep"},
     "uvicorn": {"router.app", "router.cli", "router.proxy.front"},
     "yaml": {"router.yamlfile"},

@@ -11,6 +11,7 @@ from typing import Any
 from router.errors import BodyTooLarge
 from router.proxy.client import Owner, Request
 from router.proxy.handler import Handler
+from router.proxy.headers import pairs
 from router.scheduler import Scheduler
 
 Message = MutableMapping[str, Any]
@@ -68,11 +69,10 @@ class AsgiClient:
     # The Client.
 
     def start(self, status: int, headers: bytes, length: int | None = None) -> None:
-        parts = (line.partition(b": ") for line in headers.splitlines())
-        pairs = [(name, value) for name, _, value in parts]
+        told = pairs(headers)
         if length is not None:
-            pairs.append((b"content-length", b"%d" % length))
-        self._put({"type": "http.response.start", "status": status, "headers": pairs})
+            told.append((b"content-length", b"%d" % length))
+        self._put({"type": "http.response.start", "status": status, "headers": told})
 
     def write(self, data: bytes) -> None:
         if data:

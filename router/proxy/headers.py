@@ -32,6 +32,12 @@ def lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([_LINE % header for header in headers])
 
 
+def pairs(block: bytes) -> Headers:
+    """What `lines` has put together."""
+    parts = (line.partition(b": ") for line in block.splitlines())
+    return [(name, value) for name, _, value in parts]
+
+
 def passed_on(headers: Headers) -> bytes:
     """A client's headers, as an endpoint may see them."""
     withheld = _NOT_THERE

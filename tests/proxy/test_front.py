@@ -119,6 +119,7 @@ async def test_a_wrong_method_is_told_the_right_one(method: bytes, path: bytes, 
         assert sorted(answer.headers["allow"].split(", ")) == allow.split(", ")
         assert mentions(answer.error["message"], method.decode())
         assert is_stamped(answer)
+        assert router.counted("calls_total", status="405", error="method_not_allowed") == 1
 
 
 @on_uvloop
@@ -144,6 +145,25 @@ async def test_an_unknown_path_is_told_where_the_api_is(path: bytes, method: byt
         assert (answer.status, answer.error["code"]) == (404, "unknown_url")
         assert mentions(answer.error["message"], "/v1.")
         assert is_stamped(answer)
+        assert router.counted("calls_total", status="404", error="unknown_url") == 1
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        (b"/chat/completions", "/v1/chat/completions"),
+        (b"/v1/chat/completions/", "/v1/chat/completions"),
+        (b"/completions/", "/v1/completions"),
+        (b"//v1/embeddings", "/v1/embeddings"),
+        (b"/models", "/v1/models"),
+    ],
+)
+async def test_a_path_that_is_almost_ours_is_told_which(path: bytes, meant: str) -> None:
+    async with running() as router:
+        answer = await router.ask(post(CHAT, path=path))
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+        assert answer.error["message"].endswith(f"; did you mean {meant}?")
 
 
 # What is no HTTP, or too much of it.
@@ -887,7 +907,7 @@ async def test_without_a_key_nothing_is_served(line: bytes, code: str) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
             assert is_stamped(answer)
         assert server.accepted == 0
-        assert router.counted("calls_total", status="401", error=code) == 1
+        assert router.counted("calls_total", status="401", error=code) == 3
 
 
 @on_uvloop

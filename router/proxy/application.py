@@ -1,0 +1,84 @@
+"""The ASGI application: all paths, so that any server can serve it; behind `front.py` ours never come here.
+
+Starlette finds the path. What it answers gets what every answer carries, and what is refused is refused by the handler,
+which renders and counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import cast
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from router.errors import MethodNotAllowed, NotFound, RouterError
+from router.proxy.asgi import AsgiCalls, AsgiClient, Message, Receive, Send
+from router.proxy.handler import OPERATIONS, Handler
+from router.proxy.headers import call_facts, pairs
+
+Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
+
+
+class Application:
+    """`calls` are for the handler's operations, `routes` all other paths."""
+
+    def __init__(
+        self, calls: AsgiCalls, routes: Iterable[Route], handler: Handler, now: Callable[[], float], lifespan: Lifespan
+    ) -> None:
+        self._handler, self._now = handler, now
+        self._starlette = Starlette(
+            routes=[*(Route(path.decode(), calls, methods=["POST"]) for path in OPERATIONS), *routes],
+            lifespan=lifespan,
+            exception_handlers={RouterError: self._refuse, HTTPException: self._refuse_http},
+        )
+        self._starlette.router.redirect_slashes = False  # to http://, that is, also behind TLS
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._starlette(scope, receive, send)
+            return
+        arrived = scope["arrived"] = self._now()
+
+        async def stamp(message: Message) -> None:
+            if message["type"] == "http.response.start" and not _stamped(message):
+                facts = call_facts(self._handler.record(b"", arrived), "", self._now())
+                message["headers"] = [*message["headers"], *pairs(facts)]
+            await send(message)
+
+        await self._starlette(scope, receive, stamp)
+
+    async def _refuse(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, RouterError)
+        client, scope = AsgiClient(), request.scope
+        self._handler.refuse(client, self._handler.record(scope["path"].encode(), scope["arrived"]), error)
+
+        async def answer(_: Message, receive: Receive, send: Send) -> None:
+            await client.run(receive, send)
+
+        return cast(Response, answer)  # Starlette only calls it, as it does any ASGI application
+
+    async def _refuse_http(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            told: RouterError = MethodNotAllowed(f"{request.method} is not for this path; {allow} is.", allow)
+        else:
+            told = NotFound(f"There is nothing at {request.scope['path']}; {_guess(request.scope['path'])}")
+        return await self._refuse(request, told)
+
+
+def _stamped(message: Message) -> bool:
+    return any(name == b"x-request-id" for name, _ in message["headers"])
+
+
+def _guess(path: str) -> str:
+    """Most that go astray lack the /v1 of their base URL, or have a slash too many."""
+    meant = f"/v1/{path.strip('/').removeprefix('v1/')}"
+    if meant.encode() in OPERATIONS or meant == "/v1/models":
+        return f"did you mean {meant}?"
+    return "the API is under /v1."
