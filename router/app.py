@@ -16,8 +16,9 @@ from router.core.table import Table, rebuild
 from router.dialects import DIALECTS
 from router.ops import probes
 from router.ops.admin import Admin
+from router.ops.changes import Changes
 from router.ops.keep import keep
-from router.ops.logs import write_call
+from router.ops.logs import AccessLog
 from router.ops.metrics import Metrics
 from router.ops.telemetry import Telemetry
 from router.proxy import front
@@ -50,7 +51,10 @@ class Router:
         limits = Limits(settings.max_event, settings.max_answer)
         self.tables = Tables(Serving.of(rebuild(config), self.pools, limits))
         self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
-        sinks = [self.metrics.ended, *([write_call] if settings.access_log else [])]
+        sinks = [self.metrics.ended, Changes(self.scheduler.now).ended]
+        self.access_log = AccessLog() if settings.access_log else None
+        if self.access_log is not None:
+            sinks.append(self.access_log.ended)
         shell = Shell(
             self.scheduler,
             self.rng,
@@ -112,6 +116,8 @@ class Router:
                     task.cancel()
             for pool in self.pools.values():
                 pool.close()
+            if self.access_log is not None:
+                self.access_log.close()
 
     def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         probers = probes.probers(self._table(), client, self.tls, self.scheduler.now, self.rng)

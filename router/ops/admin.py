@@ -13,7 +13,7 @@ from starlette.routing import Route
 from router import __version__
 from router.core.endpoint import Endpoint
 from router.core.table import Table
-from router.ops.metrics import Metrics, PoolState
+from router.ops.metrics import EVER, NOW, Metrics, PoolState
 
 Authorize = Callable[[Request], None]
 
@@ -94,10 +94,7 @@ class Admin:
                 "known": not latency.unknown,
             },
             "cost": round(endpoint.cost("first_token", now), 4),
-            "pool": {
-                state: getattr(pool, state)
-                for state in ("idle", "busy", "opening", "waiting", "opened", "reused", "resent")
-            },
+            "pool": {state: getattr(pool, state) for state in (*NOW, *EVER)},
         }
 
     def _models(self, now: float) -> list[dict[str, Any]]:

@@ -24,8 +24,12 @@ from router.core.table import Table
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120)
 
 
+# What is told of a pool: how much there is of it now, and what happened to it since the start.
+NOW, EVER = ("idle", "busy", "opening", "waiting"), ("opened", "reused", "resent")
+
+
 class PoolState(Protocol):
-    """What is told of a pool."""
+    """NOW and EVER, as attributes."""
 
     @property
     def idle(self) -> int: ...
@@ -149,15 +153,13 @@ class Metrics(Collector):
 
     def _of_pools(self) -> Iterator[Metric]:
         pools = self._pools()
-        now = [((name, state), getattr(pool, state)) for name, pool in pools.items() for state in _NOW]
-        ever = [((name, event), getattr(pool, event)) for name, pool in pools.items() for event in _EVER]
+        now = [((name, state), getattr(pool, state)) for name, pool in pools.items() for state in NOW]
+        ever = [((name, event), getattr(pool, event)) for name, pool in pools.items() for event in EVER]
         yield _gauge("pool_connections", "Connections, and requests that wait for one.", ("endpoint", "state"), now)
         yield _counter(
             "pool_events", "Connections opened and reused, requests sent again.", ("endpoint", "event"), ever
         )
 
-
-_NOW, _EVER = ("idle", "busy", "opening", "waiting"), ("opened", "reused", "resent")
 
 Samples = Iterable[tuple[tuple[str | int, ...], float]]
 

@@ -14,6 +14,7 @@ from router.config import EndpointConfig, parse
 from router.core.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.core.table import Route, rebuild
+from router.ops.changes import Changes
 from router.ops.metrics import Metrics
 from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
@@ -75,7 +76,7 @@ class Player:
         admission = Admission((key.get_secret_value() for key in config.keys), max_calls)
         self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, shell)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
-        self._telemetry = Telemetry([self._note, self.metrics.ended])
+        self._telemetry = Telemetry([self._note, self.metrics.ended, Changes(self.scheduler.now).ended])
 
     def __getitem__(self, name: str) -> ScriptedPool:
         return self.scripted[name]

@@ -1,0 +1,81 @@
+"""What an operator should read of endpoints, once for each change, old -> new.
+
+    breaker    closed -> open, open -> closed      half-open is no news: it comes with time
+    busy       available -> busy for longer than LONG; back when it serves a call that began later
+    key        accepted -> refused (401, 403); back likewise
+
+A sink of records, which have the reasons: so a change is told when the call that saw it ends, and core needs no log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from router.core.breaker import State
+from router.core.endpoint import Endpoint
+from router.core.record import AttemptRecord, CallRecord
+from router.core.verdict import Verdict
+
+LONG = 10.0  # seconds; shorter ones are everyday life
+
+log = logging.getLogger(__name__)
+
+
+class Changes:
+    """`ended` is a sink. An attempt that was served, at an endpoint of which nothing is noted, costs one look-up."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._noted: dict[Endpoint, dict[str, float]] = {}  # what is wrong with whom, and since when
+
+    def ended(self, record: CallRecord) -> None:
+        for attempt in record.attempts:
+            if attempt.verdict is not Verdict.SERVED or attempt.endpoint in self._noted:
+                self._look(attempt)
+
+    def _look(self, attempt: AttemptRecord) -> None:
+        endpoint = attempt.endpoint
+        if not isinstance(endpoint, Endpoint):
+            return
+        noted = self._noted.setdefault(endpoint, {})
+        self._look_at_breaker(endpoint, noted, attempt)
+        if attempt.verdict is Verdict.SERVED:
+            self._well(endpoint, noted, attempt.began)
+        elif attempt.verdict is Verdict.BUSY:
+            self._busy(endpoint, noted)
+        elif attempt.verdict is Verdict.FAULT and attempt.reason.startswith(("status 401", "status 403")):
+            self._refused(endpoint, noted, attempt.reason)
+        if not noted:
+            del self._noted[endpoint]
+
+    def _look_at_breaker(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
+        closed = endpoint.breaker.state(self._now()) is State.CLOSED
+        if closed and noted.pop("breaker", None) is not None:
+            log.info("%s: breaker open -> closed", _name(endpoint))
+        elif not closed and "breaker" not in noted and attempt.verdict is Verdict.FAULT:
+            noted["breaker"] = self._now()
+            log.warning("%s: breaker closed -> open: %s", _name(endpoint), attempt.reason)
+
+    def _busy(self, endpoint: Endpoint, noted: dict[str, float]) -> None:
+        left = endpoint.out_until - self._now()
+        if left > LONG and "busy" not in noted:
+            noted["busy"] = self._now()
+            log.warning("%s: available -> busy for %.0f s", _name(endpoint), left)
+
+    def _refused(self, endpoint: Endpoint, noted: dict[str, float], reason: str) -> None:
+        if "key" not in noted:
+            noted["key"] = self._now()
+            log.error("%s: OUR KEY IS REFUSED THERE: %s; see its api_key", _name(endpoint), reason)
+
+    def _well(self, endpoint: Endpoint, noted: dict[str, float], began: float) -> None:
+        if began >= noted.get("busy", began + 1.0):
+            del noted["busy"]
+            log.info("%s: busy -> available", _name(endpoint))
+        if began >= noted.get("key", began + 1.0):
+            del noted["key"]
+            log.info("%s: our key refused -> accepted", _name(endpoint))
+
+
+def _name(endpoint: Endpoint) -> str:
+    return f"endpoint {endpoint.name} ({endpoint.model})"

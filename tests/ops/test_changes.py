@@ -1,0 +1,67 @@
+"""What operators read of endpoints: each change once, with its reason. Whole calls, in virtual time."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.support import Player, endpoint
+from tests.support.endpoints import Script, fails_with, refuses_connection, streams
+
+HI = streams("hi", first=0.1)
+
+
+def played(caplog: pytest.LogCaptureFixture, *scripts: Script, every: float = 1.0) -> list[tuple[str, str]]:
+    """A call each `every` seconds at one endpoint, which plays the scripts in turn."""
+    caplog.set_level(logging.INFO, logger="router.ops.changes")
+    play = Player(endpoint("a", *scripts), retry_budget=0, deadline=0.5)
+    for number in range(len(scripts)):
+        play.call(number * every)
+    play.run()
+    return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+
+def test_of_what_is_well_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert played(caplog, HI, refuses_connection(), HI, fails_with(400), fails_with(429, retry_after=2), HI) == []
+
+
+def test_a_breaker_that_opens_and_closes_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    assert played(caplog, *[refuses_connection()] * 6, HI, HI, every=30.0) == [
+        ("WARNING", "endpoint a (chat): breaker closed -> open: no connection: Connection refused"),
+        ("INFO", "endpoint a (chat): breaker open -> closed"),
+    ]
+
+
+def test_long_busy_is_said_once_until_it_serves_again(caplog: pytest.LogCaptureFixture) -> None:
+    away = fails_with(429, retry_after=30)
+    assert played(caplog, HI, away, away, HI, HI, away, every=40.0) == [
+        ("WARNING", "endpoint a (chat): available -> busy for 30 s"),
+        ("INFO", "endpoint a (chat): busy -> available"),
+        ("WARNING", "endpoint a (chat): available -> busy for 30 s"),
+    ]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_of_ours_that_is_refused_is_said_loudly_and_once(caplog: pytest.LogCaptureFixture, status: int) -> None:
+    refused = fails_with(status, code="invalid_api_key")
+    assert played(caplog, refused, refused, HI, HI, refused, every=40.0) == [
+        (
+            "ERROR",
+            f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
+        ),
+        ("INFO", "endpoint a (chat): our key refused -> accepted"),
+        (
+            "ERROR",
+            f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
+        ),
+    ]
+
+
+def test_an_answer_that_began_before_proves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.changes")
+    play = Player(endpoint("a", streams("slow", "ly", first=0.1, gap=5.0), fails_with(403)))
+    play.call(0.0)
+    play.call(1.0)
+    play.run()
+    assert ["OUR KEY" in record.getMessage() for record in caplog.records] == [True]

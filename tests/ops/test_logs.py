@@ -1,0 +1,158 @@
+"""Lines that are written beside the calls: whatever becomes of their reader, nobody waits, and it is said once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from router.core.endpoint import Endpoint
+from router.core.record import CallRecord
+from router.core.verdict import Verdict
+from router.ops.logs import CLOSED, AccessLog, Lines
+
+PIPE = 65_536  # bytes that one holds, as Linux makes them
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    for end in (reader, writer):
+        try:
+            os.close(end)
+        except OSError:
+            pass
+
+
+def until(condition: Callable[[], object]) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + 10.0
+        time.sleep(0.001)
+
+
+def read(reader: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += os.read(reader, size - len(data))
+    return data
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_lines_come_whole_and_in_their_order(pipe: tuple[int, int]) -> None:
+    lines = Lines("here", pipe[1])
+    put = [b"line %d\n" % number for number in range(1000)]
+    for line in put:
+        lines.put(line)
+    lines.close()
+    os.close(pipe[1])
+    assert os.read(pipe[0], PIPE) == b"".join(put)
+    assert (lines.dropped, lines._thread.is_alive()) == (0, False)
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_late_reader_holds_nobody_up_and_misses_lines_and_is_told_so(
+    pipe: tuple[int, int], blocking: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    os.set_blocking(pipe[1], blocking)
+    lines, line = Lines("here", pipe[1], most=100), b"x" * 999 + b"\n"
+    lines.put(b"first\n")
+    assert read(pipe[0], 6) == b"first\n"
+    for _ in range(PIPE // len(line) + 1):
+        lines.put(line)
+    until(lambda: lines._waiting.empty())  # the thread has taken them all, and the pipe not the last
+    for _ in range(500):
+        lines.put(line)
+    assert lines.dropped == 400
+    assert said(caplog) == ["here: written -> dropped: its reader is late"]
+    read(pipe[0], (PIPE // len(line) + 1 + 100) * len(line))
+    until(lambda: len(caplog.records) == 2)
+    assert said(caplog)[1] == "here: dropped -> written: 400 lines are missing by now"
+    lines.put(b"last\n")
+    assert read(pipe[0], 5) == b"last\n"
+    lines.close()
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("file", ["closed by its reader", "none"])
+def test_nobody_who_reads_ends_it_with_one_message(
+    pipe: tuple[int, int], file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.close(pipe[0])
+    lines = Lines("here", pipe[1] if file != "none" else CLOSED, most=10)
+    for _ in range(5):
+        lines.put(b"x\n")
+    until(lambda: not lines._thread.is_alive())
+    for _ in range(50):
+        lines.put(b"x\n")
+    lines.close()
+    reason = "Bad file descriptor" if file == "none" else "Broken pipe"
+    assert said(caplog) == [f"here: written -> ended: {reason}"]
+
+
+def test_at_the_end_a_reader_gets_a_moment_and_no_more(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
+    lines = Lines("here", pipe[1], most=10)
+    for _ in range(200):
+        lines.put(b"x" * PIPE)
+    began = time.monotonic()
+    lines.close(within=0.05)
+    lines.put(b"more")
+    assert time.monotonic() - began < 1.0
+    assert said(caplog)[-1] == "here: written -> ended: the last lines were not read within 0.05 s"
+    os.close(pipe[0])  # lets the thread go
+    until(lambda: not lines._thread.is_alive())
+
+
+def test_our_own_messages_are_lines_too(pipe: tuple[int, int]) -> None:
+    lines = Lines("here", pipe[1])
+    handler = logging.StreamHandler(lines)
+    handler.emit(logging.makeLogRecord({"msg": "über %s", "args": ("\udcff",)}))
+    lines.close()
+    os.close(pipe[1])
+    assert os.read(pipe[0], PIPE) == "über \\udcff\n".encode()
+
+
+def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -> None:
+    record = CallRecord("req_1", "chat/completions", 1000.0, model="chat", stream=True, status=200, endpoint="a")
+    record.first_token, record.ended, record.prompt_tokens = 0.5, 2.0, 7
+    attempt = Endpoint("a", "m").begin(1000.25)
+    attempt.first_token(1000.5)
+    attempt.end(Verdict.SERVED, 1002.0)
+    record.attempts = [attempt]
+    log = AccessLog(pipe[1])
+    log.ended(record)
+    log.close()
+    assert json.loads(os.read(pipe[0], PIPE)) == {
+        "request_id": "req_1",
+        "operation": "chat/completions",
+        "model": "chat",
+        "stream": True,
+        "status": 200,
+        "error": "",
+        "endpoint": "a",
+        "first_token": 0.5,
+        "ended": 2.0,
+        "prompt_tokens": 7,
+        "completion_tokens": None,
+        "attempts": [
+            {
+                "endpoint": "a",
+                "model": "m",
+                "role": "first",
+                "began": 0.25,
+                "first_token": 0.5,
+                "ended": 2.0,
+                "verdict": "served",
+                "reason": "",
+            }
+        ],
+    }
