@@ -2,7 +2,7 @@
 
     breaker    closed -> open, open -> closed      half-open is no news: it comes with time
     busy       available -> busy for longer than LONG; back when it serves a call that began later
-    key        accepted -> refused (401, 403); back likewise
+    key        accepted -> refused (401, 403), at the one level that cannot be turned off; back likewise
 
 A sink of records, which have the reasons: so a change is told when the call that saw it ends, and core needs no log.
 """
@@ -66,7 +66,7 @@ class Changes:
     def _refused(self, endpoint: Endpoint, noted: dict[str, float], reason: str) -> None:
         if "key" not in noted:
             noted["key"] = self._now()
-            log.error("%s: OUR KEY IS REFUSED THERE: %s; see its api_key", _name(endpoint), reason)
+            log.critical("%s: OUR KEY IS REFUSED THERE: %s; see its api_key", _name(endpoint), reason)
 
     def _well(self, endpoint: Endpoint, noted: dict[str, float], began: float) -> None:
         if began >= noted.get("busy", began + 1.0):

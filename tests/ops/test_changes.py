@@ -47,12 +47,12 @@ def test_a_key_of_ours_that_is_refused_is_said_loudly_and_once(caplog: pytest.Lo
     refused = fails_with(status, code="invalid_api_key")
     assert played(caplog, refused, refused, HI, HI, refused, every=40.0) == [
         (
-            "ERROR",
+            "CRITICAL",
             f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
         ),
         ("INFO", "endpoint a (chat): our key refused -> accepted"),
         (
-            "ERROR",
+            "CRITICAL",
             f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
         ),
     ]
