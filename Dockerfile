@@ -29,9 +29,9 @@ ENV PATH=/opt/firsttoken/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /etc/firsttoken
 USER 10001:10001
 EXPOSE 8080
-# Asked directly, whatever proxy the environment names for endpoints.
+# Asked directly, whatever proxy the environment names for endpoints; and where FIRSTTOKEN_PORT says, as settings.py reads it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-  CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8080/healthz', timeout=2)"]
+  CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; port = os.environ.get('FIRSTTOKEN_PORT', ''); build_opener(ProxyHandler({})).open(f'http://127.0.0.1:{port if port.isdigit() else 8080}/healthz', timeout=2)"]
 # SIGTERM drains: no new requests, those in flight end.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["firsttoken"]

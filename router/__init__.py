@@ -1,11 +1,22 @@
 """firsttoken: a latency-aware router for language models.
 
+    cli.py, __main__.py   the command line
+    app.py                builds the rooms, hands each its parts, starts and stops what runs
+    config.py             endpoints.yaml as frozen models; yamlfile.py reads the text, values.py each value
+    settings.py           the process's settings, from the environment
+    errors.py             all that a client can be told by us
+    scheduler.py          time: a clock, and a call at a time of it
+
     core/       decides: pure, with time and chance as arguments
+                call, record, verdict; latency, breaker, health, endpoint; balance, budget, race; table; sse
     dialects/   how kinds of servers differ
+                base; openai, vllm, zhipu, simulated
     upstream/   holds connections
-    proxy/      moves one request: front, handler, admission, dispatch, relay
+                exchange, http1, pool; simulated
+    proxy/      moves one request
+                client, front, asgi, application; handler, admission, serving, dispatch, relay; headers, shell, models
     ops/        runs beside requests
-    app.py      builds all of them; cli.py starts it
+                probes, keep; telemetry, metrics, logs, changes; admin
 
 A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/endpoint.py and proxy/relay.py, in this order.
 """

@@ -78,11 +78,12 @@ class Connection(asyncio.Protocol):
         if not end:
             return
         request, *lines = head.decode("latin-1").split("\r\n")
+        method, path = request.split(" ")[:2]
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         length = int(headers.get("content-length", 0))
         if len(rest) >= length:
             self.received = rest[length:]
-            self.request(*request.split(" ")[:2], headers, json.loads(rest[:length] or b"{}"))
+            self.request(method, path, headers, json.loads(rest[:length] or b"{}"))
 
     def eof_received(self) -> None:
         self.transport.abort()

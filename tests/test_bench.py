@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def endpoint(tools: Path) -> Iterator[tuple[subprocess.Popen, int]]:
+def endpoint(tools: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -54,18 +55,20 @@ def wait_until_open(port: int) -> None:
     pytest.fail("the endpoint does not listen")
 
 
-def ask(tools: Path, port: int, **options: object) -> dict:
+def ask(tools: Path, port: int, **options: object) -> dict[str, Any]:
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     command = [str(tools / "client"), "--port", str(port), *words]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=True).stdout)
+    answer: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=True).stdout)
+    return answer
 
 
-def stop(process: subprocess.Popen) -> dict:
+def stop(process: subprocess.Popen[str]) -> dict[str, Any]:
     process.terminate()
-    return json.loads(process.communicate(timeout=10)[0])
+    counts: dict[str, Any] = json.loads(process.communicate(timeout=10)[0])
+    return counts
 
 
-def test_every_whole_stream_is_counted_on_both_sides(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+def test_every_whole_stream_is_counted_on_both_sides(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     process, port = endpoint
     answer = ask(tools, port, requests=30, clients=4, events=5)
     assert (answer["ok"], answer["bad"], answer["broken"]) == (30, 0, 0)
@@ -76,12 +79,12 @@ def test_every_whole_stream_is_counted_on_both_sides(tools: Path, endpoint: tupl
     assert (counts["opened"], counts["served"], counts["live"], counts["abandoned"]) == (30, 30, 0, 0)
 
 
-def test_a_stream_with_an_event_too_few_is_broken(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+def test_a_stream_with_an_event_too_few_is_broken(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     answer = ask(tools, endpoint[1], requests=3, clients=1, events=6)
     assert (answer["ok"], answer["broken"], answer["incomplete"]) == (0, 3, 3)
 
 
-def test_streams_that_are_cut_are_lost(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+def test_streams_that_are_cut_are_lost(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     process, port = endpoint
     command = [str(tools / "client"), "--port", str(port), "--hold", "10", "--ramp", "0.01", "--events", "5"]
     client = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -92,14 +95,16 @@ def test_streams_that_are_cut_are_lost(tools: Path, endpoint: tuple[subprocess.P
     assert answer["hold"]["lost"] == answer["broken"] > 0
 
 
-def test_held_streams_are_open_together_and_none_is_lost(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+def test_held_streams_are_open_together_and_none_is_lost(
+    tools: Path, endpoint: tuple[subprocess.Popen[str], int]
+) -> None:
     process, port = endpoint
     answer = ask(tools, port, hold=40, ramp=0.005, events=5, pids=process.pid)
     assert (answer["ok"], answer["hold"]["lost"]) == (40, 0)
     assert answer["hold"]["open_at_once"] == 40
 
 
-def test_the_open_loop_asks_at_its_rate(tools: Path, endpoint: tuple[subprocess.Popen, int]) -> None:
+def test_the_open_loop_asks_at_its_rate(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     answer = ask(tools, endpoint[1], rate=200, clients=64, stream=0, seconds=1, **{"warm-up": 0.1})
     assert (answer["bad"], answer["broken"], answer["unsent"]) == (0, 0, 0)
     assert 130 <= answer["ok"] <= 270  # 200 ± 5 standard deviations

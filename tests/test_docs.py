@@ -1,13 +1,16 @@
 """The documentation has all keys, settings, metrics, commands, routes and errors; and its links lead somewhere."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+import router
 from router import config, errors, values
 from router.cli import main
 from router.core.table import Table, rebuild
@@ -128,6 +131,39 @@ def all_errors(error: type[errors.RouterError] = errors.RouterError) -> Iterator
 def test_every_error_is_there_with_its_status(error: type[errors.RouterError]) -> None:
     status = "–" if error is errors.StreamBroken else error.status
     assert re.search(rf"^\| {status} \| {error.type} \| .*`{error.code}`", HTTP, re.MULTILINE)
+
+
+# ---- The map in the package, and what the image asks of itself
+
+
+def test_the_map_names_all_files_and_rooms_and_nothing_else() -> None:
+    package = TOP / "router"
+    tops = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    rooms = {path.parent.name: path.parent for path in package.glob("*/__init__.py")}
+    described = str(router.__doc__).split("A newcomer")[0]
+    assert set(re.findall(r"\b\w+\.py\b", described)) == tops
+    named = dict(re.findall(r"^ +(\w+)/ .*\n +(.*)$", described, re.MULTILINE))
+    assert named.keys() == rooms.keys()
+    for room, files in named.items():
+        assert sorted(re.split("[,;] ", files)) == sorted(
+            path.stem for path in rooms[room].glob("*.py") if path.stem != "__init__"
+        )
+
+
+@pytest.mark.parametrize("said", ["", "tcp://10.0.0.1:9000"])
+def test_the_image_asks_its_health_where_it_listens(said: str) -> None:
+    (check,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
+    _, _, code = json.loads(check)
+    asked: list[tuple[str, float]] = []
+    opener = SimpleNamespace(open=lambda url, timeout: asked.append((url, timeout)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("urllib.request.build_opener", lambda _: opener)
+        for port in (said, "9000"):
+            patch.setenv("FIRSTTOKEN_PORT", port)
+            exec(code, {})
+        patch.delenv("FIRSTTOKEN_PORT")
+        exec(code, {})
+    assert [url for url, _ in asked] == [f"http://127.0.0.1:{port}/healthz" for port in (8080, 9000, 8080)]
 
 
 # ---- Links
