@@ -188,6 +188,24 @@ def test_whatever_a_client_says_can_be_adapted(fields: dict[str, object]) -> Non
             assert 0.01 <= value <= 0.99
 
 
+PARAMS = {"default": {"temperature": 0, "n": 2}, "force": {"top_p": 2}, "drop": ["x", "max_tokens"]}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "simulated"])
+@settings(deadline=None, max_examples=50)
+@given(
+    fields=st.dictionaries(st.sampled_from(["temperature", "top_p", "max_tokens", "stream_options", "x"]), json_values),
+    params=st.sampled_from([{}, PARAMS]),
+)
+def test_whatever_a_client_says_can_be_sent(kind: str, fields: dict[str, Any], params: dict[str, Any]) -> None:
+    """Nothing may be raised here: its attempt has begun already."""
+    body = json.dumps({"model": "chat", **fields}).encode().replace(b"Infinity", b"1e999")
+    play = Player(endpoint("a", streams("hi"), kind=kind, params=params), hedge="off")
+    call = play.call(body=body)
+    play.run()
+    assert (call.status, len(play["a"].wires)) == (200, 1)
+
+
 @pytest.mark.parametrize(
     ("params", "said", "sent"),
     [
