@@ -62,7 +62,8 @@ class Router:
             ping_after=settings.ping_after,
             ping_every=settings.ping_every,
         )
-        self.admission = Admission((key.get_secret_value() for key in config.keys), settings.calls)
+        keys = (key.get_secret_value() for key in config.keys)
+        self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
         self.handler = Handler(self.tables, self.admission, shell)
         bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = front.front(self.handler, bounds)

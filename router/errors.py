@@ -3,6 +3,7 @@
     RouterError
     ├── BadRequest 400               what was sent can't be read or routed
     │   ├── Unauthorized 401         no client key, or none that we know
+    │   ├── Forbidden 403            no keys are set, and it may be a web page of elsewhere that asks
     │   ├── UnknownModel 404         a model that the table does not serve
     │   ├── NotFound 404             a path that is not ours
     │   ├── MethodNotAllowed 405     a path of ours, with another method
@@ -82,6 +83,11 @@ class Unauthorized(BadRequest):
     @property
     def headers(self) -> Headers:
         return [*super().headers, (b"www-authenticate", b"Bearer")]
+
+
+class Forbidden(BadRequest):
+    status = 403
+    code = "forbidden_origin"
 
 
 class UnknownModel(BadRequest):

@@ -1108,27 +1108,6 @@ def test_only_endpoints_that_know_the_operation_are_asked() -> None:
     assert call.status == 200
 
 
-@pytest.mark.parametrize(
-    ("headers", "status", "code"),
-    [
-        ([], 401, "missing_api_key"),
-        ([(b"authorization", b"Bearer wrong")], 401, "invalid_api_key"),
-        ([(b"authorization", b"Basic c2VjcmV0")], 401, "missing_api_key"),
-        ([(b"authorization", b"Bearer secret")], 200, None),
-        ([(b"authorization", b"bearer second ")], 200, None),
-    ],
-)
-def test_client_keys_open_the_door(headers: list[tuple[bytes, bytes]], status: int, code: str | None) -> None:
-    play = Player(endpoint("a", streams("hi")), keys=["secret", "second"])
-    call = play.call(headers=headers)
-    play.run()
-    assert call.status == status
-    if code is not None:
-        assert call.error["code"] == code
-        assert call.headers["www-authenticate"] == "Bearer"
-        assert call.record.model == ""
-
-
 def test_one_call_too_many_is_told_to_come_back() -> None:
     play = Player(endpoint("a", streams("hi", first=1.0)), max_calls=2)
     calls = [play.call(i / 10) for i in range(3)] + [play.call(2.0)]

@@ -193,7 +193,7 @@ class Raw:
 
     def __init__(self, address: tuple[str, int], path: str, body: Json, headers: str = "") -> None:
         text = json.dumps(body).encode()
-        head = f"POST /v1/{path} HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n{headers}"
+        head = f"POST /v1/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{headers}"
         self.request = f"{head}content-length: {len(text)}\r\n\r\n".encode() + text
         self.socket = socket.create_connection(address, timeout=5)
         self.send()
@@ -578,7 +578,7 @@ def test_what_is_no_request_is_a_bad_request(client: OpenAI, shared: Router) -> 
 @pytest.mark.parametrize("line", [b"CONNECT example.com:443", b"GET /\xff", b"GET x", b"\x16\x03\x01"])
 def test_what_is_no_request_for_a_path_is_a_bad_request(shared: Router, line: bytes) -> None:
     with socket.create_connection(shared.address, timeout=5) as raw:
-        raw.sendall(line + b" HTTP/1.1\r\nhost: test\r\n\r\n")
+        raw.sendall(line + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert raw.recv(4096).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 

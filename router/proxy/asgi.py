@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.errors import BodyTooLarge
+from router.errors import BodyTooLarge, RouterError
 from router.proxy.client import Owner, Request
 from router.proxy.handler import Handler
 from router.proxy.headers import pairs
@@ -31,27 +31,30 @@ class AsgiCalls:
         arrived = self._scheduler.now()
         client = AsgiClient()
         path = scope["path"].encode()
-        body = await self._read(receive)
-        if body is None:
-            self._handler.left(self._handler.record(path, arrived))
-            return
-        if len(body) > self._max_body:
-            error = BodyTooLarge(f"The request's body is longer than {self._max_body} bytes.")
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        try:
+            self._handler.authorize(headers)
+            body = await self._read(receive)
+        except RouterError as error:
             self._handler.refuse(client, self._handler.record(path, arrived), error)
         else:
-            headers = [(name.lower(), value) for name, value in scope["headers"]]
+            if body is None:
+                self._handler.left(self._handler.record(path, arrived))
+                return
             self._handler.handle(Request(path, headers, body, arrived), client)
         await client.run(receive, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The body, or the beginning of one that is too large; None where the client left."""
+        """The body; None where the client left. Raises BodyTooLarge."""
         chunks, size, more = [], 0, True
-        while more and size <= self._max_body:
+        while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
+            if size > self._max_body:
+                raise BodyTooLarge(f"The request's body is longer than {self._max_body} bytes.")
             more = message.get("more_body", False)
         return b"".join(chunks)
 

@@ -182,6 +182,7 @@ class Front(HttpToolsProtocol):
             self._ours, self._expected = True, False
             self._keep = self.parser.should_keep_alive()
             self._chunked = version == "1.1"
+            self._authorize()
             return
         self._ours = False
         url, headers = self.url, self.headers
@@ -222,6 +223,12 @@ class Front(HttpToolsProtocol):
     def _free(self) -> bool:
         """Nothing is being answered on this connection, neither by us nor by the application."""
         return not self._answering and (self.cycle is None or self.cycle.response_complete)
+
+    def _authorize(self) -> None:
+        try:
+            self.handler.authorize(self.headers)
+        except RouterError as error:
+            self._refuse(error)
 
     def _expect(self) -> None:
         """A body that is too large is refused before it is sent, where its length is told or its sender asks."""

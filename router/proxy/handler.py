@@ -1,4 +1,4 @@
-"""One client request: parse it, admit it, look its model up, and hand it to its dispatch; or answer with an error."""
+"""One client request: parse it, look its model up, admit it, and hand it to its dispatch; or answer with an error."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ OPERATIONS: Mapping[bytes, Operation] = {
 
 
 class Handler:
-    """`calls` counts those that have begun and not ended."""
+    """`authorize` is for the headers of a request, as soon as they are there: nobody else's body is read.
 
-    __slots__ = ("_admission", "_shell", "calls", "tables")
+    `calls` counts those that have begun and not ended.
+    """
+
+    __slots__ = ("_admission", "_shell", "authorize", "calls", "tables")
 
     def __init__(self, tables: Tables, admission: Admission, shell: Shell) -> None:
         self.tables, self._admission, self._shell = tables, admission, shell
+        self.authorize = admission.authorize
         self.calls = 0
 
     def handle(self, request: Request, client: Client) -> None:
-        """Answer one request: at once with an error, or later through its dispatch."""
+        """Answer one request that is authorized: at once with an error, or later through its dispatch."""
         record = self.record(request.path, request.arrived)
         try:
-            self._admission.authorize(request.headers)
             call = self._call(request)
             serving = self.tables.current  # read once: the call keeps this snapshot to its end
             route = self._route(serving, call)

@@ -210,12 +210,12 @@ async def running(text: str = SIMULATED, *, http: Any = None, **told: Any) -> As
 
 def post(body: bytes, *lines: bytes, path: bytes = b"/v1/chat/completions", version: bytes = b"1.1") -> bytes:
     """A request with its length."""
-    head = [b"POST %b HTTP/%b" % (path, version), b"host: router", b"content-length: %d" % len(body), *lines]
+    head = [b"POST %b HTTP/%b" % (path, version), b"host: localhost", b"content-length: %d" % len(body), *lines]
     return b"\r\n".join([*head, b"", body])
 
 
 def get(path: bytes, *lines: bytes, method: bytes = b"GET", version: bytes = b"1.1") -> bytes:
-    return b"\r\n".join([b"%b %b HTTP/%b" % (method, path, version), b"host: router", *lines, b"", b""])
+    return b"\r\n".join([b"%b %b HTTP/%b" % (method, path, version), b"host: localhost", *lines, b"", b""])
 
 
 CHAT = b'{"model":"chat","messages":[{"role":"user","content":"Hi"}]}'

@@ -36,7 +36,9 @@ from tests.upstream.servers import (
 class Asgi:
     """One request to the application, as a server would put it."""
 
-    def __init__(self, router: Router, path: str, pieces: Sequence[bytes], *, send: Any = None) -> None:
+    def __init__(
+        self, router: Router, path: str, pieces: Sequence[bytes], *, send: Any = None, headers: Any = ()
+    ) -> None:
         self.sent: list[Any] = []
         self.left = asyncio.Event()
         self.room = asyncio.Event()
@@ -55,7 +57,7 @@ class Asgi:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"Host", b"router"), (b"X-Kept", b"yes")],
+            "headers": [(b"Host", b"localhost"), (b"X-Kept", b"yes"), *headers],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }
@@ -154,6 +156,17 @@ async def test_of_a_body_that_is_too_large_no_more_is_read() -> None:
         await call.ended()
         assert call.status == 413
         assert len(call._coming) > 5
+
+
+@on_uvloop
+@pytest.mark.parametrize(("text", "status"), [("keys: [sesame]", 401), ("", 403)])
+async def test_of_one_who_may_not_call_nothing_is_read(text: str, status: int) -> None:
+    async with building(text + SIMULATED) as router:
+        call = Asgi(router, "/v1/chat/completions", [b"x" * 600] * 10, headers=[(b"Origin", b"http://evil.test")])
+        await call.ended()
+        assert call.status == status
+        assert len(call._coming) == 10
+        assert router.metrics._calls["", "chat/completions", status, json.loads(call.body)["error"]["code"]] == 1
 
 
 @on_each_loop

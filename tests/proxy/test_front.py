@@ -10,7 +10,7 @@ import httptools
 import pytest
 
 from router.proxy.front import LINGER
-from tests.proxy.running import CHAT, STREAMING, Answer, Client, at, get, post, running
+from tests.proxy.running import CHAT, SIMULATED, STREAMING, Answer, Client, at, get, post, running
 from tests.upstream.servers import (
     DONE,
     FINISH,
@@ -215,7 +215,7 @@ async def test_what_is_no_http_is_told_so_and_closed(case: str, caplog: pytest.L
 @on_uvloop
 async def test_all_that_a_server_may_be_asked_is_no_path() -> None:
     async with running() as router:
-        answer = await router.ask(b"OPTIONS * HTTP/1.1\r\nhost: router\r\n\r\n")
+        answer = await router.ask(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert answer.status in (400, 404)
         assert answer.error
 
@@ -900,14 +900,69 @@ async def test_what_an_endpoint_is_sent_is_ours_and_not_the_clients() -> None:
 )
 async def test_without_a_key_nothing_is_served(line: bytes, code: str) -> None:
     async with serving() as server, running(at(server, top=KEYS)) as router:
-        client = await router.client()
         for request in (post(CHAT, line), get(b"/v1/models", line), get(b"/metrics", line)):
-            answer = await client.ask(request)
+            answer = await router.ask(request)
             assert (answer.status, answer.error["code"]) == (401, code)
             assert answer.headers["www-authenticate"] == "Bearer"
             assert is_stamped(answer)
         assert server.accepted == 0
         assert router.counted("calls_total", status="401", error=code) == 3
+
+
+@on_each_loop
+@pytest.mark.parametrize("framing", [b"content-length: 9999", b"transfer-encoding: chunked"])
+@pytest.mark.parametrize("line", [b"x-nothing: 1", b"expect: 100-continue"])
+async def test_without_a_key_no_body_is_read(framing: bytes, line: bytes) -> None:
+    async with running(KEYS + SIMULATED) as router:
+        client = await router.client()
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n%b\r\n%b\r\n\r\n" % (framing, line))
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (401, "close")
+        front = await router.connection(client)
+        client.send(b"x" * 5000)
+        await settled(lambda: front._body)
+        assert front._body == []
+        assert await client.left() == b""
+        assert router.counted("calls_total", status="401", operation="chat/completions") == 1
+
+
+OPEN_TO_NO_PAGE = [post(CHAT), get(b"/v1/models"), get(b"/v1/models/chat"), get(b"/metrics"), get(b"/admin/endpoints")]
+
+
+@on_uvloop
+@pytest.mark.parametrize("said", [b"origin: https://evil.test", b"origin: null", b"host: evil.test:8080"])
+async def test_without_keys_no_page_may_use_it(said: bytes) -> None:
+    said = said + b"\r\n"
+    async with running() as router:
+        for request in OPEN_TO_NO_PAGE:
+            answer = await router.ask(_saying(request, said))
+            assert (answer.status, answer.error["code"]) == (403, f"forbidden_{said[:6].decode().strip(': ')}")
+            assert mentions(answer.error["message"], "keys")
+            assert is_stamped(answer)
+        assert router.counted("calls_total", status="403") == len(OPEN_TO_NO_PAGE)
+        assert (await router.ask(_saying(get(b"/healthz"), said))).status == 200
+
+
+@on_uvloop
+@pytest.mark.parametrize("said", [b"origin: http://localhost:3000", b"host: [::1]:8080"])
+async def test_without_keys_pages_of_this_machine_may(said: bytes) -> None:
+    async with running() as router:
+        for request in OPEN_TO_NO_PAGE:
+            assert (await router.ask(_saying(request, said + b"\r\n"))).status == 200
+
+
+@on_uvloop
+async def test_who_allows_all_to_come_allows_them_any_name_for_us() -> None:
+    async with running(allow_open=True) as router:
+        for request in OPEN_TO_NO_PAGE:
+            assert (await router.ask(_saying(request, b"host: router.test\r\n"))).status == 200
+            assert (await router.ask(_saying(request, b"origin: https://evil.test\r\n"))).status == 403
+
+
+def _saying(request: bytes, line: bytes) -> bytes:
+    """It says this, in place of its own host where it is one."""
+    host = b"host: localhost\r\n"
+    return request.replace(host, line if line.startswith(b"host") else host + line)
 
 
 @on_uvloop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import count
 from math import inf, isfinite
 from random import Random
@@ -55,14 +55,13 @@ class Player:
         self,
         *endpoints: EndpointSpec,
         models: Mapping[str, Any] | None = None,
-        keys: Iterable[str] = (),
         max_calls: int = 20_000,
         limits: Limits = LIMITS,
         seed: int = 1,
         start: float = 0.0,
         **policy: Any,
     ) -> None:
-        told = {"defaults": policy, "endpoints": [e.told for e in endpoints], "models": models or {}, "keys": [*keys]}
+        told = {"defaults": policy, "endpoints": [e.told for e in endpoints], "models": models or {}}
         config = parse(json.dumps(told))  # JSON is YAML
         self.scheduler = VirtualScheduler(start)
         plays = {e.told["name"]: e.plays for e in endpoints}
@@ -73,7 +72,7 @@ class Player:
         self._numbers = count(1)
         self._arrived: dict[str, ScriptedClient] = {}
         shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
-        admission = Admission((key.get_secret_value() for key in config.keys), max_calls)
+        admission = Admission((), max_calls)
         self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, shell)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         self._telemetry = Telemetry([self._note, self.metrics.ended, Changes(self.scheduler.now).ended])

@@ -1,0 +1,85 @@
+"""Who may call, told by the headers alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.errors import Forbidden, Unauthorized
+from router.proxy.admission import Admission
+from router.proxy.client import Headers
+
+
+def refusal(admission: Admission, headers: Headers) -> str:
+    """The code of it; empty where they may."""
+    try:
+        admission.authorize(headers)
+    except (Unauthorized, Forbidden) as error:
+        return error.code
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ([], "missing_api_key"),
+        ([(b"authorization", b"Bearer wrong")], "invalid_api_key"),
+        ([(b"authorization", b"Basic c2VjcmV0")], "missing_api_key"),
+        ([(b"authorization", b"Bearer secret")], ""),
+        ([(b"authorization", b"bearer second ")], ""),
+        ([(b"host", b"evil.test"), (b"origin", b"http://evil.test"), (b"authorization", b"Bearer secret")], ""),
+    ],
+)
+def test_client_keys_open_the_door_and_nothing_else_does(headers: Headers, code: str) -> None:
+    assert refusal(Admission(["secret", "second"], 1), headers) == code
+
+
+@pytest.mark.parametrize(
+    ("origin", "code"),
+    [
+        (b"http://localhost", ""),
+        (b"http://localhost:3000", ""),
+        (b"https://127.0.0.1:8443", ""),
+        (b"http://127.8.9.1", ""),
+        (b"http://[::1]:5173", ""),
+        (b"tauri://localhost", ""),
+        (b"https://evil.test", "forbidden_origin"),
+        (b"http://localhost.evil.test", "forbidden_origin"),
+        (b"http://evil.test:8080", "forbidden_origin"),
+        (b"http://127.0.0.1.evil.test", "forbidden_origin"),
+        (b"http://evil.test/http://localhost", "forbidden_origin"),
+        (b"http://localhost@evil.test", "forbidden_origin"),
+        (b"http://192.168.1.5", "forbidden_origin"),
+        (b"file://", "forbidden_origin"),
+        (b"null", "forbidden_origin"),
+        (b"", "forbidden_origin"),
+        (b"\xff", "forbidden_origin"),
+    ],
+)
+@pytest.mark.parametrize("any_host", [False, True])
+def test_without_keys_pages_of_elsewhere_may_not(origin: bytes, code: str, any_host: bool) -> None:
+    admission = Admission((), 1, any_host=any_host)
+    assert refusal(admission, [(b"host", b"localhost"), (b"accept", b"*/*"), (b"origin", origin)]) == code
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        (b"localhost:8080", ""),
+        (b"LocalHost", ""),
+        (b"127.0.0.1:8080", ""),
+        (b"[::1]:8080", ""),
+        (b"evil.test", "forbidden_host"),
+        (b"localhost.evil.test:8080", "forbidden_host"),
+        (b"127.0.0.1.evil.test:8080", "forbidden_host"),
+        (b"10.0.0.7:8080", "forbidden_host"),
+        (b"[2001:db8::1]", "forbidden_host"),
+        (b"", "forbidden_host"),
+    ],
+)
+def test_without_keys_a_name_that_has_come_to_mean_this_machine_does_not_help(host: bytes, code: str) -> None:
+    assert refusal(Admission((), 1), [(b"accept", b"*/*"), (b"host", host)]) == code
+    assert refusal(Admission((), 1, any_host=True), [(b"host", host)]) == ""
+
+
+def test_without_keys_anything_that_names_no_origin_may() -> None:
+    assert refusal(Admission((), 1), [(b"authorization", b"Bearer any")]) == ""
