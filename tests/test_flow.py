@@ -253,7 +253,12 @@ def test_a_third_endpoint_is_not_asked_beside_two() -> None:
 
 
 def test_hedges_stop_when_their_budget_is_empty() -> None:
-    play = Player(endpoint("a", streams("late", first=3.0)), endpoint("b", streams("quick"), tier=2), hedge_budget=0)
+    slow, quick = endpoint("a", streams("late", first=3.0)), endpoint("b", streams("quick"), tier=2)
+    none = Player(slow, quick, hedge_budget=0)
+    none.call()
+    none.run()
+    assert not none["b"].wires
+    play = Player(slow, quick, hedge_budget=0.001)
     calls = [play.call(i / 100) for i in range(6)]
     play.run()
     assert len(play["b"].wires) == RESERVE
@@ -1266,13 +1271,13 @@ def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
     assert verdicts(call) == [("b", "first", Verdict.SERVED)]
 
 
-def test_a_half_open_trial_is_hedged_at_once() -> None:
+def test_a_half_open_trial_is_hedged_as_soon_as_it_takes_longer_than_it_does_as_a_rule() -> None:
     play = Player(endpoint("a", *[fails_with(500, 0.001)] * 3, SILENT), endpoint("b", streams("b"), tier=2))
     open_breaker(play, "a")
     trial, beside = play.call(3.0), play.call(3.1)
     play.run()
     assert play["a"].asked_at[3:] == [3.0]  # one trial, and no other while it is out
-    assert trial.first_token_at == 3.05 + 0.3
+    assert trial.first_token_at == 3.0 + 1.0 + 0.3
     assert verdicts(trial) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
     assert verdicts(beside) == [("b", "first", Verdict.SERVED)]
 

@@ -8,7 +8,7 @@ trial at once, as if it were as cheap as the best, and no second one before the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 
 from router.core.endpoint import Endpoint, Wait
@@ -30,12 +30,22 @@ def pick(endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random) -> 
         near = min(costs) * NEAR
         if max(costs) > near:
             available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
-    return available[int(rng.random() * len(available))]
+    return _draw(available, rng)
+
+
+def _draw(endpoints: Sequence[Endpoint], rng: Random) -> Endpoint:
+    """One of them; weights are shares of the traffic."""
+    first = endpoints[0].weight
+    for endpoint in endpoints:
+        if endpoint.weight != first:
+            return rng.choices(endpoints, [e.weight for e in endpoints])[0]
+    return endpoints[int(rng.random() * len(endpoints))]
 
 
 def least_bad(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
     """Where none is available: the one that recovers soonest, because the last endpoint is never ejected.
 
-    A limit on attempts at once is the operator's word and holds all the same.
+    A limit on attempts at once is the operator's word and holds all the same, and so does the time that a server named.
     """
-    return min((e for e in endpoints if not e.full), key=lambda e: e.recovers_at(now), default=None)
+    able = [e for e in endpoints if not e.full and now >= e.quiet_until]
+    return min(able, key=lambda e: e.recovers_at(now), default=None)

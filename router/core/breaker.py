@@ -1,13 +1,15 @@
 """A circuit breaker: it keeps traffic from an endpoint that fails, and finds out with one trial when it serves again.
 
-              3 failures in a row, or half of 10 in 30 s
+              3 failures in a row, or half of 10 in 30 s, or 3 races lost in a row without a token
     CLOSED ────────────────────────────────────────────► OPEN ◄──────────────┐
       ▲                                                    │ its wait is over │ trial failed:
       │ trial served, then a slow start                    ▼                  │ the wait doubles
       └──────────────────────────────────────────────── HALF_OPEN ───────────┘
 
 Counts are exact, in buckets of time: an average would hide a short burst of failures. An attempt that ended without
-saying anything (it lost its race, its client left) only hands back the trial.
+saying anything (it lost its race, its client left) only hands back the trial, unless it was late itself: one such loss
+may be chance, but an endpoint that is late each time is frozen or overloaded, and its rivals end its attempts before
+any timeout would.
 """
 
 from __future__ import annotations
@@ -33,12 +35,21 @@ class State(Enum):
 
 
 class Breaker:
-    """`allows` before an attempt, `begin` when it begins, then exactly one of `success`, `failure`, `inconclusive`."""
+    """`allows` before an attempt, `begin` when it begins, then one of `success`, `failure`, `lost`, `inconclusive`."""
 
-    __slots__ = ("_buckets", "_opened_at", "_trial", "_wait", "failures_in_a_row", "recovered_at", "retry_at")
+    __slots__ = (
+        "_buckets",
+        "_opened_at",
+        "_trial",
+        "_wait",
+        "failures_in_a_row",
+        "losses_in_a_row",
+        "recovered_at",
+        "retry_at",
+    )
 
     def __init__(self) -> None:
-        self.failures_in_a_row = 0
+        self.failures_in_a_row = self.losses_in_a_row = 0
         self.retry_at: float | None = None  # None: closed; else the time from which one trial is let through
         self._opened_at = 0.0
         self.recovered_at: float | None = None  # of the last recovery; None: never opened
@@ -93,6 +104,20 @@ class Breaker:
             self._open(now, min(self._wait * 2, MAX_WAIT))
         return False
 
+    def token(self) -> None:
+        """An attempt has its first token."""
+        self.losses_in_a_row = 0
+
+    def lost(self, now: float, began: float, *, trial: bool) -> None:
+        """An attempt was late, and lost its race without a token."""
+        self._trial = self._trial and not trial
+        if self.retry_at is None:
+            self.losses_in_a_row += 1
+            if self.losses_in_a_row >= IN_A_ROW:
+                self._open(now, FIRST_WAIT)
+        elif began >= self._opened_at:
+            self._open(now, min(self._wait * 2, MAX_WAIT))
+
     def inconclusive(self, *, trial: bool) -> None:
         self._trial = self._trial and not trial
 
@@ -106,6 +131,7 @@ class Breaker:
 
     def _close(self, now: float) -> None:
         self.retry_at, self.recovered_at, self.failures_in_a_row = None, now, 0
+        self.losses_in_a_row = 0
         self._buckets.clear()
 
     def _bucket(self, now: float) -> list[float]:

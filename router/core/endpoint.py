@@ -28,16 +28,20 @@ ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 BATCH = 8  # requests that a server takes side by side before one more makes the others wait: batching is what they do
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 LATE = 2.0  # medians: a first token is never called late before
+LATE_SHARE = 0.05  # of the waits are long without the endpoint being late for that; twice the longest of the others is
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
 
 
 class Slots:
-    """How many attempts at once one configured endpoint takes, over all its models."""
+    """How many attempts at once one configured endpoint takes, over all its models.
 
-    __slots__ = ("limit", "used")
+    `limit` is the operator's word and never exceeded; beyond `room`, its connections, one more is made to wait for one.
+    """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit, self.used = limit, 0
+    __slots__ = ("limit", "room", "used")
+
+    def __init__(self, limit: int | None = None, room: float = inf) -> None:
+        self.limit, self.room, self.used = limit, room, 0
 
     @property
     def full(self) -> bool:
@@ -56,6 +60,7 @@ class Endpoint:
         "model",
         "name",
         "out_until",
+        "quiet_until",
         "served_at",
         "slots",
         "stand_in",
@@ -72,6 +77,7 @@ class Endpoint:
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
         self.breaker, self.health = Breaker(), Health()
         self.out_until = 0.0  # a server that said "busy" is left alone until then
+        self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
         self.served_at = -inf  # when traffic last showed it alive
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
@@ -94,6 +100,7 @@ class Endpoint:
             self.health.up
             and now >= self.out_until
             and (breaker.retry_at is None or breaker.allows(now))
+            and slots.used < slots.room
             and (slots.limit is None or slots.used < slots.limit)
         )
 
@@ -127,8 +134,7 @@ class Endpoint:
                 if oldest.wait == wait:
                     expected = max(expected, now - oldest.began)
                     break
-        weight = self.weight if self.breaker.recovered_at is None else self.weight * self.breaker.ramp(now)
-        return expected * load / weight
+        return expected * load if self.breaker.recovered_at is None else expected * load / self.breaker.ramp(now)
 
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
@@ -146,6 +152,18 @@ class Endpoint:
             return max(MIN_HEDGE, LATE * latency.mean(now))
         return max(MIN_HEDGE, LATE * median, late)
 
+    def usual(self, wait: Wait) -> float:
+        """Seconds that it takes as a rule, whatever it takes now."""
+        median = self._latency[wait].quantile(0.5)
+        return PRIORS[wait] if median is None else median
+
+    def late(self, now: float) -> bool:
+        """It keeps somebody waiting for his first token for much longer than it takes as a rule."""
+        for oldest in self.waiting:
+            if oldest.wait == "first_token":
+                return now - oldest.began > LATE * self.hedge_after("first_token", LATE_SHARE, now)
+        return False
+
     # What is learned.
 
     def begin(self, now: float, wait: Wait = "first_token", role: Role = "first") -> Attempt:
@@ -154,6 +172,13 @@ class Endpoint:
         self.slots.used += 1
         self.waiting[attempt] = None
         return attempt
+
+    def busy(self, now: float, retry_after: float | None) -> None:
+        """It said that it has no room, and perhaps for how long."""
+        wait = BUSY_WAIT if retry_after is None else min(retry_after, MAX_BUSY_WAIT)
+        self.out_until = max(self.out_until, now + wait)
+        if retry_after is not None:
+            self.quiet_until = max(self.quiet_until, now + wait)
 
     def probed(self, ok: bool, now: float) -> bool:
         """A probe's result; True where it changed whether the endpoint is up.
@@ -189,6 +214,7 @@ class Attempt(msgspec.Struct, eq=False):
         if self.first_token_at is None and self.ended is None:
             self.first_token_at = now
             self.endpoint.waiting.pop(self)
+            self.endpoint.breaker.token()
             self.endpoint.latency(self.wait).observe(now - self.began, now)
 
     def end(self, verdict: Verdict, now: float, reason: str = "", retry_after: float | None = None) -> None:
@@ -221,10 +247,14 @@ class Attempt(msgspec.Struct, eq=False):
             latency.observe(self._waited(now), now)
 
     def _inconclusive(self, verdict: Verdict, now: float) -> None:
-        endpoint = self.endpoint
-        endpoint.breaker.inconclusive(trial=self.trial)
+        endpoint, waited = self.endpoint, now - self.began
+        late = verdict is Verdict.ABANDONED and self.first_token_at is None
+        if late:
+            late = self.wait == "first_token" and waited > max(MIN_HEDGE, LATE * endpoint.usual(self.wait))
+            endpoint.latency(self.wait).observe_at_least(waited, now)
+        if late:
+            endpoint.breaker.lost(now, self.began, trial=self.trial)
+        else:
+            endpoint.breaker.inconclusive(trial=self.trial)
         if verdict is Verdict.BUSY:
-            wait = BUSY_WAIT if self.retry_after is None else min(self.retry_after, MAX_BUSY_WAIT)
-            endpoint.out_until = max(endpoint.out_until, now + wait)
-        elif verdict is Verdict.ABANDONED and self.first_token_at is None:
-            endpoint.latency(self.wait).observe_at_least(now - self.began, now)
+            endpoint.busy(now, self.retry_after)

@@ -181,16 +181,19 @@ class Race:
             self._route.hedges.deposit(policy.hedge_budget, now)
             self._route.retries.deposit(policy.retry_budget, now)
             return self._begin(endpoint, "first", now)
-        if not endpoint.sound(now) and not self._route.retries.withdraw(now):
-            endpoint = self._untried(now, sound=True)
+        if not self._free(endpoint, now) and not self._route.retries.withdraw(now):
+            endpoint = self._untried(now, free=True)
         return self._begin(endpoint, "retry", now) if endpoint is not None else None
 
     def _choose(self, now: float) -> Endpoint | None:
-        """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause."""
+        """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause.
+
+        A tier that keeps its callers waiting is passed over where another does not.
+        """
         for tier in self._route.tiers:
             endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
             if endpoint is not None:
-                return endpoint
+                return self._in_time(now) or endpoint if endpoint.late(now) else endpoint
             again_at, endpoint = self._soonest(tier, now)
             if again_at < self.began + self._route.patience:
                 return self._now_or_then(endpoint, again_at, now)
@@ -227,17 +230,29 @@ class Race:
             self._route.retries if now >= late.began + self._policies[late.endpoint].abandon else self._route.hedges
         )
         endpoint = self._untried(now) if self.attempts < MAX_ATTEMPTS else None
-        if endpoint is None or not budget.withdraw(now):
+        if endpoint is None or not (late.trial or budget.withdraw(now)):
             self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
 
-    def _untried(self, now: float, *, sound: bool = False) -> Endpoint | None:
+    def _free(self, endpoint: Endpoint, now: float) -> bool:
+        return endpoint.sound(now) and self._policies[endpoint].retry_budget > 0.0
+
+    def _untried(self, now: float, *, free: bool = False) -> Endpoint | None:
         for tier in self._route.tiers:
             endpoints = self._not_tried(tier, now)
-            if sound:
-                endpoints = [endpoint for endpoint in endpoints if endpoint.sound(now)]
+            if free:
+                endpoints = [endpoint for endpoint in endpoints if self._free(endpoint, now)]
             endpoint = pick(endpoints, self._wait, now, self.rng)
+            if endpoint is not None:
+                return endpoint
+        return None
+
+    def _in_time(self, now: float) -> Endpoint | None:
+        """One that is not late, of the best tier that has one."""
+        for tier in self._route.tiers:
+            in_time = [e for e in self._not_tried(tier, now) if not e.late(now)]
+            endpoint = pick(in_time, self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
         return None
@@ -260,7 +275,7 @@ class Race:
         alone = len(self.live) == 1
         paid = (self._route.retries if alone else self._route.hedges).level(now) >= 1.0
         others = [e for tier in self._route.tiers for e in self._not_tried(tier, now)]
-        return any(e.available(now) if paid else alone and e.sound(now) for e in others)
+        return any(e.available(now) if paid else alone and self._free(e, now) for e in others)
 
     def _look_again_at(self, now: float) -> float:
         """When there may be one that is not to be had now; never, where all were asked."""
@@ -297,7 +312,7 @@ class Race:
         if policy.hedge != "auto":
             late = float(policy.hedge)
         elif attempt.trial:
-            late = MIN_HEDGE  # a breaker's trial is our experiment, not the user's
+            late = max(MIN_HEDGE, attempt.endpoint.usual(self._wait))  # our experiment, so a rival comes soon, and free
         else:
             late = attempt.endpoint.hedge_after(self._wait, policy.hedge_budget, now)
         return late if self._wait == "first_token" else min(late, policy.abandon)

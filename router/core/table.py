@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from math import inf
 from types import MappingProxyType
 
 from router.config import Config, EndpointConfig, Policy
-from router.core.budget import Budget
+from router.core.budget import RESERVE, Budget
 from router.core.endpoint import Endpoint, Slots
 
 
@@ -66,6 +67,7 @@ def _endpoints(
     before = (known[key].slots for key in keys.values() if key in known)
     slots = next((slots for slots in before if slots not in occupied), None) or Slots()
     slots.limit = told.concurrency
+    slots.room = inf if told.kind == "simulated" else told.pool.max
     for model, key in keys.items():
         endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
         endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots
@@ -82,6 +84,12 @@ def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
     return key
 
 
+def _budget(shares: list[float], budget: Budget) -> Budget:
+    """Where nothing is paid in, there is no reserve either: 0 means none."""
+    budget.reserve = RESERVE if any(shares) else 0.0
+    return budget
+
+
 def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], old: Table | None) -> Route:
     tiers = sorted({told.tier for told, _ in offered})
     policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
@@ -90,8 +98,8 @@ def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpo
         model,
         tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
         MappingProxyType(policies),
-        before.hedges if before else Budget(),
-        before.retries if before else Budget(),
+        _budget([policy.hedge_budget for policy in policies.values()], before.hedges if before else Budget()),
+        _budget([policy.retry_budget for policy in policies.values()], before.retries if before else Budget()),
         max(policy.deadline for policy in policies.values()),
         min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),

@@ -32,7 +32,7 @@ class Rules:
     hedge: float | Literal["auto", "off"] = "off"
     abandon: float = 1000.0
     hedge_budget: float = 0.0
-    retry_budget: float = 0.0
+    retry_budget: float = 2.0**-40  # next to nothing, for 0 means that no retry is wanted
     patience: float = 0.0
 
 

@@ -130,26 +130,49 @@ def test_each_kind_of_wait_has_costs_of_its_own() -> None:
 @given(endpoints=groups)
 def test_the_least_bad_is_never_full_and_is_one_wherever_any_is_not(endpoints: list[Endpoint]) -> None:
     chosen = least_bad(endpoints, T)
-    allowed = [e for e in endpoints if not e.full]
+    allowed = [e for e in endpoints if not e.full and e.quiet_until <= T]
     assert chosen in allowed if allowed else chosen is None
     if chosen is not None:
         assert chosen.recovers_at(T) == min(e.recovers_at(T) for e in allowed)
 
 
 def test_the_least_bad_is_the_one_that_recovers_soonest() -> None:
-    rows = [("down", 0.0), ("later", 9.0), ("soon", 4.0)]
-    endpoints = [endpoint(name) for name, _ in rows]
-    endpoints[0].probed(False, T)
-    for of, (_, seconds) in zip(endpoints[1:], rows[1:], strict=True):
-        busy(of, seconds)
-    chosen = least_bad(endpoints, T)
-    assert chosen is not None
-    assert chosen.name == "soon"
+    down, later, soon = endpoint("down"), endpoint("later"), endpoint("soon")
+    down.probed(False, T)
+    trip(later, T)
+    trip(soon, T - 1.0)
+    assert least_bad([down, later, soon], T) is soon
+
+
+def test_a_server_that_named_a_time_is_left_alone_even_as_the_last_one() -> None:
+    only = endpoint()
+    busy(only, 30.0)
+    assert least_bad([only], T) is None
+    assert least_bad([only], T + 30.0) is only
+    unsaid = endpoint()
+    unsaid.begin(T).end(Verdict.BUSY, T)
+    assert least_bad([unsaid], T) is unsaid
+
+
+def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing_to_the_others() -> None:
+    rng = Random(1)
+    heavy, light, slow = endpoint("heavy", 1.0), endpoint("light", 1.05), endpoint("slow", 2.0)
+    heavy.weight, slow.weight = 3.0, 100.0
+    drawn = Counter(e.name for e in (pick([heavy, light, slow], "first_token", T, rng) for _ in range(4000)) if e)
+    assert drawn["heavy"] / drawn["light"] == pytest.approx(3.0, rel=0.15)
+    assert drawn["slow"] < 4000 * EXPLORE * 2
+
+
+def test_an_endpoint_whose_connections_are_all_in_use_is_asked_only_as_the_last_one() -> None:
+    crowded, other = endpoint("crowded", 0.1), endpoint("other", 5.0)
+    crowded.slots.room = 1
+    crowded.begin(T)
+    assert pick([crowded, other], "first_token", T, Random(1)) is other
+    assert least_bad([crowded], T) is crowded
 
 
 def test_the_last_endpoint_is_never_ejected() -> None:
     only = endpoint(seconds=None)
     only.probed(False, T)
     trip(only)
-    busy(only, 60.0)
     assert least_bad([only], T) is only

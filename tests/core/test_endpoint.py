@@ -313,12 +313,6 @@ def test_the_age_of_an_attempt_says_nothing_about_another_kind_of_wait() -> None
     assert subject.cost("first_token", T + 9.0) == pytest.approx(1.125, rel=0.01)
 
 
-@properties
-@given(weight=st.floats(0.1, 10.0))
-def test_the_cost_falls_with_the_weight(weight: float) -> None:
-    assert endpoint(weight=weight).cost("first_token", T) == pytest.approx(1.0 / weight)
-
-
 def test_after_a_recovery_it_costs_more_for_a_while() -> None:
     subject = endpoint(seconds=1.0)
     trip(subject)
@@ -396,3 +390,53 @@ def test_an_endpoint_and_its_attempt_can_be_read_in_a_log() -> None:
     assert repr(attempt) == "<Attempt first at a running>"
     attempt.end(Verdict.BUSY, T)
     assert repr(attempt) == "<Attempt first at a busy>"
+
+
+# When it is out though it says nothing.
+
+
+def lose(of: Endpoint, began: float, seconds: float) -> None:
+    of.begin(began).end(Verdict.ABANDONED, began + seconds)
+
+
+def test_three_late_losses_in_a_row_open_the_breaker_and_a_token_between_them_does_not() -> None:
+    frozen, tail = endpoint(seconds=0.2), endpoint(seconds=0.2)
+    for subject in (frozen, tail):
+        lose(subject, T, 0.5)
+        lose(subject, T + 1.0, 0.5)
+    tail.begin(T + 2.0).first_token(T + 2.2)
+    for subject in (frozen, tail):
+        lose(subject, T + 3.0, 0.5)
+    assert not frozen.available(T + 3.5)
+    assert tail.available(T + 3.5)
+
+
+def test_a_loss_that_was_not_late_says_nothing() -> None:
+    subject = endpoint(seconds=0.2)
+    for n in range(10):
+        lose(subject, T + n, 0.3)
+    assert subject.available(T + 10.0)
+
+
+def test_a_trial_that_is_late_and_loses_has_failed_and_one_that_was_not_may_be_tried_again() -> None:
+    subject = endpoint(seconds=0.2)
+    for _ in range(30):
+        subject.latency("first_token").observe(0.2, T)
+    for n in range(3):
+        lose(subject, T + n, 0.5)
+    then = T + 2.5 + FIRST_WAIT
+    assert subject.available(then)
+    lose(subject, then, 0.3)
+    assert subject.available(then + 0.3)
+    lose(subject, then + 1.0, 0.5)
+    assert not subject.available(then + 1.5 + FIRST_WAIT)
+    assert subject.available(then + 1.5 + 2 * FIRST_WAIT)
+
+
+def test_it_is_late_while_somebody_waits_much_longer_than_it_takes_as_a_rule() -> None:
+    subject = endpoint(seconds=0.2)
+    attempt = subject.begin(T)
+    assert not subject.late(T + 0.8)
+    assert subject.late(T + 0.9)
+    attempt.end(Verdict.ABANDONED, T + 0.9)
+    assert not subject.late(T + 0.9)
