@@ -96,7 +96,7 @@ class Router:
 
     def _application(self) -> Application:
         calls = AsgiCalls(self.handler, self.scheduler, self.settings.max_body)
-        authorize, now = self.admission.authorize, self.scheduler.now
+        authorize, now = self.admission.authorize_reading, self.scheduler.now
         admin = Admin(
             self._table, lambda: self.pools, self.metrics, now, lambda request: authorize(request.headers.raw)
         )

@@ -250,7 +250,8 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint, waited = self.endpoint, now - self.began
         late = verdict is Verdict.ABANDONED and self.first_token_at is None
         if late:
-            late = self.wait == "first_token" and waited > max(MIN_HEDGE, LATE * endpoint.usual(self.wait))
+            usual = endpoint.usual(self.wait)  # a trial that is not better than that was no recovery
+            late = self.wait == "first_token" and waited > max(MIN_HEDGE, usual if self.trial else LATE * usual)
             endpoint.latency(self.wait).observe_at_least(waited, now)
         if late:
             endpoint.breaker.lost(now, self.began, trial=self.trial)

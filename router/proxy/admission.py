@@ -18,7 +18,7 @@ from router.proxy.client import Headers
 COME_BACK = 0.5  # seconds: about what a call takes to its first token
 
 _LOOPBACK = re.compile(rb"([a-z][a-z0-9+.-]*://)?(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
-_OF_A_PAGE = frozenset((b"host", b"origin"))
+_OF_A_CALL, _OF_A_PAGE = frozenset((b"origin",)), frozenset((b"host", b"origin"))
 
 
 class Admission:
@@ -32,11 +32,18 @@ class Admission:
         self._max_calls = max_calls
 
     def authorize(self, headers: Headers) -> None:
-        """Raises Unauthorized, or Forbidden."""
+        """A call. Raises Unauthorized, or Forbidden."""
         if self._digests:
             self._check_key(headers)
         else:
-            self._check_page(headers)
+            self._check_page(headers, _OF_A_CALL)
+
+    def authorize_reading(self, headers: Headers) -> None:
+        """A GET of something that is not for everybody. Raises the same."""
+        if self._digests:
+            self._check_key(headers)
+        else:
+            self._check_page(headers, _OF_A_PAGE)
 
     def _check_key(self, headers: Headers) -> None:
         for name, value in headers:
@@ -46,9 +53,9 @@ class Admission:
                 raise Unauthorized("The client key is not one of this router's keys.")
         raise Unauthorized("A client key is needed: send it as 'Authorization: Bearer KEY'.", code="missing_api_key")
 
-    def _check_page(self, headers: Headers) -> None:
+    def _check_page(self, headers: Headers, names: frozenset[bytes]) -> None:
         for name, value in headers:
-            if name not in _OF_A_PAGE or _is_loopback(value):
+            if name not in names or _is_loopback(value):
                 continue
             shown = value[:100].decode("latin-1")
             if name == b"origin":

@@ -22,12 +22,12 @@ class Models:
         return [Route("/v1/models", self.list), Route("/v1/models/{model:path}", self.one)]
 
     async def list(self, request: Request) -> Response:
-        self._admission.authorize(request.headers.raw)
+        self._admission.authorize_reading(request.headers.raw)
         models = [self._shape(name) for name in self._tables.current.table.routes]
         return JSONResponse({"object": "list", "data": models})
 
     async def one(self, request: Request) -> Response:
-        self._admission.authorize(request.headers.raw)
+        self._admission.authorize_reading(request.headers.raw)
         name = request.path_params["model"]
         if not name:
             raise NotFound("There is nothing at /v1/models/; the list of models is at /v1/models.")

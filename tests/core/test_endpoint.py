@@ -426,11 +426,11 @@ def test_a_trial_that_is_late_and_loses_has_failed_and_one_that_was_not_may_be_t
         lose(subject, T + n, 0.5)
     then = T + 2.5 + FIRST_WAIT
     assert subject.available(then)
-    lose(subject, then, 0.3)
-    assert subject.available(then + 0.3)
-    lose(subject, then + 1.0, 0.5)
-    assert not subject.available(then + 1.5 + FIRST_WAIT)
-    assert subject.available(then + 1.5 + 2 * FIRST_WAIT)
+    lose(subject, then, 0.125)
+    assert subject.available(then + 0.125)
+    lose(subject, then + 1.0, 0.3)
+    assert not subject.available(then + 1.3 + FIRST_WAIT)
+    assert subject.available(then + 1.3 + 2 * FIRST_WAIT)
 
 
 def test_it_is_late_while_somebody_waits_much_longer_than_it_takes_as_a_rule() -> None:
