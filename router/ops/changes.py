@@ -53,9 +53,10 @@ class Changes:
         closed = endpoint.breaker.state(self._now()) is State.CLOSED
         if closed and noted.pop("breaker", None) is not None:
             log.info("%s: breaker open -> closed", _name(endpoint))
-        elif not closed and "breaker" not in noted and attempt.verdict is Verdict.FAULT:
+        elif not closed and "breaker" not in noted and attempt.verdict in (Verdict.FAULT, Verdict.ABANDONED):
             noted["breaker"] = self._now()
-            log.warning("%s: breaker closed -> open: %s", _name(endpoint), attempt.reason)
+            reason = attempt.reason if attempt.verdict is Verdict.FAULT else f"late each time: {attempt.reason}"
+            log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
     def _busy(self, endpoint: Endpoint, noted: dict[str, float]) -> None:
         left = endpoint.out_until - self._now()

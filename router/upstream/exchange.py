@@ -29,7 +29,7 @@ MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some say `inf`
 MAX_CHECKED = 1 << 20  # bytes of a complete answer that are checked for being JSON: about 2 ms
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """The bytes of one HTTP/1.1 request."""
 
     head: bytes

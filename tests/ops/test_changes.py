@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.support import Player, endpoint
-from tests.support.endpoints import Script, fails_with, refuses_connection, streams
+from tests.support.endpoints import SILENT, Script, fails_with, refuses_connection, streams
 
 HI = streams("hi", first=0.1)
 
@@ -30,6 +30,17 @@ def test_a_breaker_that_opens_and_closes_says_so_once(caplog: pytest.LogCaptureF
     assert played(caplog, *[refuses_connection()] * 6, HI, HI, every=30.0) == [
         ("WARNING", "endpoint a (chat): breaker closed -> open: no connection: Connection refused"),
         ("INFO", "endpoint a (chat): breaker open -> closed"),
+    ]
+
+
+def test_a_breaker_that_opens_because_each_race_was_lost_says_that(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.changes")
+    play = Player(endpoint("a", SILENT), endpoint("b", HI, tier=2))
+    for number in range(4):
+        play.call(number * 10.0)
+    play.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "endpoint a (chat): breaker closed -> open: late each time: another was first"
     ]
 
 
