@@ -25,7 +25,7 @@ PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must 
 BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
 MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
-BATCH = 8  # requests that a server takes side by side before one more makes the others wait: batching is what they do
+BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 LATE = 2.0  # medians: a first token is never called late before
 LATE_SHARE = 0.05  # of the waits are long without the endpoint being late for that; twice the longest of the others is
@@ -125,9 +125,9 @@ class Endpoint:
         """
         latency, waiting = self._latency[wait], self.waiting
         expected = latency.mean(now)
-        load = 1.0 + STREAM_SHARE / BATCH * self.in_flight
+        load = 1.0 + STREAM_SHARE * self.in_flight / (BATCH * self.weight)
         if waiting:
-            load += (1.0 - STREAM_SHARE) / BATCH * len(waiting)
+            load += (1.0 - STREAM_SHARE) * len(waiting) / (BATCH * self.weight)
             if latency.unknown:
                 load += ON_TRIAL
             for oldest in waiting:
@@ -229,7 +229,7 @@ class Attempt(msgspec.Struct, eq=False):
         if verdict is Verdict.SERVED:
             self._served(now)
         elif verdict is Verdict.FAULT:
-            endpoint.latency(self.wait).observe(max(PENALTY, self._waited(now)), now)
+            endpoint.latency(self.wait).penalise(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
         else:
             self._inconclusive(verdict, now)

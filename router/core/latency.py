@@ -4,9 +4,9 @@ The mean is the evidence weighted by its age, beside a prior of fixed weight:
 
     mean(now) = (w0 * prior + sum(x_i * e^-(age_i / TAU))) / (w0 + sum(e^-(age_i / TAU)))
 
-so a newcomer stands at the prior, new evidence always moves the mean towards it, and an idle endpoint drifts back to
-its prior, which is its own long-run mean, formed in the same way. Decay is by time and not by count, so that it means
-the same at one request a minute and at a hundred a second.
+so a newcomer stands at the prior until the first evidence takes its place, new evidence always moves the mean towards
+it, and an idle endpoint drifts back to its prior, which is its own long-run mean, formed in the same way. Decay is by
+time and not by count, so that it means the same at one request a minute and at a hundred a second.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class RecentValues:
 class Latency:
     """What has been seen of one kind of wait at one endpoint; all times in seconds."""
 
-    __slots__ = ("_default", "_long_run", "_recent", "_values", "unknown")
+    __slots__ = ("_default", "_long_run", "_recent", "_seeded", "_values", "unknown")
 
     def __init__(self, prior: float) -> None:
         self._default = prior
@@ -86,13 +86,28 @@ class Latency:
         self._recent = DecayedMean(self._default, TAU, MOST)
         self._long_run = DecayedMean(self._default, LONG_RUN_TAU)
         self._values = RecentValues()
-        self.unknown = True
+        self.unknown, self._seeded = True, False
 
     def mean(self, now: float) -> float:
         return self._recent.read(now)
 
     def observe(self, seconds: float, now: float) -> None:
-        """A wait that ended after `seconds`, with a token or with a penalty."""
+        """A wait that ended with a token.
+
+        The first one is all that is known: beside the default prior a quick newcomer would look slower than it is, and
+        be passed over for one that is known better.
+        """
+        if self._seeded:
+            self._long_run.add(seconds, now)
+            self._recent.add(seconds, now)
+        else:
+            self._seeded = True
+            self._long_run.jump(seconds, now)
+            self._recent.jump(seconds, now)
+        self._note(seconds, now)
+
+    def penalise(self, seconds: float, now: float) -> None:
+        """A wait that ended with a failure, and counts for so long: soon, but not in the long run."""
         self._recent.add(seconds, now)
         self._note(seconds, now)
 
@@ -103,11 +118,11 @@ class Latency:
         sample to average: at once the mean is no less (the "peak" of Finagle's peak EWMA, for these waits only).
         """
         if seconds > self.mean(now):
+            self._long_run.add(seconds, now)
             self._recent.jump(seconds, now)
             self._note(seconds, now)
 
     def _note(self, seconds: float, now: float) -> None:
-        self._long_run.add(seconds, now)
         self._recent.aim(self._long_run.read(now))
         self._values.add(seconds)
         self.unknown = False

@@ -103,7 +103,7 @@ def test_a_newcomer_gets_one_trial_at_once_and_no_second_before_the_first_has_en
     assert shares([newcomer, known])["newcomer"] == pytest.approx(0.5, abs=0.02)
     trial = newcomer.begin(T)
     assert shares([newcomer, known])["newcomer"] < EXPLORE
-    trial.first_token(T + 0.01)
+    trial.first_token(T + 0.02)
     assert shares([newcomer, known])["newcomer"] < EXPLORE  # from now on by its cost
 
 

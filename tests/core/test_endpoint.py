@@ -15,7 +15,6 @@ from router.core.endpoint import (
     MAX_BUSY_WAIT,
     MIN_HEDGE,
     PENALTY,
-    PRIORS,
     Attempt,
     Endpoint,
     Slots,
@@ -119,7 +118,7 @@ def test_a_first_token_is_learned_for_what_the_call_waited_for_and_for_nothing_e
     subject = endpoint(seconds=None)
     subject.begin(T, wait).first_token(T + 3.0)
     assert [other for other in WAITS if not subject.untried(other)] == [wait]
-    assert subject.latency(wait).mean(T + 3.0) == pytest.approx(0.2 * PRIORS[wait] + 0.8 * 3.0)
+    assert subject.latency(wait).mean(T + 3.0) == pytest.approx(3.0)
 
 
 def test_a_failure_is_not_fast() -> None:
@@ -175,7 +174,7 @@ def test_after_an_outage_the_estimate_begins_anew_with_the_trial() -> None:
     trial.first_token(T + 60.5)
     trial.end(Verdict.SERVED, T + 90.0)
     assert subject.breaker.state(T + 90.0) is State.CLOSED
-    assert subject.latency("first_token").mean(T + 90.0) == pytest.approx(0.2 * 1.0 + 0.8 * 0.5)
+    assert subject.latency("first_token").mean(T + 90.0) == pytest.approx(0.5)
 
 
 def test_a_probe_says_whether_the_endpoint_is_up_and_only_brings_the_trial_forward() -> None:
