@@ -1271,6 +1271,18 @@ def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
     assert verdicts(call) == [("b", "first", Verdict.SERVED)]
 
 
+def test_while_all_have_named_a_time_to_come_back_nobody_is_asked_and_the_client_is_told_at_once() -> None:
+    away = [fails_with(429, 0.1, retry_after=30), streams("back")]
+    play = Player(endpoint("a", *away), endpoint("b", *away))
+    play.call()
+    told, later = play.call(10.0), play.call(31.0)
+    play.run()
+    assert (told.status, told.error["code"], told.ended_at) == (429, "endpoints_busy", 10.0)
+    assert float(told.headers["retry-after-ms"]) == pytest.approx(20_100)
+    assert told.headers["x-router-attempts"] == "0"
+    assert later.text == "back"
+
+
 def test_a_half_open_trial_is_hedged_as_soon_as_it_takes_longer_than_it_does_as_a_rule() -> None:
     play = Player(endpoint("a", *[fails_with(500, 0.001)] * 3, SILENT), endpoint("b", streams("b"), tier=2))
     open_breaker(play, "a")

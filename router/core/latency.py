@@ -15,7 +15,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from math import ceil, exp, inf
 
-PRIOR_WEIGHT = 0.25  # of one fresh observation: the first sample moves the mean by 80 %
+PRIOR_WEIGHT = 0.25  # of one fresh observation: alone, that has drifted half way to the prior after 42 s, TAU * ln 4
 TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
 LONG_RUN_TAU = 600.0
 # Fresh observations that all evidence weighs at most: those of a call a second. So a busy endpoint that turns slow is

@@ -13,7 +13,7 @@ enough: no policy with more does better (Kaler, He, Elnikety, SPAA 2017).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Literal, Protocol
@@ -182,7 +182,7 @@ class Race:
             self._route.retries.deposit(policy.retry_budget, now)
             return self._begin(endpoint, "first", now)
         if not self._free(endpoint, now) and not self._route.retries.withdraw(now):
-            endpoint = self._untried(now, free=True)
+            endpoint = self._untried(now, lambda e: self._free(e, now))
         return self._begin(endpoint, "retry", now) if endpoint is not None else None
 
     def _choose(self, now: float) -> Endpoint | None:
@@ -193,7 +193,7 @@ class Race:
         for tier in self._route.tiers:
             endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
             if endpoint is not None:
-                return self._in_time(now) or endpoint if endpoint.late(now) else endpoint
+                return self._untried(now, lambda e: not e.late(now)) or endpoint if endpoint.late(now) else endpoint
             again_at, endpoint = self._soonest(tier, now)
             if again_at < self.began + self._route.patience:
                 return self._now_or_then(endpoint, again_at, now)
@@ -215,7 +215,8 @@ class Race:
     def _now_or_then(self, endpoint: Endpoint | None, then: float, now: float) -> Endpoint | None:
         if then <= now:
             return endpoint
-        self._hold_until = then
+        if then <= now + self._longest_hold(now):  # else its client does better to come back
+            self._hold_until = then
         return None
 
     def _longest_hold(self, now: float) -> float:
@@ -238,21 +239,11 @@ class Race:
     def _free(self, endpoint: Endpoint, now: float) -> bool:
         return endpoint.sound(now) and self._policies[endpoint].retry_budget > 0.0
 
-    def _untried(self, now: float, *, free: bool = False) -> Endpoint | None:
+    def _untried(self, now: float, suits: Callable[[Endpoint], bool] | None = None) -> Endpoint | None:
+        """One that was not tried, of the best tier that has one that suits."""
         for tier in self._route.tiers:
             endpoints = self._not_tried(tier, now)
-            if free:
-                endpoints = [endpoint for endpoint in endpoints if self._free(endpoint, now)]
-            endpoint = pick(endpoints, self._wait, now, self.rng)
-            if endpoint is not None:
-                return endpoint
-        return None
-
-    def _in_time(self, now: float) -> Endpoint | None:
-        """One that is not late, of the best tier that has one."""
-        for tier in self._route.tiers:
-            in_time = [e for e in self._not_tried(tier, now) if not e.late(now)]
-            endpoint = pick(in_time, self._wait, now, self.rng)
+            endpoint = pick(filter(suits, endpoints) if suits else endpoints, self._wait, now, self.rng)
             if endpoint is not None:
                 return endpoint
         return None

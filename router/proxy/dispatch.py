@@ -164,6 +164,14 @@ class Dispatch:
     def _exhausted(self) -> RouterError:
         """What to say when nobody is left to ask."""
         model, attempts = self._call.model, self._record.attempts
+        now = self._shell.scheduler.now()
+        quiet = [e.quiet_until - now for e in self._route.endpoints if e.quiet_until > now]
+        if not attempts and quiet:
+            return Overloaded(
+                f"All endpoints of '{model}' are busy, and said for how long.",
+                code="endpoints_busy",
+                retry_after=min(quiet),
+            )
         if not attempts:
             return Overloaded(f"All endpoints of '{model}' have as many calls as they take.", retry_after=COME_BACK)
         tried = "; ".join(f"{attempt.endpoint.name}: {attempt.reason}" for attempt in attempts)
