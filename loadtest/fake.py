@@ -1,0 +1,495 @@
+"""A fake endpoint that misbehaves as it is told, over raw sockets, and logs every attempt with what became of it.
+
+Which fault an attempt meets, the first of these that says one:
+
+    POST /control/fault {"model": "m", "fault": "cut"}     until the next reset, or null: no longer
+    the endpoint's own table of models                     (`python -m loadtest fake` has the sixteen, s01 to s16)
+    the model's name, where it is a fault's                "cut", or "any-prefix/cut"
+
+and any other model is healthy. GET /control/log tells what was asked, POST /control/reset {"model": "m"} forgets it,
+for one model or, without a body, for all, and begins its time anew. The healthy answer is a pure function of the prompt
+and the endpoint's voice: sixty words, so that the same question elsewhere has the same text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from random import Random
+from typing import Any
+
+import h11
+
+Json = dict[str, Any]
+
+WORDS = 60  # of an answer; each is a token
+GAP = 0.015  # seconds between two tokens
+VOCABULARY = (
+    *("answer", "bridge", "candle", "distant", "ember", "forest", "garden", "harbour", "island", "journey", "kindle"),
+    *("lantern", "meadow", "northern", "orchard", "pebble", "quiet", "river", "shelter", "timber", "under", "winter"),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, in seconds at speed 1; the parts that are set combine, in the order in which they stand here."""
+
+    says: str
+    times: int | None = None  # only the first so many attempts meet it
+    lasts: float | None = None  # only attempts in the first so many seconds since the reset do
+    reset: bool = False  # of the connection, before any byte
+    silent: float = 0.0  # without any byte, and then the connection is closed
+    status: int = 200
+    code: str | None = None
+    message: str = ""
+    retry_after: float | None = None
+    refuses_prefill: bool = False
+    first_token: float = 0.0  # after the head
+    garbage_at: int | None = None  # before this token comes an event that is no JSON
+    stops_at: int | None = None  # before this token, and then:
+    stalls: float = 0.0  # silence
+    error_event: bool = False  # an error inside the stream
+    ends: str = "cut"  # "cut": no end of the chunked body; "reset"; "whole": a proper end of HTTP, without [DONE]
+    done: bool = True  # the stream's [DONE]
+
+
+OVERLOADED = "The engine is currently overloaded. Please try again later."
+FAULTS = {
+    "healthy": Fault("answers"),
+    # The sixteen's.
+    "busy-once": Fault(
+        "429 with Retry-After: 2, once", times=1, status=429, code="rate_limit_exceeded", retry_after=2.0
+    ),
+    "busy": Fault("429 without Retry-After, always", status=429, code="rate_limit_exceeded"),
+    "error-once": Fault("500 once", times=1, status=500),
+    "overloaded": Fault("503, always", status=503, code="overloaded", message=OVERLOADED),
+    "reset-once": Fault("resets the connection before any byte, once", times=1, reset=True),
+    "silent": Fault("takes the request and stays silent for 120 s", silent=120.0),
+    "late": Fault("headers at once, the first token after 20 s", first_token=20.0),
+    "cut": Fault("cuts the stream after 40 of 60 tokens", stops_at=40),
+    "stall": Fault("20 tokens, silence for 30 s, then closes", stops_at=20, stalls=30.0),
+    "garbage": Fault("the tenth event is no JSON", garbage_at=10),
+    "no-done": Fault("a whole stream without [DONE]", done=False),
+    "too-long": Fault(
+        "400 context_length_exceeded",
+        status=400,
+        code="context_length_exceeded",
+        message="This model's maximum context length is 16 tokens. Please reduce the length of the messages.",
+    ),
+    "policy": Fault(
+        "400 content_policy_violation",
+        status=400,
+        code="content_policy_violation",
+        message="Your request was rejected by our safety system.",
+    ),
+    "down": Fault("503 for 60 s, then healthy", lasts=60.0, status=503, code="overloaded", message=OVERLOADED),
+    "no-prefill": Fault("refuses an assistant prefill with 400", refuses_prefill=True),
+    # And more.
+    "error-event": Fault("an error event after 40 tokens", stops_at=40, error_event=True, ends="whole"),
+    "reset-midway": Fault("resets the connection after 40 tokens", stops_at=40, ends="reset"),
+    "short": Fault("ends the stream properly after 40 tokens, without [DONE]", stops_at=40, ends="whole"),
+    "empty": Fault("a stream without a token", stops_at=0, ends="whole"),
+}
+HEALTHY = FAULTS["healthy"]
+TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}  # of errors
+
+
+@dataclass
+class Entry:
+    """One attempt, as the endpoint saw it; times in seconds since the last reset."""
+
+    at: float
+    endpoint: str
+    model: str
+    attempt: int  # of this model's since the reset, from 1
+    stream: bool
+    prefill: bool  # the last message was the assistant's
+    prompt_tokens: int
+    fault: str
+    became: str = ""
+    ended: float | None = None
+    served: bool = False  # whole
+
+
+# ---- The answer
+
+
+def answer_to(messages: Sequence[Json], voice: str = "") -> str:
+    """Sixty words that follow from the conversation up to the last message that is not the assistant's."""
+    asked = list(messages)
+    while asked and asked[-1].get("role") == "assistant":
+        asked.pop()
+    said = json.dumps([voice, [[each.get("role"), each.get("content")] for each in asked]])
+    rng = Random(hashlib.sha256(said.encode()).digest())
+    return " ".join(rng.choice(VOCABULARY) for _ in range(WORDS))
+
+
+def tokens_of(text: str) -> list[str]:
+    return re.findall(r"\s?\S+", text)
+
+
+def rest_of(messages: Sequence[Json], text: str) -> str:
+    """What is still to be said: a last message of the assistant's that begins the answer is gone on with."""
+    last = messages[-1] if messages else {}
+    begun = last.get("content") if last.get("role") == "assistant" else None
+    return text[len(begun) :] if isinstance(begun, str) and text.startswith(begun) else text
+
+
+def length_of(messages: Sequence[Json]) -> int:
+    """Tokens of a prompt, roughly: words, and four for each message's frame."""
+    return sum(len(str(each.get("content") or "").split()) + 4 for each in messages)
+
+
+# ---- The endpoint
+
+
+@dataclass
+class Fake:
+    """One endpoint: its faults, its log. `speed` divides all waits; `voice` makes its answers differ from others'."""
+
+    name: str = "primary"
+    faults: Mapping[str, str] = field(default_factory=dict)  # of models, by their names
+    speed: float = 1.0
+    voice: str = ""
+    port: int = 0
+    log: list[Entry] = field(default_factory=list)
+    told: dict[str, str] = field(default_factory=dict)
+    began: dict[str | None, float] = field(default_factory=dict)
+    connections: set[Connection] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Fake]:
+        server = await asyncio.get_running_loop().create_server(lambda: Connection(self), host, port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            for connection in list(self.connections):
+                connection.abort()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    # What is told by control, and asked.
+
+    def reset(self, model: str | None = None) -> None:
+        """Forget the attempts, the faults that were told, and begin the time anew: of one model, or of all."""
+        if model is None:
+            self.log.clear()
+            self.told.clear()
+            self.began = {None: time.monotonic()}
+        else:
+            self.log[:] = [entry for entry in self.log if entry.model != model]
+            self.told.pop(model, None)
+            self.began[model] = time.monotonic()
+
+    def tell(self, model: str, fault: str | None) -> None:
+        if fault is None:
+            self.told.pop(model, None)
+        elif fault in FAULTS:
+            self.told[model] = fault
+        else:
+            raise ValueError(f"no fault is called {fault!r}; there are {', '.join(FAULTS)}")
+
+    def seen(self, model: str) -> list[Entry]:
+        return [entry for entry in self.log if entry.model == model]
+
+    # What an attempt asks.
+
+    def now(self, model: str) -> float:
+        return time.monotonic() - self.began.get(model, self.began[None])
+
+    def fault_of(self, model: str) -> str:
+        return self.told.get(model) or self.faults.get(model) or (model if model in FAULTS else "healthy")
+
+    def meets(self, fault: Fault, entry: Entry) -> bool:
+        if fault.times is not None and entry.attempt > fault.times:
+            return False
+        return fault.lasts is None or entry.at < fault.lasts / self.speed
+
+    def enter(self, body: Json) -> tuple[Entry, Fault]:
+        """Log an attempt, and say which fault it meets."""
+        model = str(body.get("model")).rpartition("/")[2]  # some routers put a provider before it
+        messages = body.get("messages") or []
+        name = self.fault_of(model)
+        entry = Entry(
+            at=round(self.now(model), 4),
+            endpoint=self.name,
+            model=model,
+            attempt=len(self.seen(model)) + 1,
+            stream=bool(body.get("stream")),
+            prefill=bool(messages) and messages[-1].get("role") == "assistant",
+            prompt_tokens=length_of(messages),
+            fault=name,
+        )
+        self.log.append(entry)
+        return entry, FAULTS[name] if self.meets(FAULTS[name], entry) else HEALTHY
+
+    def leave(self, entry: Entry, became: str = "", *, served: bool = False) -> None:
+        """An attempt has ended; only the first word counts."""
+        if entry.ended is None:
+            entry.ended, entry.served = round(self.now(entry.model), 4), served
+            entry.became = became or entry.became
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: requests one after another, each answered by a task that ends with the connection."""
+
+    def __init__(self, fake: Fake) -> None:
+        self.fake = fake
+        self.http = h11.Connection(h11.SERVER)
+        self.request: h11.Request | None = None
+        self.body = bytearray()
+        self.answering: asyncio.Task[None] | None = None
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.fake.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fake.connections.discard(self)
+        if self.answering is not None:
+            self.answering.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.http.receive_data(data)
+            self.read()
+        except h11.RemoteProtocolError:
+            self.transport.close()
+
+    def read(self) -> None:
+        """Take requests, as long as there are whole ones and nothing is being answered."""
+        while self.answering is None:
+            event = self.http.next_event()
+            if isinstance(event, h11.Request):
+                self.request, self.body = event, bytearray()
+            elif isinstance(event, h11.Data):
+                self.body += event.data
+            elif isinstance(event, h11.EndOfMessage) and self.request is not None:
+                self.answering = asyncio.create_task(self.answer(self.request, bytes(self.body)))
+                self.answering.add_done_callback(self.answered)
+            else:
+                return
+
+    def answered(self, task: asyncio.Task[None]) -> None:
+        """Ready for the next request, which may be here already; h11 reads it without having seen the answer."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.transport.abort()
+            raise error
+        if self.transport.is_closing():
+            return
+        rest, _ = self.http.trailing_data
+        self.http, self.answering = h11.Connection(h11.SERVER), None
+        self.data_received(rest) if rest else None
+
+    # What it says.
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def head(self, status: int, *headers: str) -> None:
+        self.write("\r\n".join((f"HTTP/1.1 {status} {status}", *headers, "", "")).encode())
+
+    def json(self, status: int, content: object, *headers: str, share: float = 1.0) -> None:
+        """An answer with its length, of which the first `share` is sent."""
+        body = json.dumps(content).encode()
+        self.head(status, "content-type: application/json", f"content-length: {len(body)}", *headers)
+        self.write(body[: round(len(body) * share)])
+
+    def error(self, status: int, message: str, code: str | None, *headers: str) -> None:
+        self.json(status, error_body(status, message, code), *headers)
+
+    def event(self, data: object) -> None:
+        text = data if isinstance(data, str) else json.dumps(data)
+        event = f"data: {text}\n\n".encode()
+        self.write(b"%x\r\n%b\r\n" % (len(event), event))
+
+    def abort(self) -> None:
+        """Reset: the other side reads an error, where a close would be an end."""
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    async def wait(self, seconds: float) -> None:
+        if seconds:
+            await asyncio.sleep(seconds / self.fake.speed)
+
+    # One request.
+
+    async def answer(self, request: h11.Request, body: bytes) -> None:
+        path = request.target.decode("latin-1").partition("?")[0]
+        try:
+            content = json.loads(body or b"{}")
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            self.error(400, "the request's body is no JSON object", "invalid_json")
+        elif path.endswith("/chat/completions"):
+            await self.attempt(content)
+        elif path.endswith("/models"):
+            models = [{"id": name, "object": "model", "created": 0, "owned_by": "fake"} for name in self.fake.faults]
+            self.json(200, {"object": "list", "data": models})
+        else:
+            self.control(path, content)
+
+    def control(self, path: str, said: Json) -> None:
+        fake = self.fake
+        if path == "/control/log":
+            self.json(200, {"endpoint": fake.name, "speed": fake.speed, "log": [asdict(entry) for entry in fake.log]})
+        elif path == "/control/reset":
+            fake.reset(said.get("model"))
+            self.json(200, {})
+        elif path == "/control/fault":
+            try:
+                fake.tell(str(said.get("model")), said.get("fault"))
+            except ValueError as error:
+                self.error(400, str(error), "unknown_fault")
+            else:
+                self.json(200, {})
+        elif path in ("/", "/health"):
+            self.json(200, {"endpoint": fake.name})
+        else:
+            self.error(404, f"there is no {path} here", "unknown_url")
+
+    async def attempt(self, body: Json) -> None:
+        entry, fault = self.fake.enter(body)
+        try:
+            await self.misbehave(entry, fault, body)
+        except asyncio.CancelledError:
+            self.fake.leave(entry, f"{entry.became or 'no byte sent'}, and its client left")
+            raise
+
+    async def misbehave(self, entry: Entry, fault: Fault, body: Json) -> None:
+        fake, messages = self.fake, body.get("messages") or []
+        if fault.reset:
+            fake.leave(entry, "reset")
+            self.abort()
+        elif fault.silent:
+            await self.wait(fault.silent)
+            fake.leave(entry, "closed without a byte")
+            self.transport.close()
+        elif fault.status != 200:
+            self.refuse(entry, fault)
+        elif fault.refuses_prefill and entry.prefill:
+            fake.leave(entry, "400 invalid_prefill")
+            self.error(
+                400, "This model takes no assistant prefill: the last message must be a user's.", "invalid_prefill"
+            )
+        else:
+            answer = Answer(f"{fake.name}/{entry.model}", rest_of(messages, answer_to(messages, fake.voice)), entry)
+            await (self.stream(entry, fault, answer, body) if entry.stream else self.plain(entry, fault, answer))
+
+    def refuse(self, entry: Entry, fault: Fault) -> None:
+        headers = []
+        if fault.retry_after is not None:
+            headers.append(f"retry-after: {fault.retry_after / self.fake.speed:g}")
+        self.fake.leave(entry, " ".join([str(fault.status), fault.code or "", *headers]).replace("  ", " ").strip())
+        self.error(fault.status, fault.message or f"It failed: {fault.says}.", fault.code, *headers)
+
+    async def plain(self, entry: Entry, fault: Fault, answer: Answer) -> None:
+        """Without a stream the faults of a stream do what is nearest: a body that is cut, late, or no JSON."""
+        await self.wait(fault.first_token)
+        if fault.garbage_at is not None:
+            self.fake.leave(entry, "200, no JSON")
+            self.head(200, "content-type: application/json", "content-length: 9")
+            self.write(b'{"id": "x')
+        elif fault.stops_at is not None:
+            self.json(200, answer.whole(), share=0.6)
+            entry.became = "200, six tenths of it"
+            await self.wait(fault.stalls)
+            self.fake.leave(entry)
+            self.transport.close()
+        else:
+            self.fake.leave(entry, "200", served=True)
+            self.json(200, answer.whole())
+
+    async def stream(self, entry: Entry, fault: Fault, answer: Answer, body: Json) -> None:
+        self.head(200, "content-type: text/event-stream; charset=utf-8", "transfer-encoding: chunked")
+        entry.became, done = "200, no token", "" if fault.done else " without [DONE]"
+        await self.wait(fault.first_token)
+        self.event(answer.chunk({"role": "assistant", "content": ""}))
+        for number, token in enumerate(answer.tokens):
+            if number == fault.stops_at:
+                await self.stop(entry, fault)
+                return
+            if number == fault.garbage_at:
+                done = " with an event that was no JSON" + done
+                self.event('{"id": "' + answer.id + '", "choices": [{"delta": {"content": ')
+            self.event(answer.chunk({"content": token}))
+            entry.became = f"200, {number + 1} tokens"
+            await self.wait(GAP)
+        self.event(answer.chunk({}, finish="stop"))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            self.event({**answer.chunk({}), "choices": [], "usage": answer.usage})
+        self.fake.leave(entry, f"200{done}", served=True)
+        if fault.done:
+            self.event("[DONE]")
+        self.write(b"0\r\n\r\n")
+
+    async def stop(self, entry: Entry, fault: Fault) -> None:
+        await self.wait(fault.stalls)
+        if fault.error_event:
+            self.event(error_body(500, "The engine broke while it answered.", "engine_broke"))
+        ending = {"cut": "then cut", "reset": "then reset", "whole": "then ended without the rest"}[fault.ends]
+        self.fake.leave(entry, f"{entry.became}, {'an error, ' * fault.error_event}{ending}")
+        if fault.ends == "reset":
+            self.abort()
+        elif fault.ends == "cut":
+            self.transport.close()
+        else:
+            self.write(b"0\r\n\r\n")
+
+
+@dataclass
+class Answer:
+    """A healthy answer's parts."""
+
+    model: str
+    text: str
+    entry: Entry
+
+    @property
+    def id(self) -> str:
+        return f"chatcmpl-{self.entry.endpoint}-{self.entry.model}-{self.entry.attempt}"
+
+    @property
+    def tokens(self) -> list[str]:
+        return tokens_of(self.text)
+
+    @property
+    def usage(self) -> dict[str, int]:
+        asked, said = self.entry.prompt_tokens, len(self.tokens)
+        return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+
+    def chunk(self, delta: Json, finish: str | None = None) -> Json:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        return {**self.frame("chat.completion.chunk"), "choices": [choice]}
+
+    def whole(self) -> Json:
+        message = {"role": "assistant", "content": self.text}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {**self.frame("chat.completion"), "choices": [choice], "usage": self.usage}
+
+    def frame(self, kind: str) -> Json:
+        return {"id": self.id, "object": kind, "created": int(time.time()), "model": self.model}
+
+
+def error_body(status: int, message: str, code: str | None) -> Json:
+    return {"error": {"message": message, "type": TYPES.get(status, "server_error"), "param": None, "code": code}}
