@@ -8,7 +8,7 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, endpoint; balance, budget, race; table; sse
+                call, record, verdict; latency, breaker, health, endpoint; balance, budget, race; table; sse, resume
     dialects/   how kinds of servers differ
                 base; openai, vllm, zhipu, simulated
     upstream/   holds connections

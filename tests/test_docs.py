@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import router
 from router import config, errors, values
 from router.cli import main
-from router.core.table import Table, rebuild
+from router.core.table import rebuild
 from router.ops.admin import Admin
 from router.ops.metrics import Metrics
 from router.proxy.admission import Admission
@@ -100,7 +101,7 @@ def test_every_command_and_option_is_there(said: str) -> None:
 
 def routes() -> Iterator[str]:
     yield from (path.decode() for path in OPERATIONS)
-    models = Models(Tables(Serving(Table(TABLE.config, {}, {}), {})), Admission((), 1), 0)
+    models = Models(Tables(Serving(replace(TABLE, routes={}), {})), Admission((), 1), 0)
     admin = Admin(lambda: TABLE, dict, METRICS, lambda: 0.0, lambda _: None)
     yield from (re.sub(r"{.*}", "{id}", route.path) for route in (*models.routes, *admin.routes))
 

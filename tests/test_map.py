@@ -36,6 +36,7 @@ MAY: dict[str, set[str]] = {
     "router.core.latency": set(),
     "router.core.race": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "verdict")},
     "router.core.record": {"router.core.verdict"},
+    "router.core.resume": {"router.core.sse"},
     "router.core.sse": set(),
     "router.core.table": {"router.core.budget", "router.core.endpoint", "router.config"},
     "router.core.verdict": set(),

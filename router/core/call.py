@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +26,8 @@ class InvalidCall(ValueError):
 class Call(msgspec.Struct, frozen=True, eq=False):
     """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing.
 
-    `headers` are the lines to pass on, each with its end.
+    `headers` are the lines to pass on, each with its end. `patience` is how many seconds its client waits, `retries`
+    how often that has asked before.
     """
 
     operation: Operation
@@ -35,6 +37,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     model: str
     stream: bool = False
     choices: int = 1
+    patience: float = inf
+    retries: int = 0
 
     @property
     def wait(self) -> Literal["first_token", "answer", "embedding"]:
@@ -44,7 +48,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         return "embedding" if self.operation == "embeddings" else "answer"
 
 
-def parse(operation: Operation, body: bytes, headers: bytes = b"") -> Call:
+def parse(operation: Operation, body: bytes, headers: bytes = b"", patience: float = inf, retries: int = 0) -> Call:
     """Read a request body. Raises InvalidCall."""
     try:
         if not body.isascii():
@@ -66,7 +70,7 @@ def parse(operation: Operation, body: bytes, headers: bytes = b"") -> Call:
     if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool) or choices < 1):
         raise InvalidCall("'n' must be a whole number of at least 1.", "invalid_type", "n")
     streams = bool(stream) and operation != "embeddings"
-    return Call(operation, body, fields, headers, model, streams, choices or 1)
+    return Call(operation, body, fields, headers, model, streams, choices or 1, patience, retries)
 
 
 def _read(fields: Fields, name: str) -> Any:

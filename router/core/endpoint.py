@@ -18,7 +18,7 @@ from router.core.latency import Latency
 from router.core.verdict import Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
-Role = Literal["first", "hedge", "retry"]
+Role = Literal["first", "hedge", "retry", "rescue"]
 
 PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.0}  # seconds, before anything was seen
 PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)

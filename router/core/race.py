@@ -9,6 +9,9 @@ Hedges and retries are drawn from two budgets; a retry at an endpoint that nothi
 budget is there to keep a failing service from being asked more often, and moving away from it asks it less. An
 endpoint is tried again in the same call only when no other is left, once, and after a pause. One hedge at a time is
 enough: no policy with more does better (Kaler, He, Elnikety, SPAA 2017).
+
+A stream that broke after its first token gets a second race, whose first attempt, the rescue, is always paid for: it
+asks for a whole answer again.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from router.core.budget import Budget
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
 from router.core.verdict import Verdict
 
-MAX_ATTEMPTS = 6
+MAX_ATTEMPTS = 6  # of one call, its rescues included
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
 RECHECK = 0.25  # seconds until we look again for a rival that was not to be had
@@ -71,7 +74,9 @@ class Race:
         "_again_at",
         "_expires_at",
         "_hold_until",
+        "_most",
         "_policies",
+        "_rescues",
         "_rival_at",
         "_route",
         "_tried",
@@ -84,17 +89,33 @@ class Race:
         "winner",
     )
 
-    def __init__(self, route: Route, wait: Wait, now: float, rng: Random) -> None:
+    def __init__(
+        self, route: Route, wait: Wait, now: float, rng: Random, limit: float = inf, most: int = MAX_ATTEMPTS
+    ) -> None:
+        """`limit`: seconds that its client waits; `most`: attempts that it is good for."""
         self._route, self._policies = route, route.policies
         self._wait, self.began, self.rng = wait, now, rng
-        self.deadline = now + route.deadline
-        self.attempts = 0
+        self.deadline = now + (route.deadline if limit > route.deadline else limit)
+        self.attempts, self._most = 0, most
+        self._rescues = False
         self.live: list[Attempt] = []  # oldest first
         self.winner: Attempt | None = None
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # tried once, and may be tried again from then on
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
+
+    def rescue(self, before: Iterable[Attempt], now: float) -> None:
+        """Make it a race for the rest of an answer that broke; `before` are the attempts of its call until now.
+
+        Those that failed are asked again only where no other is left, after their pause.
+        """
+        self._rescues = True
+        for attempt in before:
+            self.attempts += 1
+            if attempt.verdict is not Verdict.ABANDONED:
+                self._tried.add(attempt.endpoint)
+                self._again_at[attempt.endpoint] = now + PAUSE * (1.0 + self.rng.random())
 
     # What is due.
 
@@ -173,17 +194,25 @@ class Race:
 
     def _alone(self, now: float) -> Attempt | None:
         self._hold_until = inf
-        endpoint = self._choose(now) if now < self.deadline and self.attempts < MAX_ATTEMPTS else None
+        endpoint = self._choose(now) if now < self.deadline and self.attempts < self._most else None
         if endpoint is None:
             return None
+        if self._rescues:
+            return self._rescue(endpoint, now)
         if not self.attempts:
             policy = self._policies[endpoint]
             self._route.hedges.deposit(policy.hedge_budget, now)
             self._route.retries.deposit(policy.retry_budget, now)
             return self._begin(endpoint, "first", now)
-        if not self._free(endpoint, now) and not self._route.retries.withdraw(now):
+        if not self._free(endpoint, now) and not self._pay(endpoint, now):
             endpoint = self._untried(now, lambda e: self._free(e, now))
         return self._begin(endpoint, "retry", now) if endpoint is not None else None
+
+    def _rescue(self, endpoint: Endpoint, now: float) -> Attempt | None:
+        return self._begin(endpoint, "rescue", now) if self._pay(endpoint, now) else None
+
+    def _pay(self, endpoint: Endpoint, now: float) -> bool:
+        return self._policies[endpoint].retry_budget > 0.0 and self._route.retries.withdraw(now)
 
     def _choose(self, now: float) -> Endpoint | None:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause.
@@ -227,14 +256,18 @@ class Race:
     def _rival(self, now: float) -> Attempt | None:
         """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
         late = self.live[0]
-        budget = (
-            self._route.retries if now >= late.began + self._policies[late.endpoint].abandon else self._route.hedges
-        )
-        endpoint = self._untried(now) if self.attempts < MAX_ATTEMPTS else None
-        if endpoint is None or not (late.trial or budget.withdraw(now)):
+        endpoint = self._untried(now) if self.attempts < self._most else None
+        if endpoint is None or not (late.trial or self._pay_rival_of(late, now)):
             self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
+
+    def _pay_rival_of(self, late: Attempt, now: float) -> bool:
+        """One that is so late that it could be given up counts as a failure."""
+        policy = self._policies[late.endpoint]
+        if now >= late.began + policy.abandon:
+            return policy.retry_budget > 0.0 and self._route.retries.withdraw(now)
+        return policy.hedge_budget > 0.0 and self._route.hedges.withdraw(now)
 
     def _free(self, endpoint: Endpoint, now: float) -> bool:
         return endpoint.sound(now) and self._policies[endpoint].retry_budget > 0.0
@@ -261,16 +294,17 @@ class Race:
 
     def _can_take_over(self, now: float) -> bool:
         """Whether another endpoint is to be had, and paid for, in the place of an attempt that is given up."""
-        if self.attempts >= MAX_ATTEMPTS:
+        if self.attempts >= self._most:
             return False
-        alone = len(self.live) == 1
-        paid = (self._route.retries if alone else self._route.hedges).level(now) >= 1.0
+        alone, policy = len(self.live) == 1, self._policies[self.live[0].endpoint]
+        budget = self._route.retries if alone else self._route.hedges
+        paid = (policy.retry_budget if alone else policy.hedge_budget) > 0.0 and budget.level(now) >= 1.0
         others = [e for tier in self._route.tiers for e in self._not_tried(tier, now)]
         return any(e.available(now) if paid else alone and self._free(e, now) for e in others)
 
     def _look_again_at(self, now: float) -> float:
         """When there may be one that is not to be had now; never, where all were asked."""
-        more = self.attempts < MAX_ATTEMPTS and any(self._not_tried(tier, now) for tier in self._route.tiers)
+        more = self.attempts < self._most and any(self._not_tried(tier, now) for tier in self._route.tiers)
         return now + RECHECK if more else inf
 
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:

@@ -194,10 +194,9 @@ class Scanner:
         """Read one event; False where it must not go on."""
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
-        lines = [line for line in _LINE_END.split(event) if line and line[:1] != b":"]
-        if not lines:
+        data = data_of(event)
+        if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
             return True  # a comment
-        data = b"\n".join(line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:")
         if data[:6] == b"[DONE]":
             self.done = True
             return True
@@ -245,6 +244,17 @@ class Scanner:
             elif not self.first_token and choice.useful:
                 self.first_token = True
         return True
+
+
+def split(events: bytes) -> list[bytes]:
+    """Whole events, each without the blank line at its end."""
+    return [event for event in _BLANK_LINE.split(events) if event]
+
+
+def data_of(event: bytes) -> bytes:
+    """What the `data` lines of one event say together; nothing, of a comment."""
+    lines = _LINE_END.split(event)
+    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:"])
 
 
 def _count(said: Any) -> int | None:

@@ -13,7 +13,7 @@ from math import inf
 from types import MappingProxyType
 
 from router.config import Config, EndpointConfig, Policy
-from router.core.budget import RESERVE, Budget
+from router.core.budget import Budget
 from router.core.endpoint import Endpoint, Slots
 
 
@@ -42,6 +42,8 @@ class Table:
     config: Config
     routes: Mapping[str, Route]
     endpoints: Mapping[Endpoint, EndpointConfig]
+    hedges: Budget  # of the whole process
+    retries: Budget
 
 
 def rebuild(config: Config, old: Table | None = None) -> Table:
@@ -53,8 +55,9 @@ def rebuild(config: Config, old: Table | None = None) -> Table:
         for model, endpoint in _endpoints(told, known, endpoints.keys()).items():
             endpoints[endpoint] = told
             offers.setdefault(model, []).append((told, endpoint))
-    routes = {model: _route(config, model, offered, old) for model, offered in offers.items()}
-    return Table(config, MappingProxyType(routes), MappingProxyType(endpoints))
+    hedges, retries = (old.hedges, old.retries) if old else (Budget(), Budget())
+    routes = {model: _route(config, model, offered, hedges, retries) for model, offered in offers.items()}
+    return Table(config, MappingProxyType(routes), MappingProxyType(endpoints), hedges, retries)
 
 
 def _endpoints(
@@ -84,22 +87,17 @@ def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
     return key
 
 
-def _budget(shares: list[float], budget: Budget) -> Budget:
-    """Where nothing is paid in, there is no reserve either: 0 means none."""
-    budget.reserve = RESERVE if any(shares) else 0.0
-    return budget
-
-
-def _route(config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], old: Table | None) -> Route:
+def _route(
+    config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], hedges: Budget, retries: Budget
+) -> Route:
     tiers = sorted({told.tier for told, _ in offered})
     policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
-    before = old.routes.get(model) if old else None
     return Route(
         model,
         tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
         MappingProxyType(policies),
-        _budget([policy.hedge_budget for policy in policies.values()], before.hedges if before else Budget()),
-        _budget([policy.retry_budget for policy in policies.values()], before.retries if before else Budget()),
+        hedges,
+        retries,
         max(policy.deadline for policy in policies.values()),
         min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),

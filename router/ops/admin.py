@@ -66,7 +66,8 @@ class Admin:
             for told in table.config.endpoints
             if told.disabled
         ]
-        return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(now)})
+        budgets = {"hedge": round(table.hedges.level(now), 2), "retry": round(table.retries.level(now), 2)}
+        return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(), "budgets": budgets})
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
         told = self._table().endpoints[endpoint]
@@ -97,14 +98,9 @@ class Admin:
             "pool": {state: getattr(pool, state) for state in (*NOW, *EVER)},
         }
 
-    def _models(self, now: float) -> list[dict[str, Any]]:
+    def _models(self) -> list[dict[str, Any]]:
         return [
-            {
-                "model": route.model,
-                "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers],
-                "hedge_budget": round(route.hedges.level(now), 2),
-                "retry_budget": round(route.retries.level(now), 2),
-            }
+            {"model": route.model, "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers]}
             for route in self._table().routes.values()
         ]
 

@@ -105,7 +105,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_calls()
         yield from self._of_endpoints()
-        yield from self._of_routes()
+        yield from self._of_budgets()
         yield from self._of_pools()
 
     def _of_calls(self) -> Iterator[Metric]:
@@ -142,14 +142,10 @@ class Metrics(Collector):
         expected = ((n, e.latency("first_token").mean(now)) for n, e in named)
         yield _gauge("expected_first_token_seconds", "The estimate that endpoints are compared by.", labels, expected)
 
-    def _of_routes(self) -> Iterator[Metric]:
-        now = self._now()
-        levels = (
-            ((route.model, kind), budget.level(now))
-            for route in self._table().routes.values()
-            for kind, budget in (("hedge", route.hedges), ("retry", route.retries))
-        )
-        yield _gauge("budget_attempts", "Extra attempts that could be paid for now.", ("model", "kind"), levels)
+    def _of_budgets(self) -> Iterator[Metric]:
+        now, table = self._now(), self._table()
+        levels = ((("hedge",), table.hedges.level(now)), (("retry",), table.retries.level(now)))
+        yield _gauge("budget_attempts", "Extra attempts that could be paid for now.", ("kind",), levels)
 
     def _of_pools(self) -> Iterator[Metric]:
         pools = self._pools()

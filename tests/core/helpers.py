@@ -31,8 +31,8 @@ class Rules:
     deadline: float = 60.0
     hedge: float | Literal["auto", "off"] = "off"
     abandon: float = 1000.0
-    hedge_budget: float = 0.0
-    retry_budget: float = 2.0**-40  # next to nothing, for 0 means that no retry is wanted
+    hedge_budget: float = 2.0**-40  # next to nothing, for 0 means that none is wanted
+    retry_budget: float = 2.0**-40
     patience: float = 0.0
 
 

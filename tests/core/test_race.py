@@ -143,7 +143,7 @@ def test_a_breakers_trial_is_hedged_early_under_auto() -> None:
     assert call.at(0.0) == ["first a"]
     assert call.wakes == a.usual("first_token")  # when it takes longer than it does as a rule
     assert call.at(1.0) == ["hedge b"]
-    assert call.way.hedges.level(T + 1.0) == RESERVE  # it is our experiment
+    assert call.way.hedges.level(T + 1.0) == pytest.approx(RESERVE)  # it is our experiment
 
 
 def test_without_budget_there_is_no_hedge_until_calls_have_paid_for_one() -> None:

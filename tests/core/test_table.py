@@ -198,15 +198,14 @@ def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() 
         assert [(e.in_flight, e.slots.used) for e in of.endpoints] == [(0, 0)] * 2
 
 
-def test_a_models_budgets_are_carried_over_and_another_models_are_its_own() -> None:
+def test_the_budgets_are_one_for_all_models_and_carried_over() -> None:
     old = table(entry("a", models="[chat, code]"))
-    assert old.routes["chat"].hedges is not old.routes["code"].hedges is not old.routes["code"].retries
-    old.routes["chat"].hedges.deposit(1.0, T)
-    old.routes["chat"].retries.withdraw(T)
+    assert old.routes["chat"].hedges is old.routes["code"].hedges is not old.routes["code"].retries
+    old.hedges.deposit(1.0, T)
+    old.routes["code"].retries.withdraw(T)
     new = table(entry("b", models="[chat, talk]"), old=old)
-    assert new.routes["chat"].hedges.level(T) == 4.0
-    assert new.routes["chat"].retries.level(T) == 2.0
-    assert new.routes["talk"].hedges.level(T) == 3.0
+    assert new.routes["chat"].hedges.level(T) == new.hedges.level(T) == 4.0
+    assert new.routes["talk"].retries.level(T) == new.retries.level(T) == 2.0
 
 
 def test_no_key_of_ours_can_be_read_from_an_endpoints_key() -> None:

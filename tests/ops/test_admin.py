@@ -141,7 +141,7 @@ endpoints:
             "talk": [["a"]],
             "large": [["a"]],
         }
-        assert all(model["hedge_budget"] > 0 for model in state["models"])
+        assert state["budgets"]["hedge"] > 0
 
 
 @on_uvloop

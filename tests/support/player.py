@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from router.config import EndpointConfig, parse
 from router.core.endpoint import Endpoint
 from router.core.record import CallRecord
-from router.core.table import Route, rebuild
+from router.core.table import Route, Table, rebuild
 from router.ops.changes import Changes
 from router.ops.metrics import Metrics
 from router.ops.telemetry import Telemetry
@@ -172,8 +172,7 @@ class Player:
             assert not pool.busy, pool
         for endpoint in self.table.endpoints:
             _assert_at_rest(endpoint)
-        for route in self.table.routes.values():
-            _assert_within_bounds(route, len(self.calls), self.scheduler.now())
+        _assert_within_bounds(self.table, len(self.calls), self.scheduler.now())
         for call in self.calls:
             assert_answered_honestly(call)
         attempts = Counter(attempt.endpoint.name for call in self.calls for attempt in call.record.attempts)
@@ -188,11 +187,12 @@ def _assert_at_rest(endpoint: Endpoint) -> None:
     assert endpoint.breaker.allows(inf), f"{endpoint}: a trial is out for good"
 
 
-def _assert_within_bounds(route: Route, calls: int, now: float) -> None:
+def _assert_within_bounds(table: Table, calls: int, now: float) -> None:
     """Each call pays in at most once; nothing is ever drawn that is not there."""
+    policies = [policy for route in table.routes.values() for policy in route.policies.values()]
     for budget, share in (
-        (route.hedges, max(policy.hedge_budget for policy in route.policies.values())),
-        (route.retries, max(policy.retry_budget for policy in route.policies.values())),
+        (table.hedges, max(policy.hedge_budget for policy in policies)),
+        (table.retries, max(policy.retry_budget for policy in policies)),
     ):
         level = budget.level(now)
         assert isfinite(level)
