@@ -32,7 +32,7 @@ EXPOSE 8080
 # Asked directly, whatever proxy the environment names for endpoints; and where FIRSTTOKEN_PORT says, as settings.py reads it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
   CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; port = os.environ.get('FIRSTTOKEN_PORT', ''); build_opener(ProxyHandler({})).open(f'http://127.0.0.1:{port if port.isdigit() else 8080}/healthz', timeout=2)"]
-# SIGTERM drains: no new requests, those in flight end.
+# SIGTERM drains: calls in flight end, within FIRSTTOKEN_DRAIN (120 s); so give it --stop-timeout 125, not Docker's 10 s.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["firsttoken"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -2,6 +2,7 @@
 
     cli.py, __main__.py   the command line
     app.py                builds the rooms, hands each its parts, starts and stops what runs
+    server.py             uvicorn's server, but for how it stops
     config.py             endpoints.yaml as frozen models; yamlfile.py reads the text, values.py each value
     settings.py           the process's settings, from the environment
     errors.py             all that a client can be told by us
@@ -14,7 +15,8 @@
     upstream/   holds connections
                 exchange, http1, pool; simulated
     proxy/      moves one request
-                client, front, asgi, application; handler, admission, serving, dispatch, relay; headers, shell, models
+                client, front, asgi, application; handler, admission, serving, dispatch, relay; drain;
+                headers, shell, models
     ops/        runs beside requests
                 probes, keep; telemetry, metrics, logs, changes; admin
 

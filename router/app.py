@@ -25,6 +25,7 @@ from router.proxy import front
 from router.proxy.admission import Admission
 from router.proxy.application import Application
 from router.proxy.asgi import AsgiCalls
+from router.proxy.drain import Drain
 from router.proxy.handler import Handler
 from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
@@ -36,6 +37,7 @@ from router.upstream.pool import Address, Pool, tls_context
 from router.upstream.simulated import Simulated
 
 SWEEP = 1.0  # seconds between two looks at the client connections
+WATCHED = 60.0  # seconds: who asks /readyz more seldom does not depend on it
 
 
 class Router:
@@ -67,8 +69,18 @@ class Router:
         self.handler = Handler(self.tables, self.admission, shell)
         bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = front.front(self.handler, bounds)
-        self.asgi = self._application()
         self.connections: set[Any] = set()  # uvicorn's, once it runs
+        self.admin = self._admin()
+        self.asgi = self._application()
+        self.drain = Drain(
+            self.handler,
+            self.admission,
+            lambda: self.connections,
+            self.scheduler.now,
+            limit=settings.drain,
+            notice=settings.notice,
+            watched=lambda: self.scheduler.now() < self.admin.ready_asked + WATCHED,
+        )
 
     def _table(self) -> Table:
         return self.tables.current.table
@@ -94,14 +106,22 @@ class Router:
             tls=self.tls,
         )
 
+    def _admin(self) -> Admin:
+        authorize = self.admission.authorize_reading
+        return Admin(
+            self._table,
+            lambda: self.pools,
+            self.metrics,
+            self.scheduler.now,
+            lambda request: authorize(request.headers.raw),
+            lambda: self.handler.stopping,
+        )
+
     def _application(self) -> Application:
         calls = AsgiCalls(self.handler, self.scheduler, self.settings.max_body)
-        authorize, now = self.admission.authorize_reading, self.scheduler.now
-        admin = Admin(
-            self._table, lambda: self.pools, self.metrics, now, lambda request: authorize(request.headers.raw)
-        )
         models = Models(self.tables, self.admission, int(time.time()))
-        return Application(calls, [*models.routes, *admin.routes], self.handler, now, self._lifespan)
+        routes = [*models.routes, *self.admin.routes]
+        return Application(calls, routes, self.handler, self.scheduler.now, self._lifespan)
 
     # Running.
 

@@ -10,7 +10,6 @@ import sys
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -22,6 +21,7 @@ from router import __version__
 from router.app import Router
 from router.config import Config, ConfigError, load
 from router.ops import logs
+from router.server import Server
 from router.settings import Settings
 
 FILE = "endpoints.yaml"
@@ -54,7 +54,7 @@ _config = click.option(
     "--allow-open", is_flag=True, default=None, help="Serve an address that is not loopback without client keys."
 )
 def serve(config: Path | None, host: str | None, port: int | None, allow_open: bool | None) -> None:
-    """Run the router until SIGTERM or Ctrl+C; open streams are finished first.
+    """Run the router until SIGTERM or Ctrl+C; open streams are finished first, but not after a second one.
 
     Every setting may also come from the environment: FIRSTTOKEN_PORT=9000 (docs/endpoints.md).
     """
@@ -84,7 +84,7 @@ def check(config: Path | None) -> None:
 
 async def _serve(config: Config, settings: Settings) -> None:
     router = Router(config, settings)
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             router.asgi,
             host=settings.host,
@@ -98,22 +98,19 @@ async def _serve(config: Config, settings: Settings) -> None:
             server_header=False,
             backlog=4096,
             timeout_keep_alive=ceil(settings.keep_alive),
-            timeout_graceful_shutdown=ceil(settings.drain),
-        )
+            timeout_graceful_shutdown=1,  # for what the drain has left: nothing
+        ),
+        router.drain,
     )
     router.connections = server.server_state.connections
     gc.collect()
     gc.freeze()  # what is here now stays; looking at it again would only cost
     gc.set_threshold(20_000, 20, 20)
     for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, _already_stopped)
+        signal.signal(stop, signal.SIG_IGN)  # before it serves and after it has stopped
     await server.serve()
     if not server.started:
         sys.exit(3)
-
-
-def _already_stopped(signum: int, frame: FrameType | None) -> None:
-    """uvicorn raises the signal that stopped it once more at its end; a stop that was asked for is no failure."""
 
 
 def _settings(said: dict[str, object]) -> Settings:

@@ -12,6 +12,7 @@
     │   └── HeaderTooLarge 431
     ├── ModelDisabled 503            all of its endpoints lack what they need from the environment
     ├── Overloaded 429               we, or all endpoints, have no room: come back
+    ├── Stopping 503                 the router stops: another one may answer
     ├── EndpointsFailed 502          every attempt that could be made has failed
     ├── DeadlineExceeded 504         no first token in time
     └── StreamBroken 502             the answer broke after it had begun: told inside the stream
@@ -138,6 +139,12 @@ class Overloaded(RouterError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
+    should_retry = True
+
+
+class Stopping(RouterError):
+    status = 503
+    code = "stopping"
     should_retry = True
 
 

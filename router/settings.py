@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """To open a connection to an endpoint, TLS included."""
     drain: Duration = 120.0
     """How long calls may go on after a signal to stop."""
+    notice: Duration = 10.0
+    """How long of that new ones are still served, where something asks /readyz."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """How much to log."""

@@ -143,10 +143,10 @@ def test_the_map_names_all_files_and_rooms_and_nothing_else() -> None:
     rooms = {path.parent.name: path.parent for path in package.glob("*/__init__.py")}
     described = str(router.__doc__).split("A newcomer")[0]
     assert set(re.findall(r"\b\w+\.py\b", described)) == tops
-    named = dict(re.findall(r"^ +(\w+)/ .*\n +(.*)$", described, re.MULTILINE))
+    named = dict(re.findall(r"^    (\w+)/ .*\n((?: {8,}.*\n)+)", described, re.MULTILINE))
     assert named.keys() == rooms.keys()
     for room, files in named.items():
-        assert sorted(re.split("[,;] ", files)) == sorted(
+        assert sorted(re.split(r"[,;]\s+", files.strip())) == sorted(
             path.stem for path in rooms[room].glob("*.py") if path.stem != "__init__"
         )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from router.core.endpoint import Endpoint
 from router.core.verdict import Verdict
+from router.errors import Stopping
 from router.upstream.exchange import Limits
 from tests.support import EndpointSpec, Player, ScriptedClient, endpoint
 from tests.support.endpoints import (
@@ -197,6 +199,10 @@ def place_call(play: Player, rng: Random, start: float) -> None:
     play.call(at, path=path, body=body.encode(), **times)
 
 
+def stop(player: Player) -> None:
+    player.handler.end_all(Stopping("The end."))
+
+
 def play(seed: int) -> Player:
     """One world, played to its end; the clock begins anywhere, as a machine's does."""
     rng = Random(seed)
@@ -212,6 +218,8 @@ def play(seed: int) -> Player:
     )
     for _ in range(rng.randint(2, 12)):
         place_call(player, rng, start)
+    if rng.random() < 0.1:
+        player.at(start + rng.uniform(0, 60), partial(stop, player))
     player.run(LATEST)
     return player
 
@@ -237,7 +245,7 @@ def test_the_worlds_are_wild_enough() -> None:
     calls = [call for seed in range(0, SEEDS, 5) for call in play(seed).calls]
     errors = {call.record.error for call in calls}
     assert errors >= {"", "client_left", "endpoints_failed", "endpoints_busy", "overloaded", "deadline_exceeded"}
-    assert errors >= {"stream_broken", "model_not_found"}
+    assert errors >= {"stream_broken", "model_not_found", "stopping"}
     attempts = [attempt for call in calls for attempt in call.record.attempts]
     assert {attempt.verdict for attempt in attempts} == set(Verdict)
     by_simulated = {a.verdict for a in attempts if isinstance(a.endpoint, Endpoint) and a.endpoint.stand_in}

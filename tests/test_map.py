@@ -17,7 +17,8 @@ _BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}
 MAY: dict[str, set[str]] = {
     "router": set(),  # its __init__: the version and the map
     "router.__main__": {"router.cli"},
-    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.settings"},
+    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.server", "router.settings"},
+    "router.server": {"router.proxy.drain"},
     "router.app": {f"router.{part}" for part in ("core", "dialects", "upstream", "proxy", "ops")}
     | {"router", "router.config", "router.errors", "router.scheduler", "router.settings"},  # it builds them all
     "router.settings": {"router.values"},
@@ -51,7 +52,8 @@ NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.race", "router.co
 
 # Where others' packages may be imported at all. What is not here is free.
 ONLY: dict[str, set[str]] = {
-    "asyncio": {"router.app", "router.ops", "router.proxy.asgi", "router.scheduler", "router.upstream", "loadtest"},
+    "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
+    | {"loadtest"},
     "httptools": {"router.proxy.front", "router.upstream"},
     "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange"},
     "prometheus_client": {"router.ops.metrics"},
@@ -59,7 +61,7 @@ ONLY: dict[str, set[str]] = {
     "pydantic_settings": {"router.settings"},
     "starlette": {"router.ops.admin", "router.proxy.application", "router.proxy.models"},
     "tenacity": {"router.ops.keep"},
-    "uvicorn": {"router.app", "router.cli", "router.proxy.front"},
+    "uvicorn": {"router.app", "router.cli", "router.proxy.front", "router.server"},
     "yaml": {"router.yamlfile"},
 }
 

@@ -28,8 +28,11 @@ class Admin:
         metrics: Metrics,
         now: Callable[[], float],
         authorize: Authorize,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._table, self._pools, self._metrics, self._now, self._authorize = table, pools, metrics, now, authorize
+        self._stopping = stopping
+        self.ready_asked = -inf  # when somebody last wanted to know whether we are ready
 
     @property
     def routes(self) -> list[Route]:
@@ -45,7 +48,10 @@ class Admin:
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def readyz(self, _: Request) -> Response:
-        """There is a model, and every one has an endpoint that is up."""
+        """There is a model, and every one has an endpoint that is up; and we are to stay."""
+        self.ready_asked = self._now()
+        if self._stopping():
+            return JSONResponse({"status": "stopping"}, status_code=503)
         routes = self._table().routes.values()
         down = [route.model for route in routes if not any(e.health.up for e in route.endpoints)]
         if down or not routes:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 
-from router.errors import Forbidden, Overloaded, Unauthorized
+from router.errors import Forbidden, Overloaded, Stopping, Unauthorized
 from router.proxy.client import Headers
 
 COME_BACK = 0.5  # seconds: about what a call takes to its first token
@@ -24,12 +24,12 @@ _OF_A_CALL, _OF_A_PAGE = frozenset((b"origin",)), frozenset((b"host", b"origin")
 class Admission:
     """Keys are kept as digests, so that looking one up takes a time that says nothing about it."""
 
-    __slots__ = ("_any_host", "_digests", "_max_calls")
+    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls")
 
     def __init__(self, keys: Iterable[str], max_calls: int, *, any_host: bool = False) -> None:
         self._any_host = any_host
         self._digests = frozenset(sha256(key.encode()).digest() for key in keys)
-        self._max_calls = max_calls
+        self._max_calls, self._closed = max_calls, False
 
     def authorize(self, headers: Headers) -> None:
         """A call. Raises Unauthorized, or Forbidden."""
@@ -67,9 +67,15 @@ class Admission:
                     code="forbidden_host",
                 )
 
+    def close(self) -> None:
+        """No more calls."""
+        self._max_calls, self._closed = 0, True
+
     def admit(self, calls: int) -> None:
-        """Raises Overloaded where so many calls are in flight that one more is too many."""
+        """Raises Overloaded where with so many calls in flight one more is too many; Stopping where it is closed."""
         if calls >= self._max_calls:
+            if self._closed:
+                raise Stopping("The router is stopping and takes no more calls.", retry_after=COME_BACK)
             raise Overloaded(f"The router serves {calls} calls already.", retry_after=COME_BACK)
 
 

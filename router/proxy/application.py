@@ -45,9 +45,12 @@ class Application:
         arrived = scope["arrived"] = self._now()
 
         async def stamp(message: Message) -> None:
-            if message["type"] == "http.response.start" and not _stamped(message):
-                facts = call_facts(self._handler.record(b"", arrived), "", self._now())
-                message["headers"] = [*message["headers"], *pairs(facts)]
+            if message["type"] == "http.response.start":
+                if not _stamped(message):
+                    facts = call_facts(self._handler.record(b"", arrived), "", self._now())
+                    message["headers"] = [*message["headers"], *pairs(facts)]
+                if self._handler.stopping:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         await self._starlette(scope, receive, stamp)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from router.errors import RouterError
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -32,6 +34,9 @@ class Owner(Protocol):
         """The client reads slowly: no more until `drained`."""
 
     def drained(self) -> None: ...
+
+    def stop(self, error: RouterError) -> None:
+        """The router stops: end it now and tell the client this, in the stream where one has begun."""
 
 
 class Client(Protocol):

@@ -5,6 +5,7 @@ It is an object that is told things, and `advance` is what it does each time:
     start       the call is there
     news        an exchange has a first token, or has ended
     gone        the client left
+    stop        the router stops
     its timer   time has come: a hedge, a retry, a ping, the deadline
 
 Until the relay takes over it owns the call, so it ends exactly once: committed, failed, late, or left.
@@ -97,6 +98,9 @@ class Dispatch:
 
     def drained(self) -> None:
         self._full = False
+
+    def stop(self, error: RouterError) -> None:
+        self._fail(error)
 
     # What it does.
 

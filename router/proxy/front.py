@@ -112,8 +112,8 @@ class Front(HttpToolsProtocol):
     # The server says.
 
     def shutdown(self) -> None:
-        """No more requests on this connection: at once, or when its answer has ended."""
-        if self._answering:
+        """No more requests on this connection: at once, or when its answer has ended, to the one that is read too."""
+        if self._answering or self._reading:
             self._keep = False
         else:
             super().shutdown()
@@ -325,7 +325,8 @@ class Front(HttpToolsProtocol):
             framing = b"transfer-encoding: chunked\r\n"
         else:
             framing, self._keep = b"", False  # HTTP/1.0: the end of the connection is the end of the body
-        if not self._keep:
+        if not self._keep or self.handler.stopping:
+            self._keep = False
             framing += b"connection: close\r\n"
         line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
         self._pending = b"%b%b%b%b\r\n" % (line, self._date(), headers, framing)

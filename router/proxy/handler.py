@@ -26,15 +26,21 @@ OPERATIONS: Mapping[bytes, Operation] = {
 class Handler:
     """`authorize` is for the headers of a request, as soon as they are there: nobody else's body is read.
 
-    `calls` counts those that have begun and not ended.
+    Once it is `stopping`, each answer closes its client's connection.
     """
 
-    __slots__ = ("_admission", "_shell", "authorize", "calls", "tables")
+    __slots__ = ("_admission", "_open", "_shell", "authorize", "stopping", "tables")
 
     def __init__(self, tables: Tables, admission: Admission, shell: Shell) -> None:
         self.tables, self._admission, self._shell = tables, admission, shell
         self.authorize = admission.authorize
-        self.calls = 0
+        self.stopping = False
+        self._open: dict[CallRecord, Client] = {}  # calls that have begun and not ended
+
+    @property
+    def calls(self) -> int:
+        """How many have begun and not ended."""
+        return len(self._open)
 
     def handle(self, request: Request, client: Client) -> None:
         """Answer one request that is authorized: at once with an error, or later through its dispatch."""
@@ -44,11 +50,11 @@ class Handler:
             serving = self.tables.current  # read once: the call keeps this snapshot to its end
             route = self._route(serving, call)
             record.model, record.stream = call.model, call.stream
-            self._admission.admit(self.calls)
+            self._admission.admit(len(self._open))
         except RouterError as error:
             self.refuse(client, record, error)
             return
-        self.calls += 1
+        self._open[record] = client
         Dispatch(call, route, serving, client, record, self._shell, self._ended).start()
 
     def record(self, path: bytes, arrived: float) -> CallRecord:
@@ -70,6 +76,14 @@ class Handler:
         record.status, record.error = 499, "client_left"
         self._shell.ended(record)
 
+    def end_all(self, error: RouterError) -> int:
+        """End every call that is open, and tell its client this; how many they were."""
+        clients = list(self._open.values())
+        for client in clients:
+            if client.owner is not None:
+                client.owner.stop(error)
+        return len(clients)
+
     def _call(self, request: Request) -> Call:
         try:
             return parse(OPERATIONS[request.path], request.body, passed_on(request.headers))
@@ -90,7 +104,7 @@ class Handler:
         raise UnknownModel(_unknown(call.model, known), param="model")
 
     def _ended(self, record: CallRecord) -> None:
-        self.calls -= 1
+        del self._open[record]
         self._shell.ended(record)
 
 

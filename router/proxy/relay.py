@@ -4,6 +4,7 @@
     tick       is it still moving?
     full, drained   the client reads slowly: its endpoint is made to wait, and nobody else
     gone       the client left: closing the connection stops the endpoint
+    stop       the router stops
 
 A stream that broke never ends as if it were whole: both OpenAI SDKs take an end without [DONE] for success, so it ends
 with an error inside, and no [DONE].
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from router.core.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.verdict import Verdict
-from router.errors import BadRequest, StreamBroken
+from router.errors import BadRequest, RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import call_facts, passed_back
 from router.scheduler import Scheduler, Timer
@@ -140,6 +141,11 @@ class Relay:
         self._moved = self._now()
         self._timer.at(self._moved + self._stall)
         self._exchange.resume()
+
+    def stop(self, error: RouterError) -> None:
+        self._record.error = error.code
+        self._client.end(error.event)
+        self._end(Verdict.ABANDONED, "the router stopped")
 
     # Ends.
 
