@@ -11,11 +11,11 @@
     core/       decides: pure, with time and chance as arguments
                 call, record, verdict; latency, breaker, health, endpoint; balance, budget, race; table; sse, resume
     dialects/   how kinds of servers differ
-                base; openai, vllm, zhipu, simulated
+                base, prefill; openai, vllm, zhipu, simulated
     upstream/   holds connections
                 exchange, http1, pool; simulated
     proxy/      moves one request
-                client, front, asgi, application; handler, admission, serving, dispatch, relay; drain;
+                client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
                 headers, shell, models
     ops/        runs beside requests
                 probes, keep; telemetry, metrics, logs, changes; admin

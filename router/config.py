@@ -60,6 +60,9 @@ class Section(BaseModel):
         return {} if data is None else data
 
 
+Resume = Literal["auto", "replay", "continue", "off"]
+
+
 class Policy(Section):
     """How long to wait for what, and how much extra work that may cost; complete."""
 
@@ -70,6 +73,7 @@ class Policy(Section):
     hedge_budget: Share = 0.10  # extra attempts per call for slowness
     retry_budget: Share = 0.20  # and for failures
     patience: Duration = 0.0  # how long a call may wait in a better tier before it goes down one
+    resume: Resume = "auto"  # what is done for a stream that breaks after its first token
 
 
 class Overrides(Section):
@@ -82,6 +86,7 @@ class Overrides(Section):
     hedge_budget: Share | None = None
     retry_budget: Share | None = None
     patience: Duration | None = None
+    resume: Resume | None = None
 
 
 class Params(Section):
@@ -128,6 +133,7 @@ class EndpointConfig(Section):
     tier: OneOrMore = 1
     weight: Positive = 1.0
     concurrency: OneOrMore | None = None
+    prefill: Literal["auto", "off", "continue_final_message", "prefix", "partial", "trailing"] = "auto"
     params: Params = Field(default_factory=Params)
     headers: Headers = Field(default={}, repr=False)  # their values may be secrets
     probe: Probe = Probe()
@@ -173,7 +179,8 @@ class Config(Section):
 # ---- From the file
 
 
-_POLICY_KEYS = Policy.model_fields.keys() - {"patience"}  # patience is between tiers, so no endpoint's own
+_OF_A_MODEL = {"patience", "resume"}  # between its endpoints, so no endpoint's own
+_POLICY_KEYS = Policy.model_fields.keys() - _OF_A_MODEL
 _TOP_KEYS = Config.model_fields.keys() - {"source"}
 _ENDPOINT_KEYS = EndpointConfig.model_fields.keys() - {"policy", "disabled"} | _POLICY_KEYS
 
@@ -240,7 +247,7 @@ def _endpoint(document: Document, value: Any, path: KeyPath) -> Any:
     """In the file, the policy's keys stand on the endpoint itself."""
     if not isinstance(value, dict):
         return value
-    known = _without(document, value, path, {"policy", "patience", "disabled"})
+    known = _without(document, value, path, {"policy", "disabled", *_OF_A_MODEL})
     policy = {key: known.pop(key) for key in _POLICY_KEYS & known.keys()}
     return known | {"policy": policy, "disabled": document.unset.get((*path, "api_key"))}
 

@@ -131,6 +131,7 @@ def test_the_defaults_of_a_policy() -> None:
         "hedge_budget": 0.10,
         "retry_budget": 0.20,
         "patience": 0.0,
+        "resume": "auto",
     }
 
 
@@ -520,9 +521,9 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
 def test_refusals_that_need_more_words() -> None:
     known = (
         "abandon, api_key, base_url, concurrency, deadline, headers, hedge, hedge_budget, kind, models, name, params, "
-        "pool, probe, retry_budget, simulate, stall, tier, weight"
+        "pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
     )
-    for stray in ("zzz", "disabled", "patience"):
+    for stray in ("zzz", "disabled", "patience", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
     assert problems(around("models: {1: x}")) == [
         "f.yaml:5: endpoints[0] (a).models: has a key that is not text; put it in quotes"
@@ -573,7 +574,7 @@ def test_a_policy_for_a_model_that_nobody_serves_is_refused() -> None:
     ]
     assert problems(around("") + "models:\n  chat: {tier: 2}\n  chat: 3\n") == [
         "f.yaml:6: models.chat.tier: unknown key; known here: "
-        "abandon, deadline, hedge, hedge_budget, patience, retry_budget, stall",
+        "abandon, deadline, hedge, hedge_budget, patience, resume, retry_budget, stall",
         "f.yaml:7: models.chat: stands twice; first on line 6",
     ]
 

@@ -47,6 +47,20 @@ class Call(msgspec.Struct, frozen=True, eq=False):
             return "first_token"
         return "embedding" if self.operation == "embeddings" else "answer"
 
+    @property
+    def deterministic(self) -> bool:
+        """It asks for the same answer every time: a seed, or a temperature of 0."""
+        seed, temperature = _peek(self.fields, "seed"), _peek(self.fields, "temperature")
+        return seed is not None or (isinstance(temperature, int | float) and temperature == 0)
+
+    @property
+    def plain(self) -> bool:
+        """Its answer is one text, of which a part may be answered separately."""
+        shape = _peek(self.fields, "response_format")
+        free = shape is None or (isinstance(shape, dict) and shape.get("type") == "text")
+        unusual = ("logprobs", "top_logprobs", "audio", "echo", "suffix", "prediction")
+        return free and self.choices == 1 and not any(_peek(self.fields, name) for name in unusual)
+
 
 def parse(operation: Operation, body: bytes, headers: bytes = b"", patience: float = inf, retries: int = 0) -> Call:
     """Read a request body. Raises InvalidCall."""
@@ -76,3 +90,11 @@ def parse(operation: Operation, body: bytes, headers: bytes = b"", patience: flo
 def _read(fields: Fields, name: str) -> Any:
     raw = fields.get(name)
     return None if raw is None else _value(raw)
+
+
+def _peek(fields: Fields, name: str) -> Any:
+    """As `_read`, of what only the endpoint must understand: what can't be read (1e999, say) is its to refuse."""
+    try:
+        return _read(fields, name)
+    except (msgspec.DecodeError, RecursionError):
+        return None

@@ -29,6 +29,7 @@ from router.core.verdict import Verdict
 MAX_ATTEMPTS = 6  # of one call, its rescues included
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
+FEWEST = 2  # attempts, however often its client has asked before: one may be bad luck
 RECHECK = 0.25  # seconds until we look again for a rival that was not to be had
 
 
@@ -90,13 +91,13 @@ class Race:
     )
 
     def __init__(
-        self, route: Route, wait: Wait, now: float, rng: Random, limit: float = inf, most: int = MAX_ATTEMPTS
+        self, route: Route, wait: Wait, now: float, rng: Random, limit: float = inf, asked_before: int = 0
     ) -> None:
-        """`limit`: seconds that its client waits; `most`: attempts that it is good for."""
+        """Its client waits for `limit` seconds. One that has asked before has had attempts of ours: it gets fewer."""
         self._route, self._policies = route, route.policies
         self._wait, self.began, self.rng = wait, now, rng
         self.deadline = now + (route.deadline if limit > route.deadline else limit)
-        self.attempts, self._most = 0, most
+        self.attempts, self._most = 0, max(FEWEST, MAX_ATTEMPTS >> asked_before) if asked_before else MAX_ATTEMPTS
         self._rescues = False
         self.live: list[Attempt] = []  # oldest first
         self.winner: Attempt | None = None
@@ -105,17 +106,17 @@ class Race:
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
 
-    def rescue(self, before: Iterable[Attempt], now: float) -> None:
-        """Make it a race for the rest of an answer that broke; `before` are the attempts of its call until now.
+    def rescue(self, before: Race, now: float) -> None:
+        """Make it the race for an answer that broke after that race was won.
 
-        Those that failed are asked again only where no other is left, after their pause.
+        Endpoints that failed there are asked again only where no other is left, once, and after a pause.
         """
-        self._rescues = True
-        for attempt in before:
-            self.attempts += 1
-            if attempt.verdict is not Verdict.ABANDONED:
-                self._tried.add(attempt.endpoint)
-                self._again_at[attempt.endpoint] = now + PAUSE * (1.0 + self.rng.random())
+        assert before.winner is not None
+        self._rescues, self.attempts = True, before.attempts
+        self._again_at.update(before._again_at)
+        broken = before.winner.endpoint
+        self._again_at[broken] = inf if broken in self._again_at else now + PAUSE * (1.0 + self.rng.random())
+        self._tried.update(self._again_at)
 
     # What is due.
 

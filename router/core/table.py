@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 from types import MappingProxyType
+from typing import Literal
 
 from router.config import Config, EndpointConfig, Policy
 from router.core.budget import Budget
@@ -31,6 +32,7 @@ class Route:
     deadline: float  # seconds, the longest that one of its endpoints has
     shortest_deadline: float
     patience: float
+    resume: Literal["auto", "replay", "continue", "off"]
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
@@ -101,4 +103,5 @@ def _route(
         max(policy.deadline for policy in policies.values()),
         min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),
+        next(iter(policies.values())).resume,  # no endpoint says otherwise
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from router.core.call import Fields, Operation
 from router.core.verdict import OUR_FAULT, Verdict, of_status
+from router.dialects.prefill import Prefill
 
 HOSTED_IDLE = 90.0  # seconds; what hosted front ends keep an unused connection for is rarely told, and rarely less
 
@@ -43,6 +44,7 @@ class Dialect:
     paths: Mapping[Operation, str] = field(default_factory=lambda: PATHS)
     codes: Mapping[str, Verdict] = field(default_factory=lambda: CODES)
     adapt: Callable[[Fields], None] | None = None
+    prefill: Prefill | None = None  # how it is asked to go on from a text
 
     def judge(self, status: int, error: Any, retry_after: float | None) -> Verdict:
         """The verdict on a refusal or failure: the vendor's code where it is known, else the status.

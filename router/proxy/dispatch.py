@@ -8,7 +8,8 @@ It is an object that is told things, and `advance` is what it does each time:
     stop        the router stops
     its timer   time has come: a hedge, a retry, a ping, the deadline
 
-Until the relay takes over it owns the call, so it ends exactly once: committed, failed, late, or left.
+Until the relay takes over it owns the call, so it ends exactly once: committed, failed, late, or left. It owns it again
+when a stream broke that may be rescued, and runs a second race, for the rest.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ from router.core.call import Call
 from router.core.endpoint import Attempt
 from router.core.race import Race
 from router.core.record import CallRecord
+from router.core.resume import Diverged
 from router.core.table import Route
 from router.core.verdict import Verdict
-from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
+from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import STREAM, call_facts, lines
-from router.proxy.relay import Ended, Relay, deliver
+from router.proxy.relay import PING, Ended, Relay, deliver
+from router.proxy.rescue import Rescue
 from router.proxy.serving import Serving
 from router.proxy.shell import Shell
 from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
-PING = b": ping\n\n"  # a comment, which both SDKs pass over; never with an id, or openai-python reads an empty event
 PINGING = b"content-type: text/event-stream; charset=utf-8\r\n" + STREAM
 COME_BACK = 1.0  # seconds, where no endpoint says when
 
 
 class Dispatch:
     __slots__ = (
+        "_broken",
         "_call",
         "_client",
         "_ended",
@@ -45,6 +48,7 @@ class Dispatch:
         "_ping_at",
         "_race",
         "_record",
+        "_rescue",
         "_route",
         "_serving",
         "_shell",
@@ -63,9 +67,11 @@ class Dispatch:
     ) -> None:
         self._call, self._route, self._serving, self._client = call, route, serving, client
         self._record, self._shell, self._ended = record, shell, ended
-        self._race = Race(route, call.wait, record.arrived, shell.rng)
+        self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries)
         self._exchanges: dict[Exchange, Attempt] = {}
         self._full = False
+        self._rescue: Rescue | None = None
+        self._broken = b""  # how an answer that broke ends, if nobody goes on with it
         self._timer = Timer(shell.scheduler, self.advance)
         self._ping_at = record.arrived + shell.ping_after if call.stream else inf
 
@@ -82,6 +88,10 @@ class Dispatch:
         verdict = exchange.verdict
         if verdict is Verdict.FAULT or verdict is Verdict.BUSY:
             self._failed(exchange, attempt, verdict)
+            self.advance()
+        elif self._broken and (verdict is Verdict.REFUSED or (verdict is not None and not exchange.streams)):
+            exchange.reason = exchange.reason or "an answer that is no stream"
+            self._failed(exchange, attempt, verdict)  # what it says of a request that is not the client's is not for it
             self.advance()
         elif exchange.first_token:
             self._commit(exchange, attempt)
@@ -102,6 +112,23 @@ class Dispatch:
     def stop(self, error: RouterError) -> None:
         self._fail(error)
 
+    def broke(self, how: bytes, full: bool) -> None:
+        """The answer has ended early, and its client with it unless somebody goes on: an event says `how`."""
+        assert self._rescue is not None
+        shell, call, now = self._shell, self._call, self._shell.scheduler.now()
+        self._broken, self._full = how, full
+        self._client.owner = self
+        self._timer = Timer(shell.scheduler, self.advance)
+        self._ping_at = now
+        try:
+            route = self._rescue.route(self._route, self._serving.targets)
+        except Diverged:
+            self._fail(StreamBroken("It can't be rescued."))
+            return
+        before, self._race = self._race, Race(route, call.wait, now, shell.rng, call.patience, call.retries)
+        self._race.rescue(before, now)
+        self.advance()
+
     # What it does.
 
     def advance(self) -> None:
@@ -113,13 +140,19 @@ class Dispatch:
             self._give_up(late)
         while (attempt := race.next_attempt(now)) is not None:
             self._record.attempts.append(attempt)
-            self._exchanges[self._serving.targets[attempt.endpoint].begin(self._call, self)] = attempt
+            self._exchanges[self._begin(attempt)] = attempt
         if race.lost:
             self._fail(self._exhausted())
             return
         if now >= self._ping_at:
             self._ping(now)
         self._timer.at(min(race.wake_at, self._ping_at))
+
+    def _begin(self, attempt: Attempt) -> Exchange:
+        target, call = self._serving.targets[attempt.endpoint], self._call
+        if self._broken and self._rescue is not None:
+            call = self._rescue.call_for(target) or call
+        return target.begin(call, self)
 
     def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
         """The first token, a complete answer, or a refusal that the client is to see: this attempt is the answer."""
@@ -130,15 +163,24 @@ class Dispatch:
             self._race.settle(attempt, now)
         else:
             self._race.commit(attempt, now)
-            record.first_token = now - record.arrived
+            if record.first_token is None:
+                record.first_token = now - record.arrived
         self._close_exchanges()
         record.endpoint = attempt.endpoint.name
         if exchange.streams:
-            stall = self._route.policies[attempt.endpoint].stall
-            relay = Relay(exchange, attempt, record, self._client, self._shell.scheduler, stall, self._ended)
-            relay.start(full=self._full)
+            self._relay(exchange, attempt)
         else:
             deliver(exchange, attempt, record, self._client, now, self._ended)
+
+    def _relay(self, exchange: Exchange, attempt: Attempt) -> None:
+        if self._rescue is not None:
+            self._rescue.begun()
+        elif self._route.resume != "off" and (way := Rescue.way(self._call, self._route)) is not None:
+            self._rescue = Rescue(self._call, way)
+        rescue, broke = self._rescue, self.broke if self._rescue is not None else None
+        stall, scheduler = self._route.policies[attempt.endpoint].stall, self._shell.scheduler
+        relay = Relay(exchange, attempt, self._record, self._client, scheduler, stall, self._ended, rescue, broke)
+        relay.start(full=self._full)
 
     def _failed(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
         del self._exchanges[exchange]
@@ -188,8 +230,10 @@ class Dispatch:
 
     def _fail(self, error: RouterError) -> None:
         record, client = self._record, self._client
-        record.error = error.code
-        if record.status:  # the 200 is gone already
+        record.error = error.code if not self._broken else StreamBroken.code
+        if self._broken:
+            client.end(self._broken)
+        elif record.status:  # the 200 is gone already
             client.end(error.event)
         else:
             record.status = error.status

@@ -12,7 +12,7 @@ from router.errors import BadRequest, ModelDisabled, RouterError, UnknownModel
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import call_facts, lines, passed_on
+from router.proxy.headers import call_facts, lines, passed_on, told_by_sdk
 from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell
 
@@ -86,7 +86,8 @@ class Handler:
 
     def _call(self, request: Request) -> Call:
         try:
-            return parse(OPERATIONS[request.path], request.body, passed_on(request.headers))
+            headers = request.headers
+            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *told_by_sdk(headers))
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
 

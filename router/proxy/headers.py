@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 
 from router.core.record import CallRecord
 from router.proxy.client import Headers
@@ -45,6 +46,27 @@ def passed_on(headers: Headers) -> bytes:
         if name == b"connection":
             withheld = _with_named(withheld, value)
     return b"".join([_LINE % item for item in headers if item[0] not in withheld and item[0][:12] != b"x-stainless-"])
+
+
+def told_by_sdk(headers: Headers) -> tuple[float, int]:
+    """What the OpenAI SDKs tell of themselves: the seconds that they wait, and how often they have asked before."""
+    patience, retries = inf, 0
+    for name, value in headers:
+        if name[:12] != b"x-stainless-":
+            continue
+        if name == b"x-stainless-retry-count" and value.isdigit():
+            retries = int(value[:3])
+        elif name == b"x-stainless-read-timeout" or name == b"x-stainless-timeout":  # Python's, and Node's
+            patience = _seconds(value)
+    return patience, retries
+
+
+def _seconds(value: bytes) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        return inf
+    return seconds if seconds > 0 else inf  # nan, too, is no time
 
 
 def passed_back(headers: Headers, *, stream: bool) -> bytes:

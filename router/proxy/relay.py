@@ -6,8 +6,8 @@
     gone       the client left: closing the connection stops the endpoint
     stop       the router stops
 
-A stream that broke never ends as if it were whole: both OpenAI SDKs take an end without [DONE] for success, so it ends
-with an error inside, and no [DONE].
+A stream that broke never ends as if it were whole: both OpenAI SDKs take an end without [DONE] for success. Where its
+call may be rescued the answer is handed back for that; else it ends with an error inside, and no [DONE].
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ from collections.abc import Callable
 
 from router.core.endpoint import Attempt
 from router.core.record import CallRecord
+from router.core.resume import Diverged
 from router.core.verdict import Verdict
 from router.errors import BadRequest, RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import call_facts, passed_back
+from router.proxy.rescue import Rescue
 from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange
 
+PING = b": ping\n\n"  # a comment, which both SDKs pass over; never with an id, or openai-python reads an empty event
+CATCHING_UP = 5.0  # seconds between two pings to a client that has all that its second stream says
 SLOW_CLIENT = 120.0  # seconds that a client may read nothing of what is waiting for it, before it counts as gone
 
 Ended = Callable[[CallRecord], None]
+# An answer ended early: the event that says so where nobody goes on with it, and whether the client reads slowly.
+Broke = Callable[[bytes, bool], None]
 
 
 def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Client, now: float, ended: Ended) -> None:
@@ -60,6 +66,7 @@ class Relay:
 
     __slots__ = (
         "_attempt",
+        "_broke",
         "_client",
         "_ended",
         "_events",
@@ -67,7 +74,9 @@ class Relay:
         "_full_since",
         "_moved",
         "_now",
+        "_pinged_at",
         "_record",
+        "_rescue",
         "_stall",
         "_timer",
     )
@@ -81,12 +90,16 @@ class Relay:
         scheduler: Scheduler,
         stall: float,
         ended: Ended,
+        rescue: Rescue | None = None,
+        broke: Broke | None = None,
     ) -> None:
+        """`rescue` and `broke` where the call may be rescued."""
         self._exchange, self._attempt, self._record, self._client = exchange, attempt, record, client
         self._stall, self._ended, self._now = stall, ended, scheduler.now
         self._timer = Timer(scheduler, self.tick)
+        self._rescue, self._broke = rescue, broke
         self._events = 0
-        self._moved = scheduler.now()
+        self._moved = self._pinged_at = scheduler.now()
         self._full_since: float | None = None
 
     def start(self, *, full: bool) -> None:
@@ -105,6 +118,12 @@ class Relay:
 
     def news(self, exchange: Exchange) -> None:
         data = exchange.take()
+        if self._rescue is not None:
+            try:
+                data = self._spliced(data, self._rescue, exchange)
+            except Diverged as error:
+                self._diverged(str(error))
+                return
         if exchange.verdict is None:
             self._client.write(data)
             events = exchange.events
@@ -147,6 +166,30 @@ class Relay:
         self._client.end(error.event)
         self._end(Verdict.ABANDONED, "the router stopped")
 
+    # For a call that may be rescued.
+
+    def _spliced(self, data: bytes, rescue: Rescue, exchange: Exchange) -> bytes:
+        """What of it is for the client. Raises Diverged."""
+        splice = rescue.splice
+        if splice is not None:
+            data = splice.feed(data)
+            if exchange.verdict is Verdict.SERVED:
+                data += splice.finish()
+            elif not data and self._now() >= self._pinged_at + CATCHING_UP:
+                self._pinged_at = self._now()
+                self._client.write(PING)
+        rescue.transcript.note(data)
+        return data
+
+    def _diverged(self, how: str) -> None:
+        """Nobody's fault, but no answer."""
+        record = self._record
+        record.error = StreamBroken.code
+        self._client.end(
+            StreamBroken(f"The answer broke, and that of '{record.endpoint}' can't take its place: {how}.").event
+        )
+        self._end(self._exchange.verdict or Verdict.ABANDONED, f"another answer: {how}")
+
     # Ends.
 
     def _stalled(self) -> None:
@@ -155,18 +198,28 @@ class Relay:
         self.news(self._exchange)
 
     def _broken(self, data: bytes, exchange: Exchange) -> None:
-        """Say it inside the stream, in the endpoint's own words where it had some."""
+        """Have it rescued, or say it inside the stream, in the endpoint's own words where it had some."""
+        verdict = exchange.verdict or Verdict.FAULT
         said = StreamBroken(f"The answer of '{self._record.endpoint}' broke: {exchange.reason}.").event
+        said = exchange.error_event or said
+        if self._broke is not None and verdict is not Verdict.REFUSED:
+            self._client.write(data)
+            self._close(verdict, exchange.reason)
+            self._broke(said, self._full_since is not None)
+            return
         self._record.error = StreamBroken.code
-        self._client.end(data + (exchange.error_event or said))
-        self._end(exchange.verdict or Verdict.FAULT, exchange.reason)
+        self._client.end(data + said)
+        self._end(verdict, exchange.reason)
 
     def _end(self, verdict: Verdict, reason: str = "") -> None:
+        self._close(verdict, reason)
+        self._ended(self._record)
+
+    def _close(self, verdict: Verdict, reason: str) -> None:
         self._client.owner = None
         self._timer.close()
         self._exchange.close()
         _close(self._exchange, self._attempt, self._record, verdict, reason, self._now())
-        self._ended(self._record)
 
 
 def _close(exchange: Exchange, attempt: Attempt, record: CallRecord, verdict: Verdict, reason: str, now: float) -> None:

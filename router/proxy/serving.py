@@ -14,6 +14,7 @@ from router.core.endpoint import Endpoint
 from router.core.table import Route, Table
 from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
+from router.dialects.prefill import going_on
 from router.proxy.headers import lines, without
 from router.upstream.exchange import Exchange, Limits, Listener, Request
 from router.upstream.pool import Address
@@ -32,7 +33,7 @@ class Pool(Protocol):
 class Target:
     """One endpoint as dispatch asks it."""
 
-    __slots__ = ("_adapt", "_changes", "_heads", "_limits", "_model", "_name", "_names", "dialect", "pool")
+    __slots__ = ("_adapt", "_changes", "_heads", "_limits", "_model", "_name", "_names", "_prefill", "dialect", "pool")
 
     def __init__(
         self, told: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
@@ -43,6 +44,7 @@ class Target:
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
         self._changes = _Changes.of(told)
+        self._prefill = self.dialect.prefill if told.prefill == "auto" else told.prefill
         said = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
         # What the operator says of a header stands, whatever the client says; of some the client's never comes here.
         self._names = frozenset(said) - {b"authorization", *_DEFAULT, *_OURS}
@@ -63,6 +65,10 @@ class Target:
         exchange = Exchange(listener, self.dialect, call.choices, self._limits)
         self.pool.begin(self.request(call), exchange)
         return exchange
+
+    def going_on(self, call: Call, text: str, tokens: int) -> Call | None:
+        """The call that asks it for what follows a text; None where it can't go on from one."""
+        return going_on(call, text, tokens, None if self._prefill == "off" else self._prefill)
 
     def request(self, call: Call) -> Request:
         body = self._body(call)
