@@ -9,7 +9,8 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, endpoint; balance, budget, race; table; sse, resume
+                call, record, verdict; latency, breaker, health, limit, endpoint; balance, budget, race; table;
+                sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, vllm, zhipu, simulated
     upstream/   holds connections

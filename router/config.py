@@ -40,6 +40,7 @@ from router.values import (
     PositiveDuration,
     Secret,
     Share,
+    Tokens,
     ZeroOrMore,
     worded,
 )
@@ -133,6 +134,7 @@ class EndpointConfig(Section):
     tier: OneOrMore = 1
     weight: Positive = 1.0
     concurrency: OneOrMore | None = None
+    context: Tokens | None = None  # what a prompt and its answer may have together
     prefill: Literal["auto", "off", "continue_final_message", "prefix", "partial", "trailing"] = "auto"
     params: Params = Field(default_factory=Params)
     headers: Headers = Field(default={}, repr=False)  # their values may be secrets

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 # ---- Numbers and durations
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h)?")
+_THOUSANDS = {"": 1, "k": 1000, "m": 1_000_000}
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -42,6 +43,14 @@ def _duration(*words: str, zero: bool = True) -> PlainValidator:
     return PlainValidator(duration)
 
 
+def _tokens(value: object) -> int:
+    match = re.fullmatch(r"([0-9]+)\s*([kKmM]?)", value.strip()) if isinstance(value, str) else None
+    found = int(match[1]) * _THOUSANDS[match[2].lower()] if match else value
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise ValueError("expected a number of tokens, such as 32768, 128k or 1M")
+    return found
+
+
 def _not_a_switch(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a number")
@@ -54,6 +63,7 @@ Hedge = Annotated[float | Literal["auto", "off"], _duration("auto", "off")]
 Idle = Annotated[float | Literal["auto"], _duration("auto")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_not_a_switch)]
 Share = Annotated[float, Field(ge=0, le=10), BeforeValidator(_not_a_switch)]  # 10 catches a percentage written as 20
+Tokens = Annotated[int, PlainValidator(_tokens)]
 OneOrMore = Annotated[int, Field(ge=1), BeforeValidator(_not_a_switch)]
 ZeroOrMore = Annotated[int, Field(ge=0), BeforeValidator(_not_a_switch)]
 

@@ -520,8 +520,8 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
 
 def test_refusals_that_need_more_words() -> None:
     known = (
-        "abandon, api_key, base_url, concurrency, deadline, headers, hedge, hedge_budget, kind, models, name, params, "
-        "pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
+        "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
+        "params, pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
     )
     for stray in ("zzz", "disabled", "patience", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"

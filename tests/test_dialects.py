@@ -18,6 +18,7 @@ from tests.support import Player, endpoint
 from tests.support.endpoints import streams
 
 KINDS = sorted(DIALECTS)
+NOW = 1_780_000_000.0  # a moment of the wall's clock
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -27,7 +28,7 @@ json_values = st.recursive(
 
 
 def judge(kind: str, status: int, error: object = None, retry_after: float | None = None) -> Verdict:
-    return DIALECTS[kind].judge(status, error, retry_after)
+    return DIALECTS[kind].judge(status, error, retry_after, NOW).verdict
 
 
 def adapted(kind: str, **fields: object) -> dict[str, object]:
@@ -56,7 +57,9 @@ def test_every_kind_that_can_be_configured_has_a_dialect() -> None:
 )
 def test_what_names_no_code_is_judged_by_its_status(kind: str, error: object) -> None:
     for status in (301, 400, 401, 404, 429, 500, 503):
-        assert judge(kind, status, error) is of_status(status)
+        cause = of_status(status)
+        assert cause is not None
+        assert judge(kind, status, error) is cause.verdict
     assert judge(kind, 503, error, 2.0) is Verdict.BUSY
 
 

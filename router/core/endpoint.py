@@ -15,7 +15,8 @@ import msgspec
 from router.core.breaker import Breaker, State
 from router.core.health import Health
 from router.core.latency import Latency
-from router.core.verdict import Verdict
+from router.core.limit import Limit
+from router.core.verdict import OURS, Cause, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
 Role = Literal["first", "hedge", "retry", "rescue"]
@@ -23,7 +24,9 @@ Role = Literal["first", "hedge", "retry", "rescue"]
 PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.0}  # seconds, before anything was seen
 PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)
 BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
-MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again
+MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again; but for a quota's
+OURS_WAIT = 300.0  # seconds between two tries where a person must put right a key, a bill or a name
+LATELY = 60.0  # seconds: one that served a call since then knows our model and path
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
@@ -49,14 +52,18 @@ class Slots:
 
 
 class Endpoint:
-    """Told: name, weight, slots, stand_in. Learned: latency, breaker, health, when it is out until, its attempts."""
+    """Told: name, weight, slots, stand_in, context. Learned: latency, breaker, health, limit, when it is out until, its
+    attempts.
+    """
 
     __slots__ = (
         "_latency",
         "breaker",
+        "context",
         "health",
         "in_flight",
         "key",
+        "limit",
         "model",
         "name",
         "out_until",
@@ -74,8 +81,9 @@ class Endpoint:
         self.name, self.model, self.key, self.weight = name, model, key if key is not None else (name, model), weight
         self.slots = slots or Slots()
         self.stand_in = False  # it only simulates: it answers where nobody else can, and never beside somebody
+        self.context = 0  # tokens that a prompt and its answer may have together; 0 is not said
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
-        self.breaker, self.health = Breaker(), Health()
+        self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
         self.out_until = 0.0  # a server that said "busy" is left alone until then
         self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
         self.served_at = -inf  # when traffic last showed it alive
@@ -91,8 +99,14 @@ class Endpoint:
     # Whether it may be asked.
 
     @property
+    def most(self) -> float:
+        """Attempts at once: the operator's word, or less where it has refused so many."""
+        told = self.slots.limit
+        return self.limit.most if told is None else min(told, self.limit.most)
+
+    @property
     def full(self) -> bool:
-        return self.slots.full
+        return self.slots.full or self.in_flight >= self.limit.most
 
     def available(self, now: float) -> bool:
         breaker, slots = self.breaker, self.slots  # spelt out: this is asked of every endpoint for every call
@@ -102,6 +116,7 @@ class Endpoint:
             and (breaker.retry_at is None or breaker.allows(now))
             and slots.used < slots.room
             and (slots.limit is None or slots.used < slots.limit)
+            and self.in_flight < self.limit.most
         )
 
     def sound(self, now: float) -> bool:
@@ -110,7 +125,7 @@ class Endpoint:
 
     def recovers_at(self, now: float) -> float:
         """When it can be asked again: `now` if it can, `inf` if nobody knows."""
-        if not self.health.up or self.slots.full:
+        if not self.health.up or self.full:
             return inf
         then = max(now, self.out_until, self.breaker.retry_at or now)
         return then if self.breaker.allows(then) else inf  # else its trial is running
@@ -173,12 +188,18 @@ class Endpoint:
         self.waiting[attempt] = None
         return attempt
 
-    def busy(self, now: float, retry_after: float | None) -> None:
+    def busy(self, now: float, retry_after: float | None, *, quota: bool = False) -> None:
         """It said that it has no room, and perhaps for how long."""
-        wait = BUSY_WAIT if retry_after is None else min(retry_after, MAX_BUSY_WAIT)
+        longest = inf if quota else MAX_BUSY_WAIT
+        wait = BUSY_WAIT if retry_after is None else min(retry_after, longest)
         self.out_until = max(self.out_until, now + wait)
         if retry_after is not None:
             self.quiet_until = max(self.quiet_until, now + wait)
+
+    def refused_us(self, cause: Cause, now: float) -> None:
+        """It will have nothing of ours, whatever is asked; where it served a call just now, of this one only."""
+        if cause is Cause.DENIED or now >= self.served_at + LATELY:
+            self.out_until = max(self.out_until, now + OURS_WAIT)
 
     def probed(self, ok: bool, now: float) -> bool:
         """A probe's result; True where it changed whether the endpoint is up.
@@ -203,6 +224,7 @@ class Attempt(msgspec.Struct, eq=False):
     first_token_at: float | None = None
     ended: float | None = None
     verdict: Verdict | None = None
+    cause: Cause | None = None
     reason: str = ""
     retry_after: float | None = None
 
@@ -217,11 +239,18 @@ class Attempt(msgspec.Struct, eq=False):
             self.endpoint.breaker.token()
             self.endpoint.latency(self.wait).observe(now - self.began, now)
 
-    def end(self, verdict: Verdict, now: float, reason: str = "", retry_after: float | None = None) -> None:
+    def end(
+        self,
+        verdict: Verdict,
+        now: float,
+        reason: str = "",
+        retry_after: float | None = None,
+        cause: Cause | None = None,
+    ) -> None:
         """It is over. Only the first word counts, so every path may say it."""
         if self.ended is not None:
             return
-        self.ended, self.verdict, self.reason, self.retry_after = now, verdict, reason, retry_after
+        self.ended, self.verdict, self.reason, self.retry_after, self.cause = now, verdict, reason, retry_after, cause
         endpoint = self.endpoint
         endpoint.in_flight -= 1
         self.slots.used -= 1
@@ -231,6 +260,8 @@ class Attempt(msgspec.Struct, eq=False):
         elif verdict is Verdict.FAULT:
             endpoint.latency(self.wait).penalise(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
+            if cause in OURS:
+                endpoint.refused_us(cause, now)
         else:
             self._inconclusive(verdict, now)
 
@@ -241,6 +272,8 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint = self.endpoint
         endpoint.health.observe(True)
         endpoint.served_at = now
+        if endpoint.limit.most != inf:
+            endpoint.limit.served(endpoint.in_flight + 1, now)
         if endpoint.breaker.success(now, self.began, trial=self.trial):
             latency = endpoint.latency(self.wait)
             latency.forget()
@@ -258,4 +291,12 @@ class Attempt(msgspec.Struct, eq=False):
         else:
             endpoint.breaker.inconclusive(trial=self.trial)
         if verdict is Verdict.BUSY:
-            endpoint.busy(now, self.retry_after)
+            self._busy(now)
+
+    def _busy(self, now: float) -> None:
+        """Where others run there a smaller limit is all that a throttled endpoint needs, unless it names a time."""
+        endpoint = self.endpoint
+        if self.cause is Cause.THROTTLED:
+            endpoint.limit.throttled(endpoint.in_flight + 1, self.began, now)
+        if self.cause is not Cause.THROTTLED or self.retry_after is not None or not endpoint.in_flight:
+            endpoint.busy(now, self.retry_after, quota=self.cause is Cause.QUOTA)

@@ -24,7 +24,7 @@ from typing import Literal, Protocol
 from router.core.balance import least_bad, pick
 from router.core.budget import Budget
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
-from router.core.verdict import Verdict
+from router.core.verdict import Cause, Verdict
 
 MAX_ATTEMPTS = 6  # of one call, its rescues included
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
@@ -75,6 +75,7 @@ class Race:
         "_again_at",
         "_expires_at",
         "_hold_until",
+        "_longer_than",
         "_most",
         "_policies",
         "_rescues",
@@ -103,6 +104,7 @@ class Race:
         self.winner: Attempt | None = None
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # tried once, and may be tried again from then on
+        self._longer_than = -1  # tokens: a context that was too small; -1: none was
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
 
@@ -122,7 +124,7 @@ class Race:
 
     def next_attempt(self, now: float) -> Attempt | None:
         """The attempt that is due now, begun; None when nothing is due before `wake_at`."""
-        if not self.live:
+        if not self.live or (self._longer_than >= 0 and not self._who_can_runs()):
             return self._alone(now) if self.winner is None else None
         return self._rival(now) if now >= self._rival_at else None
 
@@ -162,15 +164,23 @@ class Race:
         retry_after: float | None = None,
         *,
         passing: bool = True,
+        cause: Cause | None = None,
     ) -> None:
         """It ended without a token; `passing` says whether the same endpoint might serve this call a moment later."""
-        attempt.end(verdict, now, reason, retry_after)
+        attempt.end(verdict, now, reason, retry_after, cause)
         self.live.remove(attempt)
         if passing and attempt.endpoint not in self._again_at and (retry_after or 0.0) <= self._longest_hold(now):
             self._again_at[attempt.endpoint] = now + max(retry_after or 0.0, PAUSE * (1.0 + self.rng.random()))
         else:
             self._again_at[attempt.endpoint] = inf
         self._reckon(now)
+
+    def longer(self, attempt: Attempt, now: float) -> bool:
+        """It refuses the call for its length: from now on only endpoints with a larger context are asked, once each,
+        and free, for that is no second try of the same thing. False where there are none.
+        """
+        self._longer_than = max(self._longer_than, attempt.endpoint.context)
+        return self._who_can_runs() or any(self._not_tried(tier, now) for tier in self._route.tiers)
 
     def commit(self, attempt: Attempt, now: float) -> list[Attempt]:
         """The first token is here: this attempt is the answer. The others, ended, are returned to be broken off."""
@@ -193,11 +203,16 @@ class Race:
 
     # With nobody running.
 
+    def _who_can_runs(self) -> bool:
+        return any(attempt.endpoint.context > self._longer_than for attempt in self.live)
+
     def _alone(self, now: float) -> Attempt | None:
         self._hold_until = inf
         endpoint = self._choose(now) if now < self.deadline and self.attempts < self._most else None
         if endpoint is None:
             return None
+        if self._longer_than >= 0:
+            return self._begin(endpoint, "retry", now)
         if self._rescues:
             return self._rescue(endpoint, now)
         if not self.attempts:
@@ -218,8 +233,11 @@ class Race:
     def _choose(self, now: float) -> Endpoint | None:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause.
 
-        A tier that keeps its callers waiting is passed over where another does not.
+        A tier that keeps its callers waiting is passed over where another does not. Of those with a larger context none
+        is asked twice, or waited for.
         """
+        if self._longer_than >= 0:
+            return self._untried(now) or least_bad(self._not_tried(self._everyone, now), now)
         for tier in self._route.tiers:
             endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
             if endpoint is not None:
@@ -227,12 +245,15 @@ class Race:
             again_at, endpoint = self._soonest(tier, now)
             if again_at < self.began + self._route.patience:
                 return self._now_or_then(endpoint, again_at, now)
-        everyone = [e for tier in self._route.tiers for e in tier]
-        endpoint = least_bad(self._not_tried(everyone, now), now)
+        endpoint = least_bad(self._not_tried(self._everyone, now), now)
         if endpoint is not None:
             return endpoint
-        again_at, endpoint = self._soonest(everyone, now)
+        again_at, endpoint = self._soonest(self._everyone, now)
         return self._now_or_then(endpoint, again_at, now)
+
+    @property
+    def _everyone(self) -> list[Endpoint]:
+        return [endpoint for tier in self._route.tiers for endpoint in tier]
 
     def _soonest(self, endpoints: Iterable[Endpoint], now: float) -> tuple[float, Endpoint | None]:
         """Who could be asked next, and when: those that were tried after their pause, the others when they recover."""
@@ -291,6 +312,8 @@ class Race:
             return endpoints
         at_work = any(not attempt.endpoint.stand_in for attempt in self.live)
         in_time = [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
+        if self._longer_than >= 0:
+            in_time = [e for e in in_time if e.context > self._longer_than]
         return [e for e in in_time if not e.stand_in] if at_work else in_time
 
     def _can_take_over(self, now: float) -> bool:

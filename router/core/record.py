@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from router.core.verdict import Verdict
+from router.core.verdict import Cause, Verdict
 
 
 class _Endpoint(Protocol):
@@ -29,6 +29,8 @@ class AttemptRecord(Protocol):
     def ended(self) -> float | None: ...
     @property
     def verdict(self) -> Verdict | None: ...
+    @property
+    def cause(self) -> Cause | None: ...
     @property
     def reason(self) -> str: ...
     @property

@@ -76,7 +76,7 @@ def _endpoints(
     for model, key in keys.items():
         endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
         endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots
-        endpoint.stand_in = told.kind == "simulated"
+        endpoint.stand_in, endpoint.context = told.kind == "simulated", told.context or 0
         upstream[model] = endpoint
     return {name: upstream[model] for name, model in told.models.items()}
 

@@ -1,4 +1,4 @@
-"""What an attempt's end says about its endpoint: one word, felt everywhere the same way.
+"""What an attempt's end says about its endpoint: one word, felt everywhere the same way; and beside it the cause.
 
 verdict     first-token estimate    breaker        another attempt?   the client sees
 SERVED      the first token's time  success        no                 the answer
@@ -6,6 +6,18 @@ REFUSED     untouched               untouched      no                 the upstre
 BUSY        untouched               out a while    yes, now           nothing, or 429 with Retry-After
 FAULT       penalised               failure        yes, until commit  nothing, or 502
 ABANDONED   at least its time       inconclusive   -                  -, or 504
+
+A cause has one verdict, and some have an effect of their own:
+
+BUSY     THROTTLED       too many at once, or too often     its limit of attempts at once shrinks
+         OVERLOADED      its load, not ours
+         QUOTA           used up until a time               out until then, and not asked even as the last one
+FAULT    DENIED          our key, our account, our plan     out for long, and said loudly
+         MISCONFIGURED   our model's name, path or rights   the same, unless it served others just now
+         TRANSIENT       all else
+REFUSED  TOO_LONG        more than its context holds        one with a larger context is asked
+         POLICY          what was asked for
+         INVALID         all else
 """
 
 from __future__ import annotations
@@ -21,22 +33,52 @@ class Verdict(Enum):
     ABANDONED = "abandoned"
 
 
-# Our key (401, 402, 403), our model's name or path (404, 405, 410), a server that gave up reading (408), or something
-# between us and it that wants our proxy's key, another connection, a later try, another protocol (407, 421, 425, 426):
-# not the client's fault, though the status is a 4xx.
-OUR_FAULT = frozenset({401, 402, 403, 404, 405, 407, 408, 410, 421, 425, 426})
+class Cause(Enum):
+    THROTTLED = "throttled"
+    OVERLOADED = "overloaded"
+    QUOTA = "quota"
+    DENIED = "denied"
+    MISCONFIGURED = "misconfigured"
+    TRANSIENT = "transient"
+    TOO_LONG = "too_long"
+    POLICY = "policy"
+    INVALID = "invalid"
+
+    @property
+    def verdict(self) -> Verdict:
+        return _VERDICTS[self]
 
 
-def of_status(status: int, *, retry_after: bool = False) -> Verdict:
-    """The verdict on an answer's status alone; `retry_after` says whether it names a time to come back.
+_VERDICTS = {
+    **dict.fromkeys((Cause.THROTTLED, Cause.OVERLOADED, Cause.QUOTA), Verdict.BUSY),
+    **dict.fromkeys((Cause.DENIED, Cause.MISCONFIGURED, Cause.TRANSIENT), Verdict.FAULT),
+    **dict.fromkeys((Cause.TOO_LONG, Cause.POLICY, Cause.INVALID), Verdict.REFUSED),
+}
+
+OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # for its operator to put right, not for time
+
+# Statuses that are not the client's fault, though they are a 4xx. 403 and 404 are also said of one request (to a model
+# that can't do what was asked of it, say), so these are no certain word about the key.
+_DENIED = frozenset({401, 402})
+_MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # a path, a model, a proxy's key, another protocol
+_TRANSIENT = frozenset({408, 421, 425})  # it gave up reading, or wants another connection, or a later try
+OUR_FAULT = _DENIED | _MISCONFIGURED | _TRANSIENT
+
+
+def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
+    """What an answer's status alone says; None where it is good. `retry_after`: whether it names a time to come back.
 
     429 is BUSY, and so are 529 (a vendor's "overloaded") and a 503 that says when to come back. A redirect is a FAULT:
     following it would send our key to an address that nobody configured.
     """
     if 200 <= status < 300:
-        return Verdict.SERVED
-    if status in (429, 529) or (status == 503 and retry_after):
-        return Verdict.BUSY
-    if 400 <= status < 500 and status not in OUR_FAULT:
-        return Verdict.REFUSED
-    return Verdict.FAULT
+        return None
+    if status == 429:
+        return Cause.THROTTLED
+    if status == 529 or (status == 503 and retry_after):
+        return Cause.OVERLOADED
+    if status in _DENIED:
+        return Cause.DENIED
+    if status in _MISCONFIGURED or 300 <= status < 400:
+        return Cause.MISCONFIGURED
+    return Cause.INVALID if 400 <= status < 500 and status not in _TRANSIENT else Cause.TRANSIENT

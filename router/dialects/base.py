@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from router.core.call import Fields, Operation
-from router.core.verdict import OUR_FAULT, Verdict, of_status
+from router.core.verdict import OUR_FAULT, Cause, Verdict, of_status
 from router.dialects.prefill import Prefill
 
 HOSTED_IDLE = 90.0  # seconds; what hosted front ends keep an unused connection for is rarely told, and rarely less
+QUOTA_WAIT = 900.0  # seconds until a used-up quota is asked again, where nobody can read until when
+MAX_QUOTA_WAIT = 86_400.0  # a day: what is out for longer is worth one attempt a day
 
 PATHS: Mapping[Operation, str] = {
     "chat/completions": "/chat/completions",
@@ -20,45 +23,112 @@ PATHS: Mapping[Operation, str] = {
 
 # What OpenAI-compatible servers put into an error's `code` or `type`, also inside a 200 stream where the status says
 # nothing.
-CODES: Mapping[str, Verdict] = {
-    "context_length_exceeded": Verdict.REFUSED,
-    "content_policy_violation": Verdict.REFUSED,
-    "content_filter": Verdict.REFUSED,
-    "invalid_request_error": Verdict.REFUSED,
-    "BadRequestError": Verdict.REFUSED,
-    "400": Verdict.REFUSED,
-    "rate_limit_exceeded": Verdict.BUSY,
-    "rate_limit_error": Verdict.BUSY,
-    "overloaded_error": Verdict.BUSY,
-    "429": Verdict.BUSY,
-    "529": Verdict.BUSY,
+CODES: Mapping[str, Cause] = {
+    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "slow_down"), Cause.THROTTLED),
+    **dict.fromkeys(("overloaded_error", "server_overloaded", "model_overloaded", "overloaded"), Cause.OVERLOADED),
+    **dict.fromkeys(("invalid_api_key", "authentication_error", "account_deactivated"), Cause.DENIED),
+    **dict.fromkeys(("insufficient_quota", "insufficient_balance", "billing_error"), Cause.DENIED),
+    **dict.fromkeys(("billing_not_active", "billing_hard_limit_reached"), Cause.DENIED),
+    **dict.fromkeys(("model_not_found", "NotFoundError", "not_found_error", "permission_error"), Cause.MISCONFIGURED),
+    **dict.fromkeys(("context_length_exceeded", "exceed_context_size_error"), Cause.TOO_LONG),
+    **dict.fromkeys(("content_policy_violation", "content_filter", "content_policy"), Cause.POLICY),
+    **dict.fromkeys(("invalid_request_error", "BadRequestError"), Cause.INVALID),
 }
+
+# Words that say "too long" where no code does: OpenAI, vLLM, SGLang and Mistral; SGLang and Together; llama.cpp;
+# Anthropic; xAI; Text Generation Inference (two).
+_TOO_LONG = re.compile(
+    r"maximum context length|longer than the model's context|exceeds? the (?:available|model's) context"
+    r"|prompt is too long|maximum prompt length|tokens \+ `max_new_tokens` must be <="
+    r"|`inputs` must have less than \d+ tokens",
+    re.IGNORECASE,
+)
+READ = 2000  # characters of a message: some repeat the whole prompt
+
+
+class Judgement(NamedTuple):
+    """`retry_after`: seconds to stay away, where the answer says so."""
+
+    cause: Cause
+    retry_after: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.cause.verdict
+
+
+def no_reset(code: str, message: str, now: float) -> float | None:
+    """For kinds that name no time in their messages."""
+    return None
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """`adapt` changes a request's fields in place to what the kind knows."""
+    """`adapt` changes a request's fields in place to what the kind knows. `resets_in` reads from a quota's code and
+    message the seconds until it is there again; `now` is the wall's clock. `finishes` are the kind's own reasons to
+    finish, and what OpenAI's clients know them as.
+    """
 
     idle: float = HOSTED_IDLE  # seconds that its servers keep an unused connection, before we have learned better
     probe: Literal["health", "models", "connect", "off"] = "models"  # what `kind: auto` means for it
     paths: Mapping[Operation, str] = field(default_factory=lambda: PATHS)
-    codes: Mapping[str, Verdict] = field(default_factory=lambda: CODES)
+    codes: Mapping[str, Cause] = field(default_factory=lambda: CODES)
     adapt: Callable[[Fields], None] | None = None
+    resets_in: Callable[[str, str, float], float | None] = no_reset
     prefill: Prefill | None = None  # how it is asked to go on from a text
 
-    def judge(self, status: int, error: Any, retry_after: float | None) -> Verdict:
-        """The verdict on a refusal or failure: the vendor's code where it is known, else the status.
+    def judge(self, status: int, said: Any, retry_after: float | None, now: float) -> Judgement:
+        """What a refusal or failure means: the vendor's code where it is known, else the status, else the words.
 
-        `error` is the error object of the body or of a stream's event, or whatever stood in its place.
+        `said` is the body, an event, or the error object in one; a status of 200 says nothing.
         """
-        for code in _codes(error):
-            if code in self.codes and not (status in OUR_FAULT and self.codes[code] is Verdict.REFUSED):
-                return self.codes[code]
-        verdict = of_status(status, retry_after=retry_after is not None)
-        return Verdict.FAULT if verdict is Verdict.SERVED else verdict
+        error = error_of(said) or {}
+        codes = [str(error[key]) for key in ("code", "type") if error.get(key) is not None]
+        code = next((code for code in codes if self._tells(status, code)), "")
+        cause = self.codes[code] if code else _of_status(status, codes, retry_after) or Cause.TRANSIENT
+        message = str(error.get("message") or "")[:READ]
+        if cause in (Cause.INVALID, Cause.TRANSIENT) and _TOO_LONG.search(message):
+            return Judgement(Cause.TOO_LONG)
+        if cause is Cause.QUOTA:
+            wait = self.resets_in(code, message, now)
+            wait = QUOTA_WAIT if wait is None else wait
+            retry_after = min(max(wait, retry_after or 0.0), MAX_QUOTA_WAIT)
+        return Judgement(cause, retry_after)
+
+    def _tells(self, status: int, code: str) -> bool:
+        """Our own fault is called an `invalid_request_error` too: there the status says more."""
+        cause = self.codes.get(code)
+        return cause is not None and not (cause is Cause.INVALID and status in OUR_FAULT)
 
 
-def _codes(error: Any) -> list[str]:
-    if not isinstance(error, dict):
-        return []
-    return [str(error[key]) for key in ("code", "type") if error.get(key) is not None]
+def _of_status(status: int, codes: list[str], retry_after: float | None) -> Cause | None:
+    """Inside a stream, and behind another gateway, an error's code is the status that it would have had."""
+    if status == 500 or status < 300:
+        status = next((int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)), status)
+    return of_status(status, retry_after=retry_after is not None)
+
+
+def error_of(said: Any) -> dict[str, Any] | None:
+    """The error in what an endpoint said, in OpenAI's shape or another's; None where there is none.
+
+    {"error": {…}}, {"error": "text", "error_type": …}   OpenAI and most; Text Generation Inference, Ollama
+    {"detail": …}                                        FastAPI
+    {"object": "error", "message": …, "code": …}         older vLLM, SGLang: the error itself
+    {"type": "error", "error": {…}}, [{"error": {…}}]    Anthropic; Google
+    {"code": …, "msg": …, "success": false}              Zhipu's gateway, with status 200
+    """
+    for _ in range(3):  # no more wrappings than that
+        if isinstance(said, list):
+            said = said[0] if said else None
+        elif isinstance(said, dict) and not said.get("error") and said.get("detail"):
+            said = said["detail"]
+    if isinstance(said, str):
+        return {"message": said} if said else None
+    if not isinstance(said, dict):
+        return None
+    error = said.get("error")
+    if isinstance(error, dict):
+        return error or None
+    if error:
+        return {"message": str(error), "type": said.get("error_type"), "code": said.get("code")}
+    return said if said.keys() & {"message", "code", "type"} else None

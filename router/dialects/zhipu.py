@@ -4,27 +4,65 @@ the status.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 
 from router.core.call import Fields
-from router.core.verdict import Verdict
+from router.core.verdict import Cause
 from router.dialects.base import CODES, Dialect
 
-# Parameters that it does not know (docs.bigmodel.cn; some models ignore them, some answer 400).
-UNKNOWN = ("frequency_penalty", "presence_penalty", "stream_options", "logit_bias", "logprobs", "top_logprobs", "n")
+# Parameters that it does not know (docs.bigmodel.cn; some models ignore them, some answer 400). And one that it knows:
+# a `request_id` must be new for each attempt, or a hedge is refused for the one that it races (code 1231).
+UNKNOWN = (
+    *("frequency_penalty", "presence_penalty", "stream_options", "logit_bias", "logprobs", "top_logprobs", "n"),
+    "request_id",
+)
 
-# docs.bigmodel.cn/cn/faq/api-code. The status is no guide: arrears (1113) and concurrency (1302) are both a 429.
-ZHIPU_CODES: Mapping[str, Verdict] = {
+# docs.bigmodel.cn/cn/api/api-code. The status is no guide: arrears (1113) and concurrency (1302) are both a 429. 1316
+# is the quota of five hours too, as api.z.ai says it.
+ZHIPU_CODES: Mapping[str, Cause] = {
     **CODES,
-    **dict.fromkeys(("1302", "1303", "1304", "1305", "1308", "1310", "1312", "1313"), Verdict.BUSY),
-    **dict.fromkeys(("1210", "1213", "1214", "1215", "1261", "1300", "1301"), Verdict.REFUSED),
-    **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), Verdict.FAULT),  # our key
-    **dict.fromkeys(("1110", "1111", "1112", "1113", "1120", "1121", "1309", "1311"), Verdict.FAULT),  # our account
-    **dict.fromkeys(("1211", "1212", "1220", "1221", "1222"), Verdict.FAULT),  # our model's name, our permission
-    **dict.fromkeys(("1200", "1230", "1231", "1234"), Verdict.FAULT),
+    **dict.fromkeys(("1302", "1303"), Cause.THROTTLED),
+    **dict.fromkeys(("1305", "1312"), Cause.OVERLOADED),
+    **dict.fromkeys(("1304", "1308", "1310", "1313", "1316"), Cause.QUOTA),
+    **dict.fromkeys(("1000", "1001", "1002", "1003", "1004"), Cause.DENIED),  # our key
+    **dict.fromkeys(("1110", "1111", "1112", "1113", "1121"), Cause.DENIED),  # our account
+    **dict.fromkeys(("1309", "1311"), Cause.DENIED),  # our plan
+    **dict.fromkeys(("1211", "1212", "1220", "1221", "1222"), Cause.MISCONFIGURED),  # our model's name, our permission
+    **dict.fromkeys(("500", "1120", "1200", "1230", "1231", "1234"), Cause.TRANSIENT),
+    **dict.fromkeys(("1210", "1213", "1214", "1215"), Cause.INVALID),
+    "1261": Cause.TOO_LONG,
+    **dict.fromkeys(("1300", "1301"), Cause.POLICY),
 }
+
+BEIJING = timezone(timedelta(hours=8))
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+
+
+def resets_in(code: str, message: str, now: float) -> float | None:
+    """Seconds until a quota is there again: the time is in the message, in Beijing's unless it says otherwise, and
+    only that of the calls of one day (1304) is known without it: midnight.
+
+    "已达到 5 小时的使用上限。您的限额将在 2026-08-25 07:41:44 重置。"
+    "Usage limit reached for 5 hour. Your limit will reset at 2026-08-25 07:41:44"
+    """
+    told = _TIME.search(message)
+    try:
+        if told is not None:
+            date, time, zone = told.groups()
+            then = datetime.fromisoformat(f"{date}T{time}{zone or '+08:00'}")
+        elif code == "1304":
+            today = datetime.fromtimestamp(now, BEIJING).replace(hour=0, minute=0, second=0, microsecond=0)
+            then = today + timedelta(days=1)
+        else:
+            return None
+    except ValueError:
+        return None  # the 31st of February
+    wait = then.timestamp() - now
+    return wait if wait > 0 else None  # a time that is over says nothing: their clock, or ours, is wrong
 
 
 def adapt(fields: Fields) -> None:
@@ -60,4 +98,5 @@ DIALECT = Dialect(
     paths={"chat/completions": "/chat/completions", "embeddings": "/embeddings"},
     codes=ZHIPU_CODES,
     adapt=adapt,
+    resets_in=resets_in,
 )

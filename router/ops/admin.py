@@ -93,7 +93,7 @@ class Admin:
             "busy_for": _left(endpoint.out_until, now) or 0,
             "in_flight": endpoint.in_flight,
             "waiting": len(endpoint.waiting),
-            "concurrency": endpoint.slots.limit,
+            "concurrency": None if endpoint.most == inf else int(endpoint.most),
             "first_token": {
                 "expected": round(latency.mean(now), 4),
                 "p50": latency.quantile(0.5),

@@ -2,7 +2,8 @@
 
     breaker    closed -> open, open -> closed      half-open is no news: it comes with time
     busy       available -> busy for longer than LONG; back when it serves a call that began later
-    key        accepted -> refused (401, 403), at the one level that cannot be turned off; back likewise
+    ours       a key, an account, a name or a path that is not accepted, at the one level that cannot be turned off;
+               back likewise
 
 A sink of records, which have the reasons: so a change is told when the call that saw it ends, and core needs no log.
 """
@@ -15,9 +16,15 @@ from collections.abc import Callable
 from router.core.breaker import State
 from router.core.endpoint import Endpoint
 from router.core.record import AttemptRecord, CallRecord
-from router.core.verdict import Verdict
+from router.core.verdict import OURS, Cause, Verdict
 
 LONG = 10.0  # seconds; shorter ones are everyday life
+
+# What is to be put right, and where.
+_OURS = {
+    Cause.DENIED: "OUR KEY OR ACCOUNT IS REFUSED THERE: %s; see its api_key, and there the bill and the plan",
+    Cause.MISCONFIGURED: "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: %s; see its models, base_url and kind",
+}
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +50,9 @@ class Changes:
         if attempt.verdict is Verdict.SERVED:
             self._well(endpoint, noted, attempt.began)
         elif attempt.verdict is Verdict.BUSY:
-            self._busy(endpoint, noted)
-        elif attempt.verdict is Verdict.FAULT and attempt.reason.startswith(("status 401", "status 403")):
-            self._refused(endpoint, noted, attempt.reason)
+            self._busy(endpoint, noted, attempt)
+        elif attempt.cause in OURS:
+            self._ours(endpoint, noted, attempt)
         if not noted:
             del self._noted[endpoint]
 
@@ -58,24 +65,25 @@ class Changes:
             reason = attempt.reason if attempt.verdict is Verdict.FAULT else f"late each time: {attempt.reason}"
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
-    def _busy(self, endpoint: Endpoint, noted: dict[str, float]) -> None:
+    def _busy(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
         left = endpoint.out_until - self._now()
         if left > LONG and "busy" not in noted:
             noted["busy"] = self._now()
-            log.warning("%s: available -> busy for %.0f s", _name(endpoint), left)
+            log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, attempt.reason)
 
-    def _refused(self, endpoint: Endpoint, noted: dict[str, float], reason: str) -> None:
-        if "key" not in noted:
-            noted["key"] = self._now()
-            log.critical("%s: OUR KEY IS REFUSED THERE: %s; see its api_key", _name(endpoint), reason)
+    def _ours(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
+        out = endpoint.out_until - self._now() > LONG  # else it served others just now, and this one was odd
+        if out and "ours" not in noted and attempt.cause is not None:
+            noted["ours"] = self._now()
+            log.critical(f"%s: {_OURS[attempt.cause]}", _name(endpoint), attempt.reason)
 
     def _well(self, endpoint: Endpoint, noted: dict[str, float], began: float) -> None:
         if began >= noted.get("busy", began + 1.0):
             del noted["busy"]
             log.info("%s: busy -> available", _name(endpoint))
-        if began >= noted.get("key", began + 1.0):
-            del noted["key"]
-            log.info("%s: our key refused -> accepted", _name(endpoint))
+        if began >= noted.get("ours", began + 1.0):
+            del noted["ours"]
+            log.critical("%s: refused -> accepted", _name(endpoint))
 
 
 def _name(endpoint: Endpoint) -> str:

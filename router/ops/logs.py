@@ -142,5 +142,6 @@ def _attempt(attempt: AttemptRecord, arrived: float) -> dict[str, Any]:
         "first_token": None if attempt.first_token_at is None else attempt.first_token_at - arrived,
         "ended": None if attempt.ended is None else attempt.ended - arrived,
         "verdict": attempt.verdict.value if attempt.verdict is not None else None,
+        "cause": attempt.cause.value if attempt.cause is not None else None,
         "reason": attempt.reason,
     }

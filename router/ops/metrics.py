@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -79,6 +80,7 @@ class Metrics(Collector):
         self._table, self._pools, self._calls_in_flight, self._now = table, pools, calls, now
         self._calls: defaultdict[tuple[str, str, int, str], int] = defaultdict(int)
         self._attempts: defaultdict[tuple[str, str, str], int] = defaultdict(int)
+        self._causes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._hedges: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._first_token: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -90,6 +92,8 @@ class Metrics(Collector):
         for attempt in record.attempts:
             verdict = attempt.verdict
             self._attempts[attempt.endpoint.name, attempt.role, verdict._value_ if verdict is not None else ""] += 1
+            if attempt.cause is not None:
+                self._causes[attempt.endpoint.name, attempt.cause.value] += 1
             if attempt.role == "hedge":
                 self._hedges[attempt.endpoint.name, "lost" if attempt.first_token_at is None else "won"] += 1
         if record.first_token is not None and record.stream:
@@ -113,6 +117,12 @@ class Metrics(Collector):
             "calls", "Calls that have ended.", ("model", "operation", "status", "error"), self._calls.items()
         )
         yield _counter("attempts", "Attempts that have ended.", ("endpoint", "role", "verdict"), self._attempts.items())
+        yield _counter(
+            "causes",
+            "Why attempts were not served, as their endpoints say.",
+            ("endpoint", "cause"),
+            self._causes.items(),
+        )
         yield _counter("hedges", "Attempts started beside a late one.", ("endpoint", "outcome"), self._hedges.items())
         yield _counter("tokens", "Tokens, where an endpoint reports them.", ("endpoint", "kind"), self._tokens.items())
         first_token = HistogramMetricFamily(
@@ -130,6 +140,8 @@ class Metrics(Collector):
         named = [((endpoint.name, endpoint.model), endpoint) for endpoint in endpoints]
         labels = ("endpoint", "model")
         yield _gauge("attempts_in_flight", "Attempts running.", labels, ((n, e.in_flight) for n, e in named))
+        limits = ((n, e.most) for n, e in named if e.most != inf)
+        yield _gauge("attempts_limit", "Attempts at once that it takes now, where there is a limit.", labels, limits)
         yield _gauge(
             "attempts_waiting", "Attempts without a first token yet.", labels, ((n, len(e.waiting)) for n, e in named)
         )

@@ -22,7 +22,7 @@ from router.core.race import Race
 from router.core.record import CallRecord
 from router.core.resume import Diverged
 from router.core.table import Route
-from router.core.verdict import Verdict
+from router.core.verdict import OURS, Cause, Verdict
 from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import STREAM, call_facts, lines
@@ -48,6 +48,7 @@ class Dispatch:
         "_ping_at",
         "_race",
         "_record",
+        "_refused",
         "_rescue",
         "_route",
         "_serving",
@@ -69,6 +70,7 @@ class Dispatch:
         self._record, self._shell, self._ended = record, shell, ended
         self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries)
         self._exchanges: dict[Exchange, Attempt] = {}
+        self._refused: tuple[Exchange, Attempt] | None = None  # the first that called it too long
         self._full = False
         self._rescue: Rescue | None = None
         self._broken = b""  # how an answer that broke ends, if nobody goes on with it
@@ -92,6 +94,8 @@ class Dispatch:
         elif self._broken and (verdict is Verdict.REFUSED or (verdict is not None and not exchange.streams)):
             exchange.reason = exchange.reason or "an answer that is no stream"
             self._failed(exchange, attempt, verdict)  # what it says of a request that is not the client's is not for it
+            self.advance()
+        elif verdict is Verdict.REFUSED and self._asks_longer(exchange, attempt):
             self.advance()
         elif exchange.first_token:
             self._commit(exchange, attempt)
@@ -134,7 +138,7 @@ class Dispatch:
     def advance(self) -> None:
         race, now = self._race, self._shell.scheduler.now()
         if now >= race.deadline:
-            self._fail(self._late(now))
+            self._give_in(self._late(now))
             return
         for late in race.give_up(now):
             self._give_up(late)
@@ -142,7 +146,7 @@ class Dispatch:
             self._record.attempts.append(attempt)
             self._exchanges[self._begin(attempt)] = attempt
         if race.lost:
-            self._fail(self._exhausted())
+            self._give_in(self._exhausted())
             return
         if now >= self._ping_at:
             self._ping(now)
@@ -157,14 +161,19 @@ class Dispatch:
     def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
         """The first token, a complete answer, or a refusal that the client is to see: this attempt is the answer."""
         now, record = self._shell.scheduler.now(), self._record
-        self._timer.close()
         del self._exchanges[exchange]
         if exchange.verdict is Verdict.REFUSED:
             self._race.settle(attempt, now)
         else:
             self._race.commit(attempt, now)
+            self._refused = None
             if record.first_token is None:
                 record.first_token = now - record.arrived
+        self._hand_over(exchange, attempt, now)
+
+    def _hand_over(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
+        record = self._record
+        self._timer.close()
         self._close_exchanges()
         record.endpoint = attempt.endpoint.name
         if exchange.streams:
@@ -182,11 +191,30 @@ class Dispatch:
         relay = Relay(exchange, attempt, self._record, self._client, scheduler, stall, self._ended, rescue, broke)
         relay.start(full=self._full)
 
+    def _asks_longer(self, exchange: Exchange, attempt: Attempt) -> bool:
+        """A request that is too long there is sent to who has a larger context. The first refusal is kept: it is the
+        answer where that one refuses it too, or fails.
+        """
+        longer = exchange.cause is Cause.TOO_LONG and self._race.longer(attempt, self._shell.scheduler.now())
+        if self._refused is None:
+            if not longer:
+                return False
+            self._refused = exchange, attempt
+        self._failed(exchange, attempt, Verdict.REFUSED)
+        return True
+
     def _failed(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
         del self._exchanges[exchange]
         exchange.close()
-        now = self._shell.scheduler.now()
-        self._race.failed(attempt, verdict, now, exchange.reason, exchange.retry_after, passing=exchange.passing)
+        self._race.failed(
+            attempt,
+            verdict,
+            self._shell.scheduler.now(),
+            exchange.reason,
+            exchange.retry_after,
+            passing=exchange.passing,
+            cause=exchange.cause,
+        )
 
     def _give_up(self, attempt: Attempt) -> None:
         exchange = next(exchange for exchange, other in self._exchanges.items() if other is attempt)
@@ -202,6 +230,15 @@ class Dispatch:
         self._ping_at = now + self._shell.ping_every
 
     # Ends without an answer.
+
+    def _give_in(self, error: RouterError) -> None:
+        """A call that was too long for somebody ends with his word, which is the truth about it."""
+        if self._refused is None:
+            self._fail(error)
+            return
+        now = self._shell.scheduler.now()
+        self._race.abandon(now)
+        self._hand_over(*self._refused, now)
 
     def _late(self, now: float) -> RouterError:
         tried = ", ".join(attempt.endpoint.name for attempt in self._record.attempts) or "none"
@@ -221,7 +258,8 @@ class Dispatch:
         if not attempts:
             return Overloaded(f"All endpoints of '{model}' have as many calls as they take.", retry_after=COME_BACK)
         tried = "; ".join(f"{attempt.endpoint.name}: {attempt.reason}" for attempt in attempts)
-        if all(attempt.verdict is Verdict.BUSY for attempt in attempts):
+        others = [attempt.verdict for attempt in attempts if attempt.cause not in OURS]
+        if others and all(verdict is Verdict.BUSY for verdict in others):
             soonest = min((a.retry_after for a in attempts if a.retry_after is not None), default=COME_BACK)
             return Overloaded(
                 f"All endpoints of '{model}' are busy ({tried}).", code="endpoints_busy", retry_after=soonest

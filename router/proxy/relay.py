@@ -223,7 +223,7 @@ class Relay:
 
 
 def _close(exchange: Exchange, attempt: Attempt, record: CallRecord, verdict: Verdict, reason: str, now: float) -> None:
-    attempt.end(verdict, now, reason, exchange.retry_after)
+    attempt.end(verdict, now, reason, exchange.retry_after, exchange.cause)
     record.ended = now - record.arrived
     if exchange.usage is not None:
         record.prompt_tokens = exchange.usage.prompt_tokens

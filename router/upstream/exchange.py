@@ -5,8 +5,8 @@
     the call reads     verdict, first_token, take(); and says pause, resume, close
 
 An answer is read in one of three ways, by its head: a token stream, event by event; any other good answer, whole; an
-error, for its verdict. A stream that is broken off, an empty one, a 200 with an error in it: none of them is ever
-SERVED.
+error, for its verdict and cause. A stream that is broken off, an empty one, a 200 with an error in it: none of them is
+ever SERVED.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from router.core.sse import AnyUsage, EventTooLarge, Scanner, Usage
-from router.core.verdict import Verdict
-from router.dialects.base import Dialect
+from router.core.verdict import OURS, Cause, Verdict
+from router.dialects.base import Dialect, error_of
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -63,6 +63,12 @@ class Wire(Protocol):
 class _Answer(msgspec.Struct, gc=False):
     usage: AnyUsage = None
     error: Any = None
+    object: Any = None
+    success: Any = None
+
+    @property
+    def good(self) -> bool:
+        return not self.error and self.object != "error" and self.success is not False
 
 
 _read_answer = msgspec.json.Decoder(_Answer).decode
@@ -84,6 +90,7 @@ class Exchange(msgspec.Struct, eq=False):
     status: int = 0
     headers: Headers = []
     verdict: Verdict | None = None
+    cause: Cause | None = None  # of a verdict that the endpoint's own words led to
     reason: str = ""
     retry_after: float | None = None
     passing: bool = True  # whether the same endpoint might serve the same request a moment later
@@ -228,7 +235,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _error_event(self, scanner: Scanner) -> None:
         self.usage = scanner.usage
-        self._end(self._dialect.judge(500, scanner.error, None), f"an error event{_named(scanner.error)}")
+        self._judge(200, scanner.error, "an error event")
 
     def _end_of_stream(self, scanner: Scanner, broken: str) -> None:
         rest = scanner.finish()
@@ -258,31 +265,39 @@ class Exchange(msgspec.Struct, eq=False):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.fail("an answer that is no JSON" if body else "an empty answer")
             return
-        if answer.error:
-            self.error = answer.error
-            self._end(self._dialect.judge(500, answer.error, None), f"an error in an answer{_named(answer.error)}")
-        else:
+        if answer.good:
             self.usage = answer.usage if isinstance(answer.usage, Usage) else None
             self._end(Verdict.SERVED)
+        else:
+            self.error = answer.error
+            self._judge(200, msgspec.json.decode(body), "an error in an answer")
 
     def _end_of_error(self) -> None:
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
         try:
-            self.error = error = _read_answer(body).error
+            said = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            error = None
+            said = None
+        self.error = said.get("error") if isinstance(said, dict) else None  # the one shape that SDKs raise at
         if 300 <= self.status < 400:
-            self.fail(f"a redirect (status {self.status}), which is not followed", passing=False)
-            return
-        verdict = self._dialect.judge(self.status, error, self.retry_after)
-        self._end(verdict, f"status {self.status}{_named(error)}")
-        self.passing = verdict is Verdict.BUSY or self.status >= 500
+            self._judge(self.status, None, f"a redirect (status {self.status}), which is not followed")
+        else:
+            self._judge(self.status, said, f"status {self.status}")
+        self.passing = self.passing and (self.verdict is Verdict.BUSY or self.status >= 500)
+
+    def _judge(self, status: int, said: Any, where: str) -> None:
+        """It said what is wrong."""
+        judged = self._dialect.judge(status, said, self.retry_after, time.time())
+        self.cause, self.retry_after = judged
+        self.passing = judged.cause not in OURS
+        self._end(judged.verdict, f"{where}{_named(said)}")
 
 
-def _named(error: Any) -> str:
+def _named(said: Any) -> str:
     """The error's code, if it is one: never its message, which may repeat a key or a prompt."""
-    code = error.get("code") if isinstance(error, dict) else None
+    error = error_of(said)
+    code = error.get("code") if error else None
     return f" ({str(code)[:40]})" if isinstance(code, (str, int)) and code else ""
 
 

@@ -47,31 +47,52 @@ def test_a_breaker_that_opens_because_each_race_was_lost_says_that(caplog: pytes
 def test_long_busy_is_said_once_until_it_serves_again(caplog: pytest.LogCaptureFixture) -> None:
     away = fails_with(429, retry_after=30)
     assert played(caplog, HI, away, away, HI, HI, away, every=40.0) == [
-        ("WARNING", "endpoint a (chat): available -> busy for 30 s"),
+        ("WARNING", "endpoint a (chat): available -> busy for 30 s: status 429"),
         ("INFO", "endpoint a (chat): busy -> available"),
-        ("WARNING", "endpoint a (chat): available -> busy for 30 s"),
+        ("WARNING", "endpoint a (chat): available -> busy for 30 s: status 429"),
     ]
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_key_of_ours_that_is_refused_is_said_loudly_and_once(caplog: pytest.LogCaptureFixture, status: int) -> None:
-    refused = fails_with(status, code="invalid_api_key")
-    assert played(caplog, refused, refused, HI, HI, refused, every=40.0) == [
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
         (
-            "CRITICAL",
-            f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
+            fails_with(401, code="invalid_api_key"),
+            "OUR KEY OR ACCOUNT IS REFUSED THERE: status 401 (invalid_api_key); "
+            "see its api_key, and there the bill and the plan",
         ),
-        ("INFO", "endpoint a (chat): our key refused -> accepted"),
         (
-            "CRITICAL",
-            f"endpoint a (chat): OUR KEY IS REFUSED THERE: status {status} (invalid_api_key); see its api_key",
+            fails_with(429, code="insufficient_quota"),
+            "OUR KEY OR ACCOUNT IS REFUSED THERE: status 429 (insufficient_quota); "
+            "see its api_key, and there the bill and the plan",
         ),
-    ]
+        (
+            fails_with(403),
+            "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: status 403; see its models, base_url and kind",
+        ),
+        (
+            fails_with(404, code="model_not_found"),
+            "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: status 404 (model_not_found); "
+            "see its models, base_url and kind",
+        ),
+    ],
+)
+def test_what_a_person_must_put_right_is_said_loudly_and_once(
+    caplog: pytest.LogCaptureFixture, refused: Script, said: str
+) -> None:
+    loud = ("CRITICAL", f"endpoint a (chat): {said}")
+    well = ("CRITICAL", "endpoint a (chat): refused -> accepted")
+    assert played(caplog, refused, refused, HI, HI, refused, every=400.0) == [loud, well, loud]
+
+
+def test_one_odd_call_at_an_endpoint_that_serves_the_others_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    assert played(caplog, HI, fails_with(404), HI, every=40.0) == []
+    assert played(caplog, HI, fails_with(401), HI, every=40.0) != []  # a key that is refused is refused to all
 
 
 def test_an_answer_that_began_before_proves_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.changes")
-    play = Player(endpoint("a", streams("slow", "ly", first=0.1, gap=5.0), fails_with(403)))
+    play = Player(endpoint("a", streams("slow", "ly", first=0.1, gap=5.0), fails_with(401)))
     play.call(0.0)
     play.call(1.0)
     play.run()

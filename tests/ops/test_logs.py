@@ -152,6 +152,7 @@ def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -
                 "first_token": 0.5,
                 "ended": 2.0,
                 "verdict": "served",
+                "cause": None,
                 "reason": "",
             }
         ],
