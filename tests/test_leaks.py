@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from router.core.endpoint import Endpoint
+from router.core.sse import Scanner, data_of, split
 from router.core.verdict import Verdict
 from router.errors import Stopping
 from router.upstream.exchange import Limits
@@ -191,6 +192,8 @@ def place_call(play: Player, rng: Random, start: float) -> None:
     fields: dict[str, Any] = {"stream": rng.random() < 0.8}
     if rng.random() < 0.1:
         fields["n"] = 2
+    if rng.random() < 0.5:
+        fields |= {"temperature": 0, "messages": [], "prompt": ""}
     if rng.random() < 0.05:
         fields["model"] = "unknown"
     body = json.dumps({"model": "chat"} | fields)
@@ -209,7 +212,9 @@ def play(seed: int) -> Player:
     start = rng.choice((0.0, 1e3, 1e6)) * rng.random()
     player = Player(
         *endpoints(rng),
-        models={"chat": {"patience": rng.choice((0, 0, 3, 60))}},
+        models={
+            "chat": {"patience": rng.choice((0, 0, 3, 60)), "resume": rng.choice(("auto", "replay", "continue", "off"))}
+        },
         max_calls=rng.choice((20_000, 20_000, 3)),
         limits=rng.choice((Limits(), TINY)),
         seed=seed,
@@ -250,7 +255,8 @@ def test_the_worlds_are_wild_enough() -> None:
     assert {attempt.verdict for attempt in attempts} == set(Verdict)
     by_simulated = {a.verdict for a in attempts if isinstance(a.endpoint, Endpoint) and a.endpoint.stand_in}
     assert by_simulated >= {Verdict.SERVED, Verdict.REFUSED, Verdict.ABANDONED}
-    assert {attempt.role for attempt in attempts} == {"first", "hedge", "retry"}
+    assert {attempt.role for attempt in attempts} == {"first", "hedge", "retry", "rescue"}
+    assert any(call.done for call in calls if any(attempt.role == "rescue" for attempt in call.record.attempts))
     assert any(call.aborted_at for call in calls)
     assert any(call.pinged_at and call.record.error == "" for call in calls)
 
@@ -267,12 +273,25 @@ def assert_in_order(call: ScriptedClient, player: Player) -> None:
         assert attempt.ended is not None
         assert attempt.reason != "no first token in time" or attempt.ended > attempt.began, "given up before it ran"
     had_tokens = [attempt.endpoint.name for attempt in record.attempts if attempt.first_token_at is not None]
-    assert had_tokens == ([record.endpoint] if record.first_token is not None else [])
+    rescued = "rescue" in roles
+    assert had_tokens[-1:] == ([record.endpoint] if record.first_token is not None else [])
+    assert rescued or len(had_tokens) <= 1
     if record.endpoint not in player.scripted:
         return
-    if call.ended_at is not None and call.status == 200 and not record.error and not call.pinged_at:
+    if rescued and call.ended_at is not None and not record.error and player.route().resume != "continue":
+        assert call.text in [text_of(wire.sent) for wire in player[record.endpoint].wires]
+    elif call.ended_at is not None and call.status == 200 and not record.error and not call.pinged_at:
         sent = [wire.sent for wire in player[record.endpoint].wires]
         assert any(data.startswith(call.body.rstrip()) or b"{garbage" in data for data in sent)
+
+
+def text_of(sent: bytes) -> str:
+    """What an endpoint's stream says."""
+    scanner = Scanner(limit=len(sent))
+    data = scanner.feed(sent) + scanner.finish()
+    shapes = [json.loads(said) for event in split(data) if (said := data_of(event)) and said != b"[DONE]"]
+    choices = [choice for shape in shapes if isinstance(shape, dict) for choice in shape.get("choices") or ()]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 def assert_counted_once(player: Player) -> None:

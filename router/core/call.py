@@ -51,7 +51,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     def deterministic(self) -> bool:
         """It asks for the same answer every time: a seed, or a temperature of 0."""
         seed, temperature = _peek(self.fields, "seed"), _peek(self.fields, "temperature")
-        return seed is not None or (isinstance(temperature, int | float) and temperature == 0)
+        return seed is not None or (temperature == 0 and temperature is not False)
 
     @property
     def plain(self) -> bool:

@@ -115,9 +115,9 @@ class Race:
         """
         assert before.winner is not None
         self._rescues, self.attempts = True, before.attempts
-        self._again_at.update(before._again_at)
-        broken = before.winner.endpoint
-        self._again_at[broken] = inf if broken in self._again_at else now + PAUSE * (1.0 + self.rng.random())
+        broken, then = before.winner.endpoint, now + PAUSE * (1.0 + self.rng.random())
+        self._again_at = {e: inf if at == inf else then for e, at in before._again_at.items()}
+        self._again_at[broken] = inf if broken in before._again_at else then
         self._tried.update(self._again_at)
 
     # What is due.

@@ -52,6 +52,8 @@ class Transcript:
 
     def note(self, data: bytes) -> None:
         """Whole events that go to the client."""
+        if self.mixed:
+            return
         self._noted.append(data)
         self._size += len(data)
         if self._size > DIGEST:
@@ -99,15 +101,15 @@ class Transcript:
 
 
 class Replay:
-    """`feed` gives what follows what the client has, once all of that was seen again."""
+    """`feed` gives what follows what the client has now, once all of that was seen again."""
 
-    __slots__ = ("_facts", "_had", "_seen", "caught_up")
+    __slots__ = ("_facts", "_finished", "_seen", "_texts", "caught_up")
 
     def __init__(self, had: Transcript) -> None:
         had.read()
         if had.mixed:
             raise Diverged("it has output that can't be compared")
-        self._had = had
+        self._texts, self._finished = had.texts.copy(), had.finished.copy()  # what follows is noted there, too
         self._facts = {name: value for name, value in had.facts.items() if name != "model"}
         self._seen = dict.fromkeys(had.texts, 0)
         self.caught_up = False
@@ -140,7 +142,7 @@ class Replay:
         lacks = {part: rest for part, text in texts.items() if (rest := self._rest((index, part), text))}
         if (lacks or finish) and not self._covered(index):
             raise Diverged("it is shorter" if finish else "its parts come in another order")
-        if index in self._had.finished:
+        if index in self._finished:
             if lacks:
                 raise Diverged("it is longer")
             return None
@@ -152,7 +154,7 @@ class Replay:
 
     def _rest(self, key: tuple[int, Part], text: str) -> str:
         """Hold it against what the client has at that place; what goes on behind that is given."""
-        had, seen = self._had.texts.get(key, ""), self._seen.get(key, 0)
+        had, seen = self._texts.get(key, ""), self._seen.get(key, 0)
         same = had[seen : seen + len(text)]
         if not text.startswith(same):
             raise Diverged("its text is another")
@@ -162,19 +164,19 @@ class Replay:
 
     def _covered(self, index: int) -> bool:
         """All that the client has of a choice was seen again."""
-        return all(seen == len(self._had.texts[key]) for key, seen in self._seen.items() if key[0] == index)
+        return all(seen == len(self._texts[key]) for key, seen in self._seen.items() if key[0] == index)
 
 
 class Continuation:
     """`feed` gives what the endpoint adds; `given` is the text that it was asked to go on from."""
 
-    __slots__ = ("_beginning", "_given", "_had", "_last", "_text")
+    __slots__ = ("_beginning", "_facts", "_given", "_last", "_text", "_tokens")
 
     def __init__(self, had: Transcript, given: str) -> None:
         text = had.plain
         if text is None:
             raise Diverged("it is more than a text")
-        self._had, self._text, self._given = had, text, given
+        self._text, self._given, self._facts, self._tokens = text, given, had.facts.copy(), had.tokens
         self._beginning: str | None = ""  # what has come of it; None once it was looked at
         self._last: Shape = {}
 
@@ -196,9 +198,9 @@ class Continuation:
         shape = _shape(event)
         if shape is None:  # a comment, or [DONE]
             return (b"" if event[:1] == b":" else self.finish()) + event + b"\n\n"
-        shape |= self._had.facts
+        shape |= self._facts
         if isinstance(shape.get("usage"), dict):
-            shape["usage"] = _added_up(shape["usage"], self._had.tokens)
+            shape["usage"] = _added_up(shape["usage"], self._tokens)
         choices = [choice for _, choice in _choices(shape)]
         for choice in choices:
             if isinstance(choice.get("delta"), dict):

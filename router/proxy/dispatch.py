@@ -92,8 +92,9 @@ class Dispatch:
             self._failed(exchange, attempt, verdict)
             self.advance()
         elif self._broken and (verdict is Verdict.REFUSED or (verdict is not None and not exchange.streams)):
+            # A refusal of what the client did not ask is not for it, and neither is an answer that is no stream.
             exchange.reason = exchange.reason or "an answer that is no stream"
-            self._failed(exchange, attempt, verdict)  # what it says of a request that is not the client's is not for it
+            self._failed(exchange, attempt, verdict if verdict is Verdict.REFUSED else Verdict.ABANDONED)
             self.advance()
         elif verdict is Verdict.REFUSED and self._asks_longer(exchange, attempt):
             self.advance()
@@ -150,7 +151,7 @@ class Dispatch:
             return
         if now >= self._ping_at:
             self._ping(now)
-        self._timer.at(min(race.wake_at, self._ping_at))
+        self._timer.at(min(race.wake_at, race.deadline, self._ping_at))
 
     def _begin(self, attempt: Attempt) -> Exchange:
         target, call = self._serving.targets[attempt.endpoint], self._call

@@ -1,0 +1,444 @@
+"""Timelines of streams that break after their first token, in virtual time: who goes on, and how it ends else.
+
+`a` is asked first and breaks; `b` stands behind it in a second tier. Every timeline ends with nothing left.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from router.core.budget import RESERVE
+from router.core.race import MAX_ATTEMPTS
+from router.core.verdict import Verdict
+from tests.support import Player, ScriptedClient, endpoint
+from tests.support.endpoints import (
+    SILENT,
+    Script,
+    answers,
+    completion,
+    cuts,
+    ends,
+    error_event,
+    event,
+    fails_with,
+    finishes,
+    opens,
+    says,
+    sends,
+    sse,
+    streams,
+)
+
+WORDS = ("The ", "quick ", "brown ", "fox")
+WHOLE = "".join(WORDS)
+BEGUN = opens(0.1) + says(0.2, *WORDS[:2])  # until 0.3
+CUT = BEGUN + cuts(0.5)
+AGAIN = streams(*WORDS, first=0.3, usage=(5, 4))
+REST = streams("brown ", "fox", first=0.3, usage=(7, 2))
+MESSAGES = [{"role": "user", "content": "What jumps?"}]
+
+
+def broken_and_sound(*a: Script, b: Script = AGAIN, resume: str = "replay", **policy: Any) -> Player:
+    return Player(endpoint("a", *(a or (CUT,))), endpoint("b", b, tier=2, kind="vllm"), resume=resume, **policy)
+
+
+def verdicts(call: ScriptedClient) -> list[tuple[str, str, Verdict | None]]:
+    return [(line.endpoint.name, line.role, line.verdict) for line in call.record.attempts]
+
+
+def assert_broken(call: ScriptedClient, *, by: str = "a") -> None:
+    """It has what it has, and is told that this is not all."""
+    assert call.error["code"] == "stream_broken"
+    assert call.error["type"] == "upstream_error"
+    assert f"'{by}'" in call.error["message"]
+    assert not call.done
+    assert call.record.error == "stream_broken"
+
+
+# ---- Replay
+
+
+def test_another_endpoint_answers_again_and_the_client_gets_what_it_lacks() -> None:
+    play = broken_and_sound()
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    assert call.done
+    assert call.events[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 4}
+    assert sum("role" in choice["delta"] for choice in call.choices) == 1
+    assert play["b"].asked_at == [0.5]
+    assert play["b"].wires[0].request.body == play["a"].wires[0].request.body
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "rescue", Verdict.SERVED)]
+    record = call.record
+    assert (record.status, record.error, record.endpoint, record.first_token) == (200, "", "b", 0.2)
+    assert record.completion_tokens == 4
+    assert play.metric("attempts_total", role="rescue", verdict="served") == 1
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        BEGUN + cuts(0.5),
+        BEGUN + ends(0.5),
+        BEGUN + sends(0.5, error_event()),
+        BEGUN + sends(0.5, error_event("slow down", code="rate_limit_exceeded")),
+        BEGUN + sends(0.5, b'data: {"choices": [{"delta": {"con') + cuts(0.6),
+        BEGUN + sends(0.5, sse({"choices": [{"index": 0, "delta": {}, "finish_reason": "network_error"}]})),
+        BEGUN,
+    ],
+    ids=["cut", "ended early", "error event", "busy", "half an event", "network_error", "stalls"],
+)
+def test_every_way_to_break_is_rescued(script: Script) -> None:
+    play = broken_and_sound(script, stall=2)
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    assert call.done
+    assert call.record.error == ""
+
+
+def test_a_stream_that_is_told_to_be_refused_is_not_rescued() -> None:
+    play = broken_and_sound(BEGUN + sends(0.5, error_event("no", code="content_policy_violation")))
+    call = play.call()
+    play.run()
+    assert call.error["code"] == "content_policy_violation"
+    assert len(play["b"].wires) == 0
+
+
+def test_a_stream_with_a_reason_to_finish_needs_no_rescue() -> None:
+    play = broken_and_sound(BEGUN + sends(0.4, event(finish="stop")) + cuts(0.5))
+    call = play.call()
+    play.run()
+    assert call.text == "The quick "
+    assert len(play["b"].wires) == 0
+
+
+def test_meanwhile_the_client_gets_comments() -> None:
+    slow = opens(0.1) + says(20.0, *WORDS[:2], gap=8.0) + says(36.0, *WORDS[2:]) + finishes(37.0)
+    play = broken_and_sound(b=slow, abandon=100, hedge="off")
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    first, *others = call.pinged_at
+    assert first == 0.5
+    assert len(others) >= 2  # one while nothing came, one while what came was known
+
+
+def test_another_answer_ends_the_stream_with_an_error() -> None:
+    play = broken_and_sound(b=streams("The ", "slow ", "green ", "turtle"))
+    call = play.call()
+    play.run()
+    assert call.text == "The quick "
+    assert_broken(call, by="b")
+    assert "its text is another" in call.error["message"]
+    assert verdicts(call)[1] == ("b", "rescue", Verdict.ABANDONED)
+    assert play["b"].wires[0].end == "closed"
+
+
+def test_a_shorter_answer_ends_the_stream_with_an_error() -> None:
+    play = broken_and_sound(b=streams("The "))
+    call = play.call()
+    play.run()
+    assert call.text == "The quick "
+    assert_broken(call, by="b")
+
+
+def test_the_same_endpoint_is_asked_once_more_where_there_is_no_other() -> None:
+    play = Player(endpoint("a", CUT, AGAIN), resume="replay")
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("a", "rescue", Verdict.SERVED)]
+    assert play["a"].asked_at[1] >= 0.75  # after its pause
+
+
+def test_a_rescue_that_breaks_is_rescued() -> None:
+    three = BEGUN + says(0.4, WORDS[2]) + cuts(0.5)
+    play = Player(endpoint("a", CUT), endpoint("b", three, tier=2), endpoint("c", AGAIN, tier=3), resume="replay")
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    assert [name for name, _, _ in verdicts(call)] == ["a", "b", "c"]
+
+
+def test_an_endpoint_that_breaks_at_the_same_place_each_time_is_not_asked_for_ever() -> None:
+    play = Player(endpoint("a", CUT), endpoint("b", CUT), resume="replay")
+    call = play.call()
+    play.run()
+    assert_broken(call, by=call.record.endpoint)
+    assert len(call.record.attempts) <= 4
+
+
+def test_attempts_are_counted_over_all_races_of_a_call() -> None:
+    play = Player(*(endpoint(f"e{i}", CUT) for i in range(9)), resume="replay", retry_budget=10)
+    call = play.call()
+    play.run()
+    assert len(call.record.attempts) == MAX_ATTEMPTS
+    assert call.error
+
+
+def test_a_rescue_that_is_late_gets_a_rival() -> None:
+    play = Player(
+        endpoint("a", CUT), endpoint("b", SILENT, tier=2), endpoint("c", AGAIN, tier=3), resume="replay", hedge=1.0
+    )
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    assert verdicts(call)[1:] == [("b", "rescue", Verdict.ABANDONED), ("c", "hedge", Verdict.SERVED)]
+
+
+def test_the_failure_is_told_as_it_was_whatever_the_rescue_met() -> None:
+    for b in (
+        fails_with(400, 0.1, message="no prefill here", code="invalid_request_error"),
+        fails_with(503, 0.1),
+        answers(completion(), 0.1),
+        opens(0.1) + sends(0.2, error_event("what?", code="invalid_request_error")),
+    ):
+        play = broken_and_sound(b=b, retry_budget=0.2)
+        call = play.call()
+        play.run()
+        assert_broken(call)
+        assert call.text == "The quick "
+
+
+def test_an_endpoint_that_ended_with_an_error_event_is_quoted() -> None:
+    play = broken_and_sound(BEGUN + sends(0.5, error_event("out of memory")), b=fails_with(503, 0.1))
+    call = play.call()
+    play.run()
+    assert call.error["message"] == "out of memory"
+    assert call.record.error == "stream_broken"
+
+
+def test_the_deadline_of_a_rescue_begins_with_it() -> None:
+    late = opens(0.1) + says(0.2, "The ") + says(50.0, "quick ") + cuts(51.0)
+    play = broken_and_sound(late, deadline=20, stall=100)
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+    play = broken_and_sound(late, b=SILENT, deadline=20, stall=100, hedge="off", abandon=100)
+    call = play.call()
+    play.run()
+    assert_broken(call)
+    assert call.ended_at == 71.0
+
+
+def test_a_client_that_leaves_during_a_rescue_stops_it() -> None:
+    for at in (0.6, 0.85, 1.05):  # before its first token, while it catches up, and after that
+        play = broken_and_sound()
+        call = play.call(leaves_at=at)
+        play.run()
+        assert call.record.error == "client_left"
+        assert play["b"].wires[0].end == "closed"
+
+
+def test_a_client_that_reads_slowly_pauses_what_rescues_it() -> None:
+    big = ["x" * 30_000] * 8
+    play = Player(
+        endpoint("a", opens(0.1) + says(0.2, *big[:4]) + cuts(0.6)),
+        endpoint("b", streams(*big, first=0.3), tier=2),
+        resume="replay",
+    )
+    call = play.call(stops_reading_at=0.55, reads_again_at=5.0)
+    play.run()
+    assert call.text == "".join(big)
+    assert play["b"].wires[0].paused_at
+
+
+# ---- What it costs
+
+
+def test_a_rescue_is_paid_from_the_retry_budget() -> None:
+    play = broken_and_sound(retry_budget=0.001)
+    calls = [play.call(i / 10) for i in range(6)]
+    play.run()
+    rescued = [call for call in calls if call.text == WHOLE and any(role == "rescue" for _, role, _ in verdicts(call))]
+    assert len(rescued) == RESERVE
+    assert all(call.error for call in calls if not call.done)
+    assert play.table.retries.level(2.0) < 1.0
+
+
+def test_without_a_budget_there_is_no_rescue() -> None:
+    play = broken_and_sound(retry_budget=0)
+    call = play.call()
+    play.run()
+    assert_broken(call)
+    assert call.ended_at == 0.5
+    assert len(play["b"].wires) == 0
+
+
+# ---- When
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}, {"seed": 0}])
+def test_by_itself_a_request_for_the_same_answer_each_time_is_rescued(fields: dict[str, Any]) -> None:
+    play = broken_and_sound(resume="auto")
+    call = play.call(**fields)
+    play.run()
+    assert call.text == WHOLE
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"temperature": 0.7}, {"temperature": None}, {"seed": None}, {"temperature": "0"}, {"temperature": False}],
+)
+def test_by_itself_a_request_for_any_answer_is_not(fields: dict[str, Any]) -> None:
+    play = broken_and_sound(resume="auto")
+    call = play.call(**fields)
+    play.run()
+    assert_broken(call)
+    assert len(play["b"].wires) == 0
+
+
+def test_what_an_operator_turns_off_stays_off() -> None:
+    play = broken_and_sound(resume="off")
+    call = play.call(temperature=0)
+    play.run()
+    assert_broken(call)
+
+
+def test_a_models_word_counts_before_the_defaults() -> None:
+    play = Player(endpoint("a", CUT), endpoint("b", AGAIN, tier=2), resume="off", models={"chat": {"resume": "replay"}})
+    call = play.call()
+    play.run()
+    assert call.text == WHOLE
+
+
+# ---- Continue
+
+
+def asked(play: Player, name: str = "b") -> dict[str, Any]:
+    body = json.loads(play[name].wires[0].request.body)
+    assert isinstance(body, dict)
+    return body
+
+
+def test_an_endpoint_that_can_goes_on_from_the_clients_text() -> None:
+    play = broken_and_sound(b=REST, resume="continue")
+    call = play.call(messages=MESSAGES, max_tokens=100)
+    play.run()
+    assert call.text == WHOLE
+    assert call.done
+    body = asked(play)
+    assert body["messages"] == [*MESSAGES, {"role": "assistant", "content": "The quick"}]
+    assert body["continue_final_message"] is True
+    assert body["add_generation_prompt"] is False
+    assert body["max_tokens"] == 98
+    assert call.events[-1]["usage"] == {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("prefill", "message"),
+    [("prefix", {"prefix": True}), ("partial", {"partial": True}), ("trailing", {})],
+)
+def test_each_server_is_asked_in_its_own_way(prefill: str, message: dict[str, Any]) -> None:
+    play = Player(endpoint("a", CUT), endpoint("b", REST, tier=2, prefill=prefill), resume="continue")
+    call = play.call(messages=MESSAGES)
+    play.run()
+    assert call.text == WHOLE
+    assert asked(play)["messages"][-1] == {"role": "assistant", "content": "The quick"} | message
+    assert "continue_final_message" not in asked(play)
+
+
+def test_only_those_that_can_are_asked_to_go_on() -> None:
+    play = Player(
+        endpoint("a", CUT),
+        endpoint("b", AGAIN, tier=2),
+        endpoint("off", REST, tier=2, kind="vllm", prefill="off"),
+        endpoint("c", REST, tier=3, kind="vllm"),
+        resume="continue",
+    )
+    call = play.call(messages=MESSAGES)
+    play.run()
+    assert call.text == WHOLE
+    assert [name for name, _, _ in verdicts(call)] == ["a", "c"]
+
+
+def test_where_nobody_can_go_on_the_stream_ends_with_the_error() -> None:
+    play = Player(endpoint("a", CUT), endpoint("b", AGAIN, tier=2), resume="continue")
+    call = play.call(messages=MESSAGES, temperature=0)
+    play.run()
+    assert_broken(call)
+    assert len(play["b"].wires) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        {"messages": "none"},
+        {"messages": None},
+    ],
+)
+def test_only_a_plain_text_is_continued(fields: dict[str, Any]) -> None:
+    play = broken_and_sound(b=REST, resume="continue")
+    call = play.call(**({"messages": MESSAGES} | fields))
+    play.run()
+    assert_broken(call)
+    assert len(play["b"].wires) == 0
+
+
+def test_a_tool_call_that_has_begun_is_not_continued() -> None:
+    tool = sse({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}}]})
+    play = broken_and_sound(BEGUN + sends(0.4, tool) + cuts(0.5), b=REST, resume="continue")
+    call = play.call(messages=MESSAGES)
+    play.run()
+    assert_broken(call)
+
+
+def test_a_refused_prefill_never_hides_what_really_failed() -> None:
+    play = broken_and_sound(b=fails_with(400, 0.1, message="no prefill"), resume="continue")
+    call = play.call(messages=MESSAGES)
+    play.run()
+    assert_broken(call)
+    assert "no prefill" not in call.error["message"]
+
+
+def test_a_completions_prompt_just_grows() -> None:
+    def piece(at: float, text: str) -> Script:
+        return sends(at, sse({"choices": [{"index": 0, "text": text}]}))
+
+    end = sends(0.5, sse({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}) + b"data: [DONE]\n\n")
+    play = Player(
+        endpoint("a", opens(0.1) + piece(0.2, "there was ") + cuts(0.3)),
+        endpoint("b", opens(0.1) + piece(0.2, "a fox") + end + ends(0.6), tier=2),
+        resume="continue",
+    )
+    call = play.call(path="/v1/completions", prompt="Once ")
+    play.run()
+    assert "".join(choice.get("text") or "" for choice in call.choices) == "there was a fox"
+    assert call.done
+    assert asked(play)["prompt"] == "Once there was"
+
+
+# ---- What the SDKs tell
+
+
+def test_no_attempt_outlives_its_clients_patience() -> None:
+    for name in (b"x-stainless-read-timeout", b"x-stainless-timeout"):
+        play = Player(endpoint("a", SILENT), hedge="off")
+        call = play.call(headers=[(name, b"5.5")])
+        play.run()
+        assert call.status == 504
+        assert call.ended_at == 5.5
+
+
+@pytest.mark.parametrize("said", [b"600", b"0", b"-1", b"nan", b"inf", b"soon", b""])
+def test_a_patience_that_is_longer_or_none_changes_nothing(said: bytes) -> None:
+    play = Player(endpoint("a", SILENT), hedge="off", deadline=20)
+    call = play.call(headers=[(b"x-stainless-read-timeout", said)])
+    play.run()
+    assert call.ended_at == 20.0
+
+
+@pytest.mark.parametrize(("said", "attempts"), [(b"0", 6), (b"1", 3), (b"2", 2), (b"9", 2), (b"x", 6)])
+def test_a_client_that_has_asked_before_gets_fewer_attempts(said: bytes, attempts: int) -> None:
+    play = Player(*(endpoint(f"e{i}", fails_with(500, 0.01)) for i in range(9)), retry_budget=10)
+    call = play.call(headers=[(b"x-stainless-retry-count", said)])
+    play.run()
+    assert len(call.record.attempts) == attempts
