@@ -243,7 +243,7 @@ class Race:
             if endpoint is not None:
                 return self._untried(now, lambda e: not e.late(now)) or endpoint if endpoint.late(now) else endpoint
             again_at, endpoint = self._soonest(tier, now)
-            if again_at < self.began + self._route.patience:
+            if again_at < self.began + self._route.patience and not self._rescues:  # its client waits within an answer
                 return self._now_or_then(endpoint, again_at, now)
         endpoint = least_bad(self._not_tried(self._everyone, now), now)
         if endpoint is not None:

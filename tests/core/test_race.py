@@ -353,6 +353,17 @@ def test_patience_asks_a_failed_endpoint_again_before_the_next_tier() -> None:
     assert call.fails("a", 1.4375) == ["retry b"]
 
 
+def test_a_rescue_has_no_patience_with_the_one_that_broke() -> None:
+    a, b, _ = three()
+    call = Call([a], [b], rules=Rules(patience=1.5))
+    call.at(0.0)
+    call.race.commit(call.attempts["a"], T + 0.5)
+    call.attempts["a"].end(Verdict.FAULT, T + 1.0)
+    before, call.race = call.race, Race(call.way, "first_token", T + 1.0, Steady())
+    call.race.rescue(before, T + 1.0)
+    assert call.at(1.0) == ["rescue b"]
+
+
 def test_patience_sends_no_second_attempt_to_an_endpoint_on_trial() -> None:
     a, b, _ = three()
     trip(a, T - FIRST_WAIT)
