@@ -82,7 +82,7 @@ FAULTS = {
         "400 context_length_exceeded",
         status=400,
         code="context_length_exceeded",
-        message="This model's maximum context length is 16 tokens. Please reduce the length of the messages.",
+        message="This model's maximum context length is 8192 tokens. Please reduce the length of the messages.",
     ),
     "policy": Fault(
         "400 content_policy_violation",
@@ -354,7 +354,7 @@ class Connection(asyncio.Protocol):
         if path == "/control/log":
             self.json(200, {"endpoint": fake.name, "speed": fake.speed, "log": [asdict(entry) for entry in fake.log]})
         elif path == "/control/reset":
-            fake.reset(said.get("model"))
+            fake.reset(said.get("model") or None)
             self.json(200, {})
         elif path == "/control/fault":
             try:
@@ -400,7 +400,7 @@ class Connection(asyncio.Protocol):
         headers = []
         if fault.retry_after is not None:
             headers.append(f"retry-after: {fault.retry_after / self.fake.speed:g}")
-        self.fake.leave(entry, " ".join([str(fault.status), fault.code or "", *headers]).replace("  ", " ").strip())
+        self.fake.leave(entry, f"{fault.status} {fault.code or ''}".strip())
         self.error(fault.status, fault.message or f"It failed: {fault.says}.", fault.code, *headers)
 
     async def plain(self, entry: Entry, fault: Fault, answer: Answer) -> None:

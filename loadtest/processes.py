@@ -34,6 +34,10 @@ class Place:
     nice: int = 0
     policy: int = os.SCHED_OTHER
 
+    @classmethod
+    def anywhere(cls) -> Place:
+        return cls(sorted(os.sched_getaffinity(0)))
+
     def take(self) -> None:
         """In the child, before it becomes its program; it also ends with us, even if we are killed."""
         os.sched_setaffinity(0, self.cores)

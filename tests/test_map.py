@@ -56,7 +56,7 @@ ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
     "httptools": {"router.proxy.front", "router.upstream"},
-    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange"},
+    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange", "loadtest.clients"},
     "prometheus_client": {"router.ops.metrics"},
     "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"},
     "pydantic_settings": {"router.settings"},

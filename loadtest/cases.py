@@ -1,0 +1,173 @@
+"""The sixteen faults that a router is judged by: what the endpoint does, what a correct router does, and the rules.
+
+They are those of FailoverBench's catalogue 0.1, with its limits, in seconds at speed 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from loadtest.fake import FAULTS
+from loadtest.judge import (
+    Observed,
+    Rule,
+    Verdict,
+    alive_afterwards,
+    back_within,
+    each_try_smaller,
+    ends_within,
+    fallback_named,
+    fallback_spared,
+    few_tries_while_down,
+    gap_of,
+    judge,
+    prefill_not_masking,
+    reason_given,
+    served_while_down,
+    tries,
+    tries_within,
+    usage_reported,
+    whole_answer,
+)
+
+HEALTHY_MODEL = "ok"  # served by both endpoints beside the sixteen, for the question whether the router is alive
+ALIVE_LIMIT = 10.0
+DOWN = FAULTS["down"].lasts or 0.0
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    fault: str  # the primary's
+    correct: str
+    limit: float  # a request that has brought nothing by then hangs
+    rules: Sequence[Rule] = ()
+    fallback: str = "healthy"  # the fallback's fault
+    ideal: Literal["answer", "error"] = "answer"
+    requests: int = 1
+    every: float = 0.0  # seconds between them
+    sped_up: tuple[int, float] | None = None  # these two at another speed, as a breaker's own waits stay as long
+    alive_afterwards: bool = False  # ask for a healthy answer at the end
+
+    @property
+    def model(self) -> str:
+        return self.name.lower()
+
+    def row(self, speed: float) -> tuple[int, float]:
+        """How many requests, and one every so many seconds."""
+        return (self.requests, self.every) if speed == 1 or self.sped_up is None else self.sped_up
+
+    def judge(self, seen: Observed) -> Verdict:
+        rules = [*self.rules, alive_afterwards()] if self.alive_afterwards else self.rules
+        return judge(rules, self.ideal, seen)
+
+
+CASES = [
+    Case(
+        "S01",
+        "busy-once",
+        "tries again after the two seconds, or fails over; no tight loop",
+        20,
+        [tries(2, weight="advice"), gap_of(1.8, weight="advice"), tries_within(1.5, 2)],
+    ),
+    Case(
+        "S02",
+        "busy",
+        "backs off, fails over; never more than 4 tries in 3 s, nor 6 in all",
+        40,
+        [tries_within(3, 4), tries(most=6)],
+    ),
+    Case("S03", "error-once", "tries once more where it was, or fails over", 20, [tries(2, weight="advice")]),
+    Case("S04", "overloaded", "fails over within its budget", 40, [tries(most=6)]),
+    Case("S05", "reset-once", "tries again", 20),
+    Case(
+        "S06",
+        "silent",
+        "leaves it once and goes elsewhere; does not ask the silent one again",
+        130,
+        [ends_within(100), tries(most=1, weight="advice")],
+    ),
+    Case(
+        "S07",
+        "late",
+        "has a first-token limit: an answer within 15 s",
+        60,
+        [ends_within(15, weight="advice", needs_fallback=True)],
+    ),
+    Case("S08", "cut", "the whole answer, or a clear error; never a short answer as if whole", 40),
+    Case(
+        "S09",
+        "stall",
+        "bounded detection; the whole answer or a clear error; healthy afterwards",
+        70,
+        [ends_within(45)],
+        alive_afterwards=True,
+    ),
+    Case(
+        "S10",
+        "garbage",
+        "skips it, the rest arrives whole",
+        30,
+        [whole_answer(weight="advice")],
+        alive_afterwards=True,
+    ),
+    Case("S11", "no-done", "finishes promptly, usage reported", 30, [ends_within(8), usage_reported(weight="advice")]),
+    Case(
+        "S12",
+        "too-long",
+        "asks that endpoint once only; goes to one with a larger context where there is one",
+        20,
+        [each_try_smaller(), tries(1, 2)],
+    ),
+    Case(
+        "S13",
+        "policy",
+        "asks once; hands the reason to the client",
+        20,
+        [
+            tries(1, 1),
+            reason_given("content_policy_violation", weight="advice"),
+            fallback_spared(weight="note"),
+        ],
+        ideal="error",
+    ),
+    Case(
+        "S14",
+        "cut",
+        "as S08, and never lets the fallback's 400 hide the real failure",
+        40,
+        [prefill_not_masking()],
+        fallback="no-prefill",
+    ),
+    Case(
+        "S15",
+        "down",
+        "every request served; back on the primary within 30 s; few tries while it is down",
+        30,
+        [
+            served_while_down(DOWN, needs_fallback=True),
+            back_within(30, DOWN, needs_fallback=True),
+            few_tries_while_down(DOWN, weight="note"),
+        ],
+        requests=20,
+        every=4.0,
+        sped_up=(6, 20.0),
+    ),
+    Case(
+        "S16",
+        "overloaded",
+        "reports the model and usage of the one that answered",
+        40,
+        [
+            fallback_named(needs_fallback=True),
+            usage_reported(weight="advice", needs_fallback=True),
+            tries(most=6),
+        ],
+    ),
+]
+
+MODELS = [*(case.model for case in CASES), HEALTHY_MODEL]
+PRIMARY = {HEALTHY_MODEL: "healthy"} | {case.model: case.fault for case in CASES}
+FALLBACK = {HEALTHY_MODEL: "healthy"} | {case.model: case.fallback for case in CASES}

@@ -1,0 +1,302 @@
+"""Runs the sixteen faults against a router, or against nothing but a client, and prints who got what.
+
+Two fake endpoints in this process, a primary and a fallback, serve one model a case; the router under test has them as
+two tiers of the same models. Which rules count, and how, is in cases.py and judge.py; here they are only brought about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import gateways
+from loadtest.cases import ALIVE_LIMIT, CASES, FALLBACK, HEALTHY_MODEL, MODELS, PRIMARY, Case
+from loadtest.clients import Client, Json, client
+from loadtest.fake import FAULTS, Entry, Fake, answer_to
+from loadtest.judge import Observed, Outcome, Verdict
+from loadtest.processes import BenchError, Place, Processes, free_ports
+
+MESSAGES: list[Json] = [{"role": "user", "content": "In sixty words: when does a router earn trust?"}]
+# What a client without a router is given, as FailoverBench does: two retries, which are the SDKs' own, of 30 s each.
+TIMEOUT_ALONE = 30.0
+SHORTEST_PATIENCE = 1.0  # seconds: firsttoken's own pause before one more try is half a second at most
+APART = 4.0  # seconds between the beginnings of cases that run side by side, so that none disturbs another
+COLOURS = {"pass": "green", "partial": "yellow", "safe": "cyan", "fail": "bold red"}
+
+
+@dataclass(frozen=True)
+class Result:
+    case: Case
+    seen: Observed
+    verdict: Verdict
+
+
+@dataclass
+class Stand:
+    """The two endpoints, and who asks whom."""
+
+    primary: Fake
+    fallback: Fake
+    client: Client
+    speed: float
+    has_fallback: bool
+
+    async def run(self, case: Case) -> Result:
+        for endpoint in (self.primary, self.fallback):
+            endpoint.reset(case.model)
+        asked = await self._ask_in_turn(case)
+        alive = await self.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False) if case.alive_afterwards else None
+        seen = Observed(
+            asked=asked,
+            primary=self._seen(self.primary, case),
+            fallback=self._seen(self.fallback, case),
+            whole=frozenset(answer_to(MESSAGES, endpoint.voice) for endpoint in (self.primary, self.fallback)),
+            has_fallback=self.has_fallback,
+            alive=alive,
+        )
+        return Result(case, seen, case.judge(seen))
+
+    async def _ask_in_turn(self, case: Case) -> list[Outcome]:
+        """One request at a time, begun at its time, or when the one before it is over."""
+        began, asked = time.monotonic(), []
+        requests, every = case.row(self.speed)
+        for number in range(requests):
+            await asyncio.sleep(began + number * every / self.speed - time.monotonic())
+            sent_at = (time.monotonic() - began) * self.speed
+            asked.append(replace(await self.ask(case.model, case.limit), sent_at=sent_at))
+        return asked
+
+    async def ask(self, model: str, limit: float, *, stream: bool = True) -> Outcome:
+        try:
+            async with asyncio.timeout(limit / self.speed):
+                outcome = await self.client.ask(model, MESSAGES, stream=stream)
+        except TimeoutError:
+            return Outcome("hang", limit)
+        first_token = None if outcome.first_token is None else outcome.first_token * self.speed
+        return replace(outcome, seconds=outcome.seconds * self.speed, first_token=first_token)
+
+    def _seen(self, endpoint: Fake, case: Case) -> list[Entry]:
+        return [replace(entry, at=entry.at * self.speed) for entry in endpoint.seen(case.model)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and against whom: a router that runs, one to be started, or, with neither, the primary."""
+
+    client: str = "raw"
+    target: str | None = None
+    command: str | None = None
+    speed: float = 1.0
+    cases: Sequence[Case] = tuple(CASES)
+    at_once: bool = False
+    host: str = "127.0.0.1"
+    ports: tuple[int, int] = (0, 0)
+
+    @property
+    def has_router(self) -> bool:
+        return bool(self.target or self.command)
+
+
+Told = Callable[[str], None]  # what is going on, for who watches
+
+
+async def run(plan: Plan, folder: Path, tell: Told = lambda _: None) -> list[Result]:
+    """All cases of a plan; a started router keeps its log and its file in `folder`."""
+    primary = Fake("primary", PRIMARY, plan.speed)
+    fallback = Fake("fallback", FALLBACK, plan.speed)
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(primary.serving(plan.host, plan.ports[0]))
+        await stack.enter_async_context(fallback.serving(plan.host, plan.ports[1]))
+        base_url = plan.target or primary.base_url
+        if plan.command:
+            base_url = await stack.enter_async_context(started(plan.command, primary, fallback, plan.speed, folder))
+        timeout = None if plan.has_router else TIMEOUT_ALONE / plan.speed
+        asking = await stack.enter_async_context(client(plan.client, base_url, timeout))
+        stand = Stand(primary, fallback, asking, plan.speed, plan.has_router)
+        await must_be_healthy(stand, base_url)
+        return await run_cases(stand, plan, tell)
+
+
+async def run_cases(stand: Stand, plan: Plan, tell: Told) -> list[Result]:
+    running: list[str] = []
+
+    async def one(case: Case, wait: float = 0.0) -> Result:
+        await asyncio.sleep(wait / plan.speed)
+        running.append(case.name)
+        tell(", ".join(running))
+        result = await stand.run(case)
+        running.remove(case.name)
+        tell(", ".join(running))
+        return result
+
+    if plan.at_once:
+        longest_first = sorted(plan.cases, key=lambda case: -case.requests * case.every)
+        starts = {case.name: APART * number for number, case in enumerate(longest_first)}
+        return list(await asyncio.gather(*(one(case, starts[case.name]) for case in plan.cases)))
+    return [await one(case) for case in plan.cases]
+
+
+async def must_be_healthy(stand: Stand, base_url: str) -> None:
+    """Before anything is broken: a router that cannot serve a healthy model is not configured."""
+    outcome = await stand.ask(HEALTHY_MODEL, ALIVE_LIMIT * stand.speed, stream=False)
+    if outcome.kind != "answer":
+        raise BenchError(
+            f"{base_url} does not serve the healthy model {HEALTHY_MODEL!r} ({outcome.error or 'no answer'}).\n"
+            + what_to_configure(stand.primary.base_url, stand.fallback.base_url)
+        )
+
+
+# ---- The router
+
+
+@contextlib.asynccontextmanager
+async def started(command: str, primary: Fake, fallback: Fake, speed: float, folder: Path) -> AsyncIterator[str]:
+    """A router of this command, with an endpoints.yaml of ours; its base URL."""
+    (port,) = free_ports(1)
+    config = folder / "endpoints.yaml"
+    config.write_text(endpoints_yaml(primary.base_url, fallback.base_url, speed))
+    with Processes(folder) as processes:
+        facts = {"port": port, "config": config, "primary": primary.base_url, "fallback": fallback.base_url}
+        words = [word.format(**facts) for word in shlex.split(command)]
+        process = processes.start("router", words, Place.anywhere())
+        await asyncio.to_thread(processes.wait_ready, "router", process, port)
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def firsttoken() -> str:
+    return gateways.router().command
+
+
+def what_to_configure(primary: str, fallback: str) -> str:
+    return (
+        f"The router under test needs the models {', '.join(MODELS)}:\n"
+        f"first from  {primary}\n"
+        f"and, should that fail, by the same names from  {fallback}\n"
+        "Any API key will do. --print-config prints an endpoints.yaml that says so."
+    )
+
+
+def endpoints_yaml(primary: str, fallback: str, speed: float = 1.0) -> str:
+    """Two tiers, and exactly two settings that are not the default; at another speed all waits are divided by it.
+
+    So is the time in which a retry budget grows back: as much is given at each call.
+    """
+    patience = max(3.0 / speed, SHORTEST_PATIENCE)
+    waits = {"deadline": 120, "abandon": 15, "stall": 30, "hedge": 2} if speed != 1 else {}
+    settings = [f"patience: {patience:g}s", "resume: replay", *(f"{key}: {s / speed:g}s" for key, s in waits.items())]
+    settings += [f"retry_budget: {min(10.0, 0.2 * speed):g}"] if speed != 1 else []
+    probe = f"\n    probe: {{interval: {10 / speed:g}s}}" if speed != 1 else ""
+    models = ", ".join(MODELS)
+    return f"""\
+defaults: {{{", ".join(settings)}}}
+endpoints:
+  - name: primary
+    base_url: {primary}
+    models: [{models}]
+    context: 8k{probe}
+  - name: fallback
+    base_url: {fallback}
+    models: [{models}]
+    context: 128k
+    tier: 2{probe}
+"""
+
+
+# ---- What is printed
+
+
+def print_results(results: Sequence[Result], console: Console, speed: float) -> None:
+    table = Table(show_lines=True)
+    for heading in ("", "the primary", "the client got", "the endpoints saw", "verdict"):
+        table.add_column(heading)
+    for result in results:
+        word, why = result.verdict.word, result.verdict.why
+        table.add_row(
+            result.case.name,
+            fault_of(result.case, speed),
+            client_got(result),
+            f"primary: {tries(result.seen.primary)}\nfallback: {tries(result.seen.fallback)}",
+            f"[{COLOURS[word]}]{word}[/]" + f"\n{why}" * bool(why),
+        )
+    console.print(table)
+    counts = {word: sum(result.verdict.word == word for result in results) for word in COLOURS}
+    console.print(", ".join(f"{count} {word}" for word, count in counts.items()), highlight=False)
+    if speed != 1:
+        console.print(f"All waits were divided by {speed:g}; the seconds above are multiplied by it again.")
+
+
+def fault_of(case: Case, speed: float) -> str:
+    requests, every = case.row(speed)
+    row = f"; {requests} requests, one every {every:g} s" * (requests > 1)
+    other = f"; the fallback {FAULTS[case.fallback].says}" * (case.fallback != "healthy")
+    return FAULTS[case.fault].says + row + other
+
+
+def client_got(result: Result) -> str:
+    seen, outcome = result.seen, result.seen.outcome
+    if len(seen.asked) > 1:
+        whole = sum(map(seen.is_whole, seen.asked))
+        longest = max(each.seconds for each in seen.asked)
+        return f"{whole} of {len(seen.asked)} whole, each within {longest:.1f} s" + f"; {said(outcome)}" * (
+            whole < len(seen.asked)
+        )
+    if seen.is_whole(outcome):
+        return f"the whole answer in {outcome.seconds:.1f} s"
+    return f"{said(outcome)}, after {outcome.seconds:.1f} s"
+
+
+def said(outcome: Outcome) -> str:
+    words = len(outcome.text.split())
+    if outcome.kind == "answer":
+        return f"{words} words as if whole"
+    if outcome.kind == "hang":
+        return "nothing"
+    return f"{words} words, then an error: {outcome.error}" if words else f"an error: {outcome.error}"
+
+
+def tries(entries: Sequence[Entry]) -> str:
+    """What became of the tries, and at which second each began; of a row of the same, the first and last."""
+    rows = []
+    for became, row in groupby(entries, lambda entry: entry.became or "still waiting"):
+        times = [f"{entry.at:.1f}" for entry in row]
+        when = ", ".join(times) if len(times) < 3 else f"{times[0]} … {times[-1]}, {len(times)} times"
+        rows.append(f"{became} ({when})")
+    return "; ".join(rows) or "–"
+
+
+def as_json(plan: Plan, results: Sequence[Result]) -> str:
+    return json.dumps(
+        {
+            "client": plan.client,
+            "router": plan.command or plan.target,
+            "speed": plan.speed,
+            "cases": [_as_dict(result, plan.speed) for result in results],
+        },
+        indent=1,
+    )
+
+
+def _as_dict(result: Result, speed: float) -> dict[str, Any]:
+    seen = result.seen
+    return {
+        "case": result.case.name,
+        "fault": fault_of(result.case, speed),
+        "verdict": result.verdict.word,
+        "why": result.verdict.why,
+        "notes": result.verdict.notes,
+        "client_got": client_got(result),
+        "asked": [asdict(outcome) | {"whole": seen.is_whole(outcome)} for outcome in seen.asked],
+        "primary": [asdict(entry) for entry in seen.primary],
+        "fallback": [asdict(entry) for entry in seen.fallback],
+    }
