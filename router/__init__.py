@@ -10,7 +10,7 @@
 
     core/       decides: pure, with time and chance as arguments
                 call, record, verdict; latency, breaker, health, limit, endpoint; balance, budget, race; table;
-                sse, resume
+                shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, vllm, zhipu, simulated
     upstream/   holds connections

@@ -9,14 +9,21 @@ CRLF.)
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from router.core.shape import is_error
 
 # A blank line. Atomic, or the CR and the LF of one line's end would count as two.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
+_NAMED_ERROR = re.compile(rb"^event: ?error[ \t]*\r?$", re.MULTILINE)
+CUT_SHORT = {"message": _FAILED, "code": _FAILED}
+# Never found within a text, where its quotes would have backslashes.
+_FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -96,6 +103,16 @@ _read_event = msgspec.json.Decoder(_Event).decode
 _read_later_event = msgspec.json.Decoder(_LaterEvent).decode
 
 
+def renamed(data: bytes, finishes: Mapping[str, str]) -> bytes:
+    """An event or answer with the reasons to finish that OpenAI's clients know; all else as it is."""
+    return _FINISH_REASON.sub(lambda m: b'%b"%b"' % (m[1], finishes.get(m[2].decode(), m[2].decode()).encode()), data)
+
+
+def cut_short(answer: bytes) -> bool:
+    """Whether an answer that is not a stream ended for want of a network behind it."""
+    return any(match[2].decode() == _FAILED for match in _FINISH_REASON.finditer(answer))
+
+
 class EventTooLarge(ValueError):
     """An event is longer than the limit."""
 
@@ -107,7 +124,9 @@ class Scanner:
 
     __slots__ = (
         "_finished",
+        "_finishes",
         "_held",
+        "_instead",
         "_limit",
         "choices",
         "done",
@@ -119,8 +138,10 @@ class Scanner:
         "usage",
     )
 
-    def __init__(self, choices: int = 1, limit: int = 4 << 20) -> None:
-        self.choices, self._limit = choices, limit
+    def __init__(self, choices: int = 1, limit: int = 4 << 20, finishes: Mapping[str, str] | None = None) -> None:
+        """`finishes`: reasons to finish, and what they are called when they go on."""
+        self.choices, self._limit, self._finishes = choices, limit, finishes or {}
+        self._instead = b""  # of an event that does not go on as it is
         self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
         self._finished: set[str] = set()  # choices that gave a reason to finish
         self.first_token = self.done = False
@@ -139,7 +160,7 @@ class Scanner:
         if self.error is not None:
             return b""
         if self._held is None and chunk[:7] == b"data: {" and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == 10:
-            return chunk if self._data(chunk[6:], chunk[:-2]) else b""  # one whole event, as almost always
+            return chunk if self._data(chunk[6:], chunk[:-2]) else self._in_its_place()  # one event, as almost always
         if self._held is not None or chunk[-2:] != b"\n\n":
             chunk = self._whole_events(chunk)
         events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
@@ -155,7 +176,7 @@ class Scanner:
         if not held or self.error is not None:
             return b""
         event = bytes(held).rstrip(b"\r\n")
-        return event + b"\n\n" if event and self._event(event) else b""
+        return event + b"\n\n" if event and self._event(event) else self._in_its_place()
 
     def _whole_events(self, chunk: bytes) -> bytes:
         """Join what was held back, and hold back what follows the last blank line."""
@@ -183,12 +204,16 @@ class Scanner:
         """The rare way: events are left out, and the others go on, each with its own end."""
         ends = _BLANK_LINE.findall(chunk)
         kept = [event + end for event, end in zip(events[:rejected], ends, strict=False)]
+        kept.append(self._in_its_place())
         for event, end in zip(events[rejected + 1 :], ends[rejected + 1 :], strict=False):
             if self.error is not None:
                 break
-            if self._event(event):
-                kept.append(event + end)
+            kept.append(event + end if self._event(event) else self._in_its_place())
         return b"".join(kept)
+
+    def _in_its_place(self) -> bytes:
+        instead, self._instead = self._instead, b""
+        return instead
 
     def _event(self, event: bytes) -> bool:
         """Read one event; False where it must not go on."""
@@ -200,8 +225,26 @@ class Scanner:
         if data[:6] == b"[DONE]":
             self.done = True
             return True
+        if data and _NAMED_ERROR.search(event):
+            return self._named_error(data, event)
         # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
         return bool(data) and self._data(data, event)
+
+    def _named_error(self, data: bytes, event: bytes) -> bool:
+        """What is called an error is one, whatever it says."""
+        said = _decoded(data)
+        if not said:
+            said, data = {"message": "an error"}, b'{"message":"an error"}'
+        if isinstance(said, dict) and said.get("error"):
+            return self._data(data, event)
+        self.events += 1
+        self._foreign_error(said, data)
+        return False
+
+    def _foreign_error(self, said: Any, data: bytes) -> None:
+        """It goes on in the one shape at which both OpenAI SDKs raise."""
+        self.error = said
+        self.error_event = b'data: {"error":' + b"".join(data.splitlines()) + b"}\n\n"
 
     def _own_shape(self, data: bytes, event: bytes) -> bool:
         """Output in a shape of its own: whoever asked for it may know it. It must be JSON all the same."""
@@ -229,21 +272,42 @@ class Scanner:
             self.malformed += 1
             return False
         self.events += 1
-        if read.error:
-            self.error, self.error_event = read.error, event + b"\n\n"
+        if read.error:  # whose kind may stand beside a mere text
+            self.error = read.error if isinstance(read.error, dict) else _decoded(data) or read.error
+            self.error_event = event + b"\n\n"
             return False
         if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
-        for choice in read.choices or ():
+        if not read.choices:
+            return read.choices is not None or read.usage is not None or self._no_error(data)
+        for choice in read.choices:
             if choice.finish_reason:
                 self._finished.add(str(choice.index))
                 self.first_token = True  # an empty answer is an answer
                 if choice.finish_reason == _FAILED:
-                    self.error = {"message": _FAILED, "code": _FAILED}
+                    self.error = CUT_SHORT
                     return False
+                if self._finishes and str(choice.finish_reason) in self._finishes:
+                    self._instead = renamed(event, self._finishes) + b"\n\n"
             elif not self.first_token and choice.useful:
                 self.first_token = True
+        return not self._instead
+
+    def _no_error(self, data: bytes) -> bool:
+        """It has neither tokens nor usage: a sign of life, or an error in a shape of its own."""
+        said = _decoded(data)
+        if is_error(said):
+            self._foreign_error(said, data)
+            return False
         return True
+
+
+def _decoded(data: bytes) -> Any:
+    """None where it is no JSON; of numbers out of range the other decoders, which pass over them, see nothing."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def split(events: bytes) -> list[bytes]:

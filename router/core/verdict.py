@@ -61,7 +61,8 @@ OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # for its operator to put
 # that can't do what was asked of it, say), so these are no certain word about the key.
 _DENIED = frozenset({401, 402})
 _MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # a path, a model, a proxy's key, another protocol
-_TRANSIENT = frozenset({408, 421, 425})  # it gave up reading, or wants another connection, or a later try
+# It gave up reading, wants another connection or a later try; Text Generation Inference calls a failure so.
+_TRANSIENT = frozenset({408, 421, 424, 425})
 OUR_FAULT = _DENIED | _MISCONFIGURED | _TRANSIENT
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from router.core.call import Fields, Operation
+from router.core.shape import error_of
 from router.core.verdict import OUR_FAULT, Cause, Verdict, of_status
 from router.dialects.prefill import Prefill
 
@@ -32,7 +33,8 @@ CODES: Mapping[str, Cause] = {
     **dict.fromkeys(("model_not_found", "NotFoundError", "not_found_error", "permission_error"), Cause.MISCONFIGURED),
     **dict.fromkeys(("context_length_exceeded", "exceed_context_size_error"), Cause.TOO_LONG),
     **dict.fromkeys(("content_policy_violation", "content_filter", "content_policy"), Cause.POLICY),
-    **dict.fromkeys(("invalid_request_error", "BadRequestError"), Cause.INVALID),
+    **dict.fromkeys(("invalid_request_error", "BadRequestError", "validation"), Cause.INVALID),
+    **dict.fromkeys(("generation", "incomplete_generation"), Cause.TRANSIENT),  # Text Generation Inference
 }
 
 # Words that say "too long" where no code does: OpenAI, vLLM, SGLang and Mistral; SGLang and Together; llama.cpp;
@@ -75,6 +77,7 @@ class Dialect:
     codes: Mapping[str, Cause] = field(default_factory=lambda: CODES)
     adapt: Callable[[Fields], None] | None = None
     resets_in: Callable[[str, str, float], float | None] = no_reset
+    finishes: Mapping[str, str] = field(default_factory=dict)
     prefill: Prefill | None = None  # how it is asked to go on from a text
 
     def judge(self, status: int, said: Any, retry_after: float | None, now: float) -> Judgement:
@@ -106,29 +109,3 @@ def _of_status(status: int, codes: list[str], retry_after: float | None) -> Caus
     if status == 500 or status < 300:
         status = next((int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)), status)
     return of_status(status, retry_after=retry_after is not None)
-
-
-def error_of(said: Any) -> dict[str, Any] | None:
-    """The error in what an endpoint said, in OpenAI's shape or another's; None where there is none.
-
-    {"error": {…}}, {"error": "text", "error_type": …}   OpenAI and most; Text Generation Inference, Ollama
-    {"detail": …}                                        FastAPI
-    {"object": "error", "message": …, "code": …}         older vLLM, SGLang: the error itself
-    {"type": "error", "error": {…}}, [{"error": {…}}]    Anthropic; Google
-    {"code": …, "msg": …, "success": false}              Zhipu's gateway, with status 200
-    """
-    for _ in range(3):  # no more wrappings than that
-        if isinstance(said, list):
-            said = said[0] if said else None
-        elif isinstance(said, dict) and not said.get("error") and said.get("detail"):
-            said = said["detail"]
-    if isinstance(said, str):
-        return {"message": said} if said else None
-    if not isinstance(said, dict):
-        return None
-    error = said.get("error")
-    if isinstance(error, dict):
-        return error or None
-    if error:
-        return {"message": str(error), "type": said.get("error_type"), "code": said.get("code")}
-    return said if said.keys() & {"message", "code", "type"} else None

@@ -99,4 +99,5 @@ DIALECT = Dialect(
     codes=ZHIPU_CODES,
     adapt=adapt,
     resets_in=resets_in,
+    finishes={"sensitive": "content_filter", "model_context_window_exceeded": "length"},
 )

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.core.sse import AnyUsage, EventTooLarge, Scanner, Usage
+from router.core.shape import error_of, is_error
+from router.core.sse import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, renamed
 from router.core.verdict import OURS, Cause, Verdict
-from router.dialects.base import Dialect, error_of
+from router.dialects.base import Dialect
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -63,12 +64,6 @@ class Wire(Protocol):
 class _Answer(msgspec.Struct, gc=False):
     usage: AnyUsage = None
     error: Any = None
-    object: Any = None
-    success: Any = None
-
-    @property
-    def good(self) -> bool:
-        return not self.error and self.object != "error" and self.success is not False
 
 
 _read_answer = msgspec.json.Decoder(_Answer).decode
@@ -155,7 +150,7 @@ class Exchange(msgspec.Struct, eq=False):
             elif not good and name[:11] == b"retry-after":
                 self.retry_after = _retry_after(name, value, self.retry_after)
         if good and kind[:17].lower() == b"text/event-stream":
-            self._scanner = Scanner(self._choices, self._limits.event)
+            self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes)
         if good and encoding and encoding.lower() != b"identity":
             self.fail("it compressed an answer that was asked for as it is", passing=False)
 
@@ -265,20 +260,22 @@ class Exchange(msgspec.Struct, eq=False):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.fail("an answer that is no JSON" if body else "an empty answer")
             return
-        if answer.good:
-            self.usage = answer.usage if isinstance(answer.usage, Usage) else None
-            self._end(Verdict.SERVED)
-        else:
+        if answer.error or (answer.usage is None and is_error(_read(body))):
             self.error = answer.error
-            self._judge(200, msgspec.json.decode(body), "an error in an answer")
+            self._judge(200, _read(body), "an error in an answer")
+            return
+        if self._dialect.finishes:
+            if cut_short(body):
+                self._judge(200, CUT_SHORT, "an answer cut short")
+                return
+            self._chunks[:] = [renamed(body, self._dialect.finishes)]
+        self.usage = answer.usage if isinstance(answer.usage, Usage) else None
+        self._end(Verdict.SERVED)
 
     def _end_of_error(self) -> None:
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
-        try:
-            said = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            said = None
+        said = _read(body)
         self.error = said.get("error") if isinstance(said, dict) else None  # the one shape that SDKs raise at
         if 300 <= self.status < 400:
             self._judge(self.status, None, f"a redirect (status {self.status}), which is not followed")
@@ -292,6 +289,14 @@ class Exchange(msgspec.Struct, eq=False):
         self.cause, self.retry_after = judged
         self.passing = judged.cause not in OURS
         self._end(judged.verdict, f"{where}{_named(said)}")
+
+
+def _read(body: bytes) -> Any:
+    """All of it; None where it is no JSON."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _named(said: Any) -> str:

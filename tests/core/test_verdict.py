@@ -15,7 +15,7 @@ from router.core.verdict import OUR_FAULT, OURS, Cause, Verdict, of_status
         *[(status, Cause.INVALID) for status in (400, 406, 409, 411, 413, 415, 422, 451)],
         *[(status, Cause.DENIED) for status in (401, 402)],  # our key, our bill
         *[(status, Cause.MISCONFIGURED) for status in (403, 404, 405, 407, 410, 426)],  # our model's name or path
-        *[(status, Cause.TRANSIENT) for status in (408, 421, 425)],  # between us and it
+        *[(status, Cause.TRANSIENT) for status in (408, 421, 424, 425)],  # between us and it
         (429, Cause.THROTTLED),
         (529, Cause.OVERLOADED),
         *[(status, Cause.TRANSIENT) for status in (500, 501, 502, 503, 504, 599)],
