@@ -119,7 +119,7 @@ CASES = [
         "too-long",
         "asks that endpoint once only; goes to one with a larger context where there is one",
         20,
-        [each_try_smaller(), tries(1, 2)],
+        [each_try_smaller(), tries(most=2)],
     ),
     Case(
         "S13",
@@ -127,7 +127,7 @@ CASES = [
         "asks once; hands the reason to the client",
         20,
         [
-            tries(1, 1),
+            tries(most=1),
             reason_given("content_policy_violation", weight="advice"),
             fallback_spared(weight="note"),
         ],

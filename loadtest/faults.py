@@ -31,6 +31,7 @@ MESSAGES: list[Json] = [{"role": "user", "content": "In sixty words: when does a
 # What a client without a router is given, as FailoverBench does: two retries, which are the SDKs' own, of 30 s each.
 TIMEOUT_ALONE = 30.0
 SHORTEST_PATIENCE = 1.0  # seconds: firsttoken's own pause before one more try is half a second at most
+BACK_WITHIN = 60.0  # seconds that a router may need to ask the primary again after a case; then the next one begins
 APART = 4.0  # seconds between the beginnings of cases that run side by side, so that none disturbs another
 COLOURS = {"pass": "green", "partial": "yellow", "safe": "cyan", "fail": "bold red"}
 
@@ -144,7 +145,11 @@ async def run_cases(stand: Stand, plan: Plan, tell: Told) -> list[Result]:
         longest_first = sorted(plan.cases, key=lambda case: -case.requests * case.every)
         starts = {case.name: APART * number for number, case in enumerate(longest_first)}
         return list(await asyncio.gather(*(one(case, starts[case.name]) for case in plan.cases)))
-    return [await one(case) for case in plan.cases]
+    results = []
+    for case in plan.cases:
+        await until_the_primary_is_asked(stand)
+        results.append(await one(case))
+    return results
 
 
 async def must_be_healthy(stand: Stand, base_url: str) -> None:
@@ -155,6 +160,17 @@ async def must_be_healthy(stand: Stand, base_url: str) -> None:
             f"{base_url} does not serve the healthy model {HEALTHY_MODEL!r} ({outcome.error or 'no answer'}).\n"
             + what_to_configure(stand.primary.base_url, stand.fallback.base_url)
         )
+
+
+async def until_the_primary_is_asked(stand: Stand) -> None:
+    """A router that judges a server by all its models may stay away from the primary for what the last case did."""
+    deadline = time.monotonic() + BACK_WITHIN
+    while time.monotonic() < deadline:
+        stand.primary.reset(HEALTHY_MODEL)
+        await stand.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False)
+        if stand.primary.seen(HEALTHY_MODEL):
+            return
+        await asyncio.sleep(1.0 / stand.speed)
 
 
 # ---- The router
@@ -222,12 +238,13 @@ def print_results(results: Sequence[Result], console: Console, speed: float) -> 
         table.add_column(heading)
     for result in results:
         word, why = result.verdict.word, result.verdict.why
+        remarks = [why] * bool(why) + [f"noted: not {note}" for note in result.verdict.notes]
         table.add_row(
             result.case.name,
             fault_of(result.case, speed),
             client_got(result),
             f"primary: {tries(result.seen.primary)}\nfallback: {tries(result.seen.fallback)}",
-            f"[{COLOURS[word]}]{word}[/]" + f"\n{why}" * bool(why),
+            "\n".join([f"[{COLOURS[word]}]{word}[/]", *remarks]),
         )
     console.print(table)
     counts = {word: sum(result.verdict.word == word for result in results) for word in COLOURS}

@@ -1,6 +1,7 @@
 """What a client got and what the endpoints saw of it, and the verdict on both: pass, partial, safe or fail.
 
-    fail      nothing within the limit, a short answer as if it were whole, or a required rule broken
+    fail      nothing within the limit, a short answer as if it were whole, a required rule broken, or the primary
+              never asked
     pass      what a correct router gives (the whole answer; for a refusal, a clean error), and every rule kept
     partial   the same, but advice was not followed; or a refusal was gone round
     safe      not that, but a clean error in time, and every required rule kept
@@ -81,6 +82,8 @@ class Verdict:
 
 def judge(rules: Sequence[Rule], ideal: Literal["answer", "error"], seen: Observed) -> Verdict:
     outcome = seen.outcome
+    if not seen.primary:
+        return Verdict("fail", "the primary was never asked, so nothing was shown")
     if outcome.kind == "hang":
         return Verdict("fail", f"nothing after {outcome.seconds:.0f} s")
     if ideal == "answer" and outcome.kind == "answer" and not seen.is_whole(outcome):
@@ -101,9 +104,11 @@ def judge(rules: Sequence[Rule], ideal: Literal["answer", "error"], seen: Observ
 # ---- Rules on what the primary saw
 
 
-def tries(least: int = 0, most: int | None = None, **more: Any) -> Rule:
-    bounds = [f"at least {least}"] * bool(least) + [f"at most {most}"] * (most is not None)
-    name = f"{' and '.join(bounds)} tries at the primary"
+def tries(least: int = 1, most: int | None = None, **more: Any) -> Rule:
+    if most is None:
+        name = f"at least {least} tries at the primary"
+    else:
+        name = f"at most {most} {'try' if most == 1 else 'tries'} at the primary"
     return Rule(name, lambda seen: least <= len(seen.primary) and (most is None or len(seen.primary) <= most), **more)
 
 
@@ -205,4 +210,4 @@ def few_tries_while_down(down: float, **more: Any) -> Rule:
         tried = sum(entry.at < down for entry in seen.primary)
         return tried <= sum(each.sent_at < down for each in seen.asked)
 
-    return Rule("no more tries than requests while it was down", holds, **more)
+    return Rule("as many tries as requests, at most, while it was down", holds, **more)

@@ -256,6 +256,11 @@ def test_for_every_case_that_wants_an_answer_a_short_one_as_if_whole_is_a_fail()
             assert verdict(case.name, SHORT).why == "a short or changed answer as if whole (4 words)"
 
 
+def test_a_case_in_which_the_primary_was_never_asked_shows_nothing() -> None:
+    for case in CASES:
+        assert verdict(case.name, primary=[]).word == "fail"
+
+
 @pytest.mark.parametrize("case", ["S03", "S05", "S08", "S14", "S16"])
 def test_a_clean_error_is_safe_and_no_more(case: str) -> None:
     assert verdict(case, ERROR).word == "safe"
