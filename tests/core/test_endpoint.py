@@ -12,8 +12,10 @@ from router.core.breaker import FIRST_WAIT, MIN_RAMP, State
 from router.core.endpoint import (
     BUSY_WAIT,
     LATE,
+    LATELY,
     MAX_BUSY_WAIT,
     MIN_HEDGE,
+    OURS_WAIT,
     PENALTY,
     Attempt,
     Endpoint,
@@ -21,7 +23,7 @@ from router.core.endpoint import (
     Wait,
 )
 from router.core.health import FALL
-from router.core.verdict import Verdict
+from router.core.verdict import OURS, Cause, Verdict
 from tests.core.helpers import T, busy, endpoint, full, learn, properties, trip
 
 WAITS: tuple[Wait, ...] = ("first_token", "answer", "embedding")
@@ -234,6 +236,125 @@ def test_two_endpoints_of_one_entry_share_its_slots() -> None:
     assert not other.available(T)
     attempt.end(Verdict.SERVED, T)
     assert other.available(T)
+
+
+# What its errors do.
+
+
+def ends(subject: Endpoint, cause: Cause, now: float = T, retry_after: float | None = None) -> None:
+    subject.begin(now).end(cause.verdict, now, "", retry_after, cause)
+
+
+def test_one_that_is_throttled_takes_fewer_at_once_and_need_not_be_left_alone() -> None:
+    subject = endpoint()
+    running = [subject.begin(T) for _ in range(9)]
+    ends(subject, Cause.THROTTLED)
+    assert subject.most == 7
+    assert subject.full
+    assert subject.recovers_at(T) == inf
+    assert not subject.available(T)
+    for attempt in running[:3]:
+        attempt.end(Verdict.SERVED, T)
+    assert subject.available(T)
+    assert subject.begin(T)
+    assert subject.full
+
+
+def test_one_that_is_throttled_though_nothing_else_runs_is_out_for_a_moment() -> None:
+    subject = endpoint()
+    ends(subject, Cause.THROTTLED)
+    assert subject.recovers_at(T) == T + BUSY_WAIT
+    named = endpoint()
+    named.begin(T)
+    ends(named, Cause.THROTTLED, retry_after=7.0)
+    assert named.out_until == named.quiet_until == T + 7.0
+
+
+def test_an_overload_is_not_for_its_callers_to_spare() -> None:
+    subject = endpoint()
+    for _ in range(9):
+        subject.begin(T)
+    ends(subject, Cause.OVERLOADED)
+    assert subject.most == inf
+    assert subject.recovers_at(T) == T + BUSY_WAIT
+
+
+@properties
+@given(
+    told=st.none() | st.integers(1, 20),
+    steps=st.lists(st.sampled_from([*Cause, "served", "begins"]), max_size=80),
+)
+def test_the_operators_limit_is_never_exceeded_whatever_is_learned(told: int | None, steps: list[Cause | str]) -> None:
+    subject, running, now = endpoint(limit=told), [], T
+    for step in steps:
+        now += 1.0
+        if step == "begins":
+            if not subject.full:
+                running.append(subject.begin(now))
+        elif running:
+            attempt = running.pop(0)
+            if isinstance(step, Cause):
+                attempt.end(step.verdict, now, "", None, step)
+            else:
+                attempt.end(Verdict.SERVED, now)
+        assert subject.in_flight == len(running)
+        assert 1 <= subject.most <= (told or inf)
+        assert told is None or subject.in_flight <= told
+        assert subject.full is (subject.in_flight >= subject.most)
+        assert not subject.full or not subject.available(now)
+
+
+def test_two_models_of_one_entry_have_a_learned_limit_each() -> None:
+    slots = Slots(50)
+    small, large = Endpoint("a", "small", slots=slots), Endpoint("a", "large", slots=slots)
+    for _ in range(9):
+        small.begin(T)
+        large.begin(T)
+    ends(large, Cause.THROTTLED)
+    assert (small.most, large.most) == (50, 7)
+
+
+def test_a_used_up_quota_is_out_until_its_own_time_even_as_the_last_one() -> None:
+    subject = endpoint()
+    ends(subject, Cause.QUOTA, retry_after=5 * 3600.0)
+    assert subject.out_until == subject.quiet_until == T + 5 * 3600.0
+    assert not subject.available(T + 5 * 3600.0 - 1)
+    assert subject.available(T + 5 * 3600.0)
+
+
+@pytest.mark.parametrize("cause", sorted(OURS, key=str))
+def test_what_a_person_must_put_right_is_tried_every_five_minutes(cause: Cause) -> None:
+    subject = endpoint()
+    ends(subject, cause)
+    assert subject.out_until == T + OURS_WAIT
+    assert subject.quiet_until == 0.0  # the last one is asked all the same
+    assert subject.available(T + OURS_WAIT)
+
+
+def test_one_that_served_a_call_just_now_knows_our_model_and_path() -> None:
+    subject = endpoint()
+    subject.begin(T).end(Verdict.SERVED, T)
+    ends(subject, Cause.MISCONFIGURED, T + LATELY - 1)
+    assert subject.available(T + LATELY - 1)
+    ends(subject, Cause.MISCONFIGURED, T + LATELY)
+    assert not subject.available(T + LATELY)
+    keyless = endpoint()
+    keyless.begin(T).end(Verdict.SERVED, T)
+    ends(keyless, Cause.DENIED)
+    assert not keyless.available(T)
+
+
+@pytest.mark.parametrize("cause", [cause for cause in Cause if cause.verdict is Verdict.REFUSED])
+def test_a_request_that_is_its_own_fault_leaves_no_trace(cause: Cause) -> None:
+    subject, untouched = endpoint(seconds=0.5), endpoint(seconds=0.5)
+    for subject_now in range(20):
+        ends(subject, cause, T + subject_now)
+    now = T + 20
+    assert subject.available(now)
+    assert subject.sound(now)
+    assert subject.cost("first_token", now) == untouched.cost("first_token", now)
+    assert (subject.most, subject.out_until, subject.breaker.failures_in_a_row) == (inf, 0.0, 0)
+    assert subject.health.up
 
 
 def test_an_open_breaker_keeps_calls_away_until_its_trial_and_during_it() -> None:
