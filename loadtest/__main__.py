@@ -1,4 +1,4 @@
-"""`python -m loadtest`: the faults that a router is judged by, and the fake endpoint that has them."""
+"""`python -m loadtest`: the faults that a router is judged by, runs of them side by side, and the fake endpoint."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from loadtest import faults
+from loadtest import beside, faults
 from loadtest.cases import CASES, FALLBACK, PRIMARY, Case
 from loadtest.clients import NAMES
 from loadtest.fake import Fake
@@ -65,13 +65,16 @@ def main() -> None:
     help="divides all waits and limits; a running router must be configured with waits divided by the same",
 )  # fmt: skip
 @click.option("--at-once", is_flag=True, help="all side by side: for a router that keeps its models' endpoints apart")
+@click.option(
+    "--differ", is_flag=True, help="the two endpoints answer in different words, so no stream can be replayed"
+)
 @click.option("--ports", type=Ports(), help="of the two fake endpoints (9101,9102; with --serve or --alone any)")
 @click.option("--host", default="127.0.0.1", show_default=True, help="the address on which the two listen")
 @click.option("--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="write all that was seen there")
 @click.option("--print-config", is_flag=True, help="only print an endpoints.yaml for --target, and for --speed")
 def run_faults(
     target: str | None, serve: bool, router: str | None, alone: bool, client: str, only: list[Case], speed: float,
-    at_once: bool, ports: tuple[int, int] | None, host: str, file: Path | None, print_config: bool,
+    at_once: bool, differ: bool, ports: tuple[int, int] | None, host: str, file: Path | None, print_config: bool,
 ) -> None:  # fmt: skip
     """Run the sixteen faults, and print what the client got, what the endpoints saw, and the verdict.
 
@@ -94,6 +97,7 @@ def run_faults(
             speed=speed,
             cases=only,
             at_once=at_once,
+            voices=("", "another") if differ else ("", ""),
             host=host,
             ports=ports or ((0, 0) if serve or alone else PORTS),
         )
@@ -112,6 +116,16 @@ def _watched(plan: faults.Plan) -> list[faults.Result]:
         Console(stderr=True).status("starting") as status,
     ):
         return asyncio.run(faults.run(plan, Path(folder), lambda now: status.update(f"running {now}")))
+
+
+@main.command("beside")
+@click.argument("runs", nargs=-1, required=True, metavar="NAME=FILE…")
+def show_beside(runs: tuple[str, ...]) -> None:
+    """Print runs, from the files that --json wrote, side by side as a Markdown table."""
+    named = {name: Path(file) for name, _, file in (run.partition("=") for run in runs)}
+    if missing := [run for run, file in zip(runs, named.values(), strict=True) if not file.is_file()]:
+        raise click.UsageError(f"{', '.join(missing)}: not NAME=FILE, of a file that is there")
+    click.echo(beside.table(named))
 
 
 @main.command("fake")

@@ -101,6 +101,7 @@ class Plan:
     speed: float = 1.0
     cases: Sequence[Case] = tuple(CASES)
     at_once: bool = False
+    voices: tuple[str, str] = ("", "")  # of the two endpoints
     host: str = "127.0.0.1"
     ports: tuple[int, int] = (0, 0)
 
@@ -114,8 +115,8 @@ Told = Callable[[str], None]  # what is going on, for who watches
 
 async def run(plan: Plan, folder: Path, tell: Told = lambda _: None) -> list[Result]:
     """All cases of a plan; a started router keeps its log and its file in `folder`."""
-    primary = Fake("primary", PRIMARY, plan.speed)
-    fallback = Fake("fallback", FALLBACK, plan.speed)
+    primary = Fake("primary", PRIMARY, plan.speed, plan.voices[0])
+    fallback = Fake("fallback", FALLBACK, plan.speed, plan.voices[1])
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(primary.serving(plan.host, plan.ports[0]))
         await stack.enter_async_context(fallback.serving(plan.host, plan.ports[1]))

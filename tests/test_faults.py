@@ -14,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from loadtest import faults
+from loadtest.__main__ import main
 from loadtest.cases import CASES, MODELS, PRIMARY, Case
 from loadtest.fake import FAULTS, Entry, Fake, answer_to, tokens_of
 from loadtest.judge import Observed, Outcome, Verdict
@@ -396,7 +398,24 @@ def test_the_router_passes(results: dict[str, dict[str, faults.Result]], client:
     ), (faults.client_got(result), result.seen)
 
 
+def test_where_two_answers_differ_a_broken_stream_ends_with_an_error(tmp_path: Path) -> None:
+    plan = faults.Plan(
+        client="openai-python",
+        command=faults.firsttoken(),
+        speed=SPEED,
+        cases=[CASE["S08"], CASE["S14"]],
+        voices=("", "another"),
+    )
+    for result in asyncio.run(faults.run(plan, tmp_path)):
+        assert result.verdict.word == "safe"
+        assert tokens_of(result.seen.outcome.text) == tokens_of(answer_to(faults.MESSAGES))[:40]
+
+
 # ---- The command
+
+
+def options(command: click.Command) -> list[str]:
+    return [parameter.opts[0] for parameter in command.params if isinstance(parameter, click.Option)]
 
 
 def loadtest(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -412,6 +431,7 @@ def test_one_case_with_the_sdk_alone_is_a_table_and_a_file(tmp_path: Path) -> No
     assert "40 words, then an error" in done.stdout
     assert "1 pass, 0 partial, 1 safe, 0 fail" in done.stdout
     cases = json.loads(file.read_text())["cases"]
+    assert "| S13 | 400 content_policy_violation | **pass**: an error: " in loadtest("beside", f"alone={file}").stdout
     assert {case["case"]: case["verdict"] for case in cases} == {"S08": "safe", "S13": "pass"}
     assert cases[0]["primary"][0]["became"] == "200, 40 tokens, then cut"
 
@@ -441,6 +461,11 @@ def test_what_cannot_be_run_is_said(wrong: list[str]) -> None:
     done = loadtest("faults", *wrong)
     assert done.returncode == 2
     assert "Error: " in done.stderr
+
+
+@pytest.mark.parametrize("said", sorted({option for command in main.commands.values() for option in options(command)}))
+def test_every_option_is_documented(said: str) -> None:
+    assert f"`{said}" in (ROOT / "docs" / "faults.md").read_text()
 
 
 def test_the_fake_endpoint_can_be_served_by_itself() -> None:

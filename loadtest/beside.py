@@ -1,0 +1,35 @@
+"""Runs of the faults, each from its file, side by side as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def table(runs: Mapping[str, Path]) -> str:
+    """A row a case, a column a run; runs may lack cases that others have."""
+    cases = {
+        name: {case["case"]: case for case in json.loads(file.read_text())["cases"]} for name, file in runs.items()
+    }
+    faults = {case["case"]: case["fault"] for run in cases.values() for case in run.values()}
+    rows = [["", "the primary", *cases], ["---"] * (2 + len(cases))]
+    rows += [[name, faults[name], *(cell(run.get(name)) for run in cases.values())] for name in sorted(faults)]
+    rows += [["", "pass, partial, safe, fail", *map(counts, cases.values())]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def cell(case: Json | None) -> str:
+    if case is None:
+        return "–"
+    tries = f"{len(case['primary'])} + {len(case['fallback'])} tries"
+    why = f" ({case['why']})" if case["verdict"] in ("partial", "fail") else ""
+    return f"**{case['verdict']}**{why}: {case['client_got'].replace('|', '/')}; {tries}"
+
+
+def counts(run: Mapping[str, Json]) -> str:
+    words = [case["verdict"] for case in run.values()]
+    return ", ".join(f"**{words.count(word)}**" for word in ("pass", "partial", "safe", "fail"))
