@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 Json = dict[str, Any]
+
+LONGEST = 90  # characters of what the client got
 
 
 def table(runs: Mapping[str, Path]) -> str:
@@ -27,7 +30,8 @@ def cell(case: Json | None) -> str:
         return "–"
     tries = f"{len(case['primary'])} + {len(case['fallback'])} tries"
     why = f" ({case['why']})" if case["verdict"] in ("partial", "fail") else ""
-    return f"**{case['verdict']}**{why}: {case['client_got'].replace('|', '/')}; {tries}"
+    got = shorten(case["client_got"].replace("|", "/"), LONGEST, placeholder=" …")
+    return f"**{case['verdict']}**{why}: {got}; {tries}"
 
 
 def counts(run: Mapping[str, Json]) -> str:

@@ -36,7 +36,9 @@ class Reading:
     model: str | None = None
     usage: Json | None = None
     first_token: float | None = None
+    silence: float = 0.0  # the longest, seen by `raw`; so are:
     pings: int = 0
+    done: bool = False
 
     def chunk(self, chunk: Json) -> None:
         self.model, self.usage = chunk.get("model") or self.model, chunk.get("usage") or self.usage
@@ -103,13 +105,15 @@ class RawClient:
             return reading.failed(f"{type(error).__name__}: {error}")
 
     async def _stream(self, reading: Reading, response: httpx.Response) -> Outcome:
+        last = reading.began
         async for line in response.aiter_lines():
+            now = time.monotonic()
+            reading.silence, last = max(reading.silence, now - last), now
             reading.pings += line.startswith(":")
-            if (
-                line.startswith("data:")
-                and line[5:].strip() != "[DONE]"
-                and (error := _read(reading, line[5:].encode()))
-            ):
+            data = line[5:].strip() if line.startswith("data:") else ""
+            if data == "[DONE]":
+                reading.done = True
+            elif data and (error := _read(reading, data.encode())):
                 return error
         return reading.answer()
 

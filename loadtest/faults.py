@@ -84,8 +84,8 @@ class Stand:
                 outcome = await self.client.ask(model, MESSAGES, stream=stream)
         except TimeoutError:
             return Outcome("hang", limit)
-        first_token = None if outcome.first_token is None else outcome.first_token * self.speed
-        return replace(outcome, seconds=outcome.seconds * self.speed, first_token=first_token)
+        times = {name: getattr(outcome, name) for name in ("seconds", "first_token", "silence")}
+        return replace(outcome, **{name: time and time * self.speed for name, time in times.items()})
 
     def _seen(self, endpoint: Fake, case: Case) -> list[Entry]:
         return [replace(entry, at=entry.at * self.speed) for entry in endpoint.seen(case.model)]
@@ -270,7 +270,8 @@ def client_got(result: Result) -> str:
             whole < len(seen.asked)
         )
     if seen.is_whole(outcome):
-        return f"the whole answer in {outcome.seconds:.1f} s"
+        pings = f", with {outcome.pings} pings" * bool(outcome.pings)
+        return f"the whole answer in {outcome.seconds:.1f} s{pings}"
     return f"{said(outcome)}, after {outcome.seconds:.1f} s"
 
 

@@ -34,7 +34,9 @@ class Outcome:
     model: str | None = None
     usage: dict[str, Any] | None = None
     first_token: float | None = None
+    silence: float = 0.0  # the longest on the way; this, pings and [DONE] only a client of our own sees
     pings: int = 0
+    done: bool = False
     sent_at: float = 0.0
 
 
