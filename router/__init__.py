@@ -9,7 +9,7 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, limit, endpoint; balance, budget, race; table;
+                call, record, verdict; latency, breaker, health, limit, line, endpoint; balance, budget, race; table;
                 shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, vllm, zhipu, simulated

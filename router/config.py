@@ -75,6 +75,8 @@ class Policy(Section):
     retry_budget: Share = 0.20  # and for failures
     patience: Duration = 0.0  # how long a call may wait in a better tier before it goes down one
     resume: Resume = "auto"  # what is done for a stream that breaks after its first token
+    queue: ZeroOrMore = 100  # calls that may wait for a slot
+    queue_wait: Duration = 10.0  # and for how long
 
 
 class Overrides(Section):
@@ -88,6 +90,8 @@ class Overrides(Section):
     retry_budget: Share | None = None
     patience: Duration | None = None
     resume: Resume | None = None
+    queue: ZeroOrMore | None = None
+    queue_wait: Duration | None = None
 
 
 class Params(Section):
@@ -181,7 +185,7 @@ class Config(Section):
 # ---- From the file
 
 
-_OF_A_MODEL = {"patience", "resume"}  # between its endpoints, so no endpoint's own
+_OF_A_MODEL = {"patience", "queue", "queue_wait", "resume"}  # between its endpoints, so no endpoint's own
 _POLICY_KEYS = Policy.model_fields.keys() - _OF_A_MODEL
 _TOP_KEYS = Config.model_fields.keys() - {"source"}
 _ENDPOINT_KEYS = EndpointConfig.model_fields.keys() - {"policy", "disabled"} | _POLICY_KEYS

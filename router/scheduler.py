@@ -53,7 +53,8 @@ class LoopScheduler:
         if self._handle is not None:
             self._handle.cancel()
         self._ring_at = when
-        self._handle = self._loop.call_later(max(0.0, when - time.monotonic()) + SLACK, self._ring)
+        left = when - time.monotonic()
+        self._handle = self._loop.call_later(left + SLACK if left > 0.0 else 0.0, self._ring)
 
     def _ring(self) -> None:
         self._ring_at, self._handle = -inf, None  # what is set meanwhile is looked at below

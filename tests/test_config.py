@@ -132,6 +132,8 @@ def test_the_defaults_of_a_policy() -> None:
         "retry_budget": 0.20,
         "patience": 0.0,
         "resume": "auto",
+        "queue": 100,
+        "queue_wait": 10.0,
     }
 
 
@@ -523,7 +525,7 @@ def test_refusals_that_need_more_words() -> None:
         "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
         "params, pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
     )
-    for stray in ("zzz", "disabled", "patience", "resume"):
+    for stray in ("zzz", "disabled", "patience", "queue", "queue_wait", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
     assert problems(around("models: {1: x}")) == [
         "f.yaml:5: endpoints[0] (a).models: has a key that is not text; put it in quotes"
@@ -574,7 +576,7 @@ def test_a_policy_for_a_model_that_nobody_serves_is_refused() -> None:
     ]
     assert problems(around("") + "models:\n  chat: {tier: 2}\n  chat: 3\n") == [
         "f.yaml:6: models.chat.tier: unknown key; known here: "
-        "abandon, deadline, hedge, hedge_budget, patience, resume, retry_budget, stall",
+        "abandon, deadline, hedge, hedge_budget, patience, queue, queue_wait, resume, retry_budget, stall",
         "f.yaml:7: models.chat: stands twice; first on line 6",
     ]
 
@@ -741,7 +743,7 @@ def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> No
         "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
         "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
         "max_calls": None, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
-        "connect_timeout": 5.0, "drain": 120.0, "log_level": "info", "access_log": False,
+        "connect_timeout": 5.0, "drain": 120.0, "notice": 10.0, "log_level": "info", "access_log": False,
     }  # fmt: skip
 
 

@@ -1616,9 +1616,12 @@ def test_no_more_attempts_at_once_than_an_endpoint_takes() -> None:
     assert [call.text for call in calls] == ["a", "a", "b", "b"]
 
 
-def test_where_all_are_full_the_client_is_told_to_come_back() -> None:
+def test_where_all_are_full_and_nobody_may_wait_the_client_is_told_to_come_back() -> None:
     play = Player(
-        endpoint("a", streams("a", first=1.0), concurrency=1), endpoint("b", SILENT, concurrency=1), deadline=5
+        endpoint("a", streams("a", first=1.0), concurrency=1),
+        endpoint("b", SILENT, concurrency=1),
+        deadline=5,
+        queue=0,
     )
     calls = [play.call(i / 100) for i in range(3)]
     play.run()
@@ -1634,7 +1637,8 @@ def test_a_limit_counts_all_models_of_an_endpoint() -> None:
     play = Player(endpoint("a", streams("a", first=1.0), concurrency=1, models=["chat", "code"]))
     first, second = play.call(), play.call(0.1, model="code")
     play.run()
-    assert (first.status, second.status) == (200, 429)
+    assert (first.ended_at, play["a"].asked_at) == (1.1, [0.0, 1.1])
+    assert second.whole
 
 
 def test_a_later_tier_is_asked_when_the_earlier_is_out() -> None:

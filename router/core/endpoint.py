@@ -16,6 +16,7 @@ from router.core.breaker import Breaker, State
 from router.core.health import Health
 from router.core.latency import Latency
 from router.core.limit import Limit
+from router.core.line import Line
 from router.core.verdict import OURS, Cause, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
@@ -36,15 +37,16 @@ MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as lo
 
 
 class Slots:
-    """How many attempts at once one configured endpoint takes, over all its models.
+    """How many attempts at once one configured endpoint takes, over all its models, and who waits for one to end.
 
     `limit` is the operator's word and never exceeded; beyond `room`, its connections, one more is made to wait for one.
     """
 
-    __slots__ = ("limit", "room", "used")
+    __slots__ = ("limit", "line", "room", "used")
 
     def __init__(self, limit: int | None = None, room: float = inf) -> None:
         self.limit, self.room, self.used = limit, room, 0
+        self.line = Line()
 
     @property
     def full(self) -> bool:
@@ -107,6 +109,10 @@ class Endpoint:
     @property
     def full(self) -> bool:
         return self.slots.full or self.in_flight >= self.limit.most
+
+    def lacks_a_slot(self, now: float) -> bool:
+        """And nothing else: as soon as an attempt of others ends there it may be asked."""
+        return self.full and self.health.up and now >= self.out_until and self.breaker.allows(now)
 
     def available(self, now: float) -> bool:
         breaker, slots = self.breaker, self.slots  # spelt out: this is asked of every endpoint for every call
@@ -264,6 +270,10 @@ class Attempt(msgspec.Struct, eq=False):
                 endpoint.refused_us(cause, now)
         else:
             self._inconclusive(verdict, now)
+        line = self.slots.line
+        if line.places:
+            while line.call_up(now) and not endpoint.full:  # for more than one, where its own limit has grown
+                pass
 
     def _waited(self, now: float) -> float:
         return (now if self.first_token_at is None else self.first_token_at) - self.began

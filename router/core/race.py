@@ -3,6 +3,7 @@
     nobody runs     the first attempt, at once; after a failure a retry, at once where another endpoint can take it
     one runs        when it is late, a hedge beside it: both stay in the race, and the first token wins
     any runs        one that is older than `abandon` makes room, where yet another endpoint can take over
+    no slot is free the call is to wait in line for those that it `wanted`, and to ask again when it is called
     none can run    the call is lost
 
 Hedges and retries are drawn from two budgets; a retry at an endpoint that nothing speaks against is free, because a
@@ -16,7 +17,7 @@ asks for a whole answer again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import inf
 from random import Random
 from typing import Literal, Protocol
@@ -24,6 +25,7 @@ from typing import Literal, Protocol
 from router.core.balance import least_bad, pick
 from router.core.budget import Budget
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
+from router.core.line import Queue
 from router.core.verdict import Cause, Verdict
 
 MAX_ATTEMPTS = 6  # of one call, its rescues included
@@ -65,6 +67,8 @@ class Route(Protocol):
     def shortest_deadline(self) -> float: ...
     @property
     def patience(self) -> float: ...
+    @property
+    def queue(self) -> Queue: ...
 
 
 class Race:
@@ -86,8 +90,10 @@ class Race:
         "attempts",
         "began",
         "deadline",
+        "line_until",
         "live",
         "rng",
+        "wanted",
         "winner",
     )
 
@@ -107,6 +113,8 @@ class Race:
         self._longer_than = -1  # tokens: a context that was too small; -1: none was
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
+        self.wanted: Collection[Endpoint] = ()  # nobody runs, because these are full
+        self.line_until = inf  # when it has waited for them for long enough
 
     def rescue(self, before: Race, now: float) -> None:
         """Make it the race for an answer that broke after that race was won.
@@ -195,7 +203,7 @@ class Race:
 
     def abandon(self, now: float) -> list[Attempt]:
         """The call needs no more attempts; those that ran, ended, are returned to be broken off."""
-        losers, self.live, self._hold_until = self.live, [], inf
+        losers, self.live, self._hold_until, self.wanted = self.live, [], inf, ()
         self._rival_at = self._abandon_at = self._expires_at = inf
         for loser in losers:
             loser.end(Verdict.ABANDONED, now, "another was first" if self.winner is not None else "the call was over")
@@ -207,7 +215,7 @@ class Race:
         return any(attempt.endpoint.context > self._longer_than for attempt in self.live)
 
     def _alone(self, now: float) -> Attempt | None:
-        self._hold_until = inf
+        self._hold_until, self.wanted = inf, ()
         endpoint = self._choose(now) if now < self.deadline and self.attempts < self._most else None
         if endpoint is None:
             return None
@@ -233,8 +241,9 @@ class Race:
     def _choose(self, now: float) -> Endpoint | None:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause.
 
-        A tier that keeps its callers waiting is passed over where another does not. Of those with a larger context none
-        is asked twice, or waited for.
+        A tier that keeps its callers waiting is passed over where another does not; and where all that are well are
+        full one of these is waited for, rather than asking one that is out. Of those with a larger context none is
+        asked twice, or waited for.
         """
         if self._longer_than >= 0:
             return self._untried(now) or least_bad(self._not_tried(self._everyone, now), now)
@@ -245,11 +254,43 @@ class Race:
             again_at, endpoint = self._soonest(tier, now)
             if again_at < self.began + self._route.patience and not self._rescues:  # its client waits within an answer
                 return self._now_or_then(endpoint, again_at, now)
+        if self._queues(lambda e: e.lacks_a_slot(now), now):
+            return self._once_more(now)
         endpoint = least_bad(self._not_tried(self._everyone, now), now)
         if endpoint is not None:
             return endpoint
         again_at, endpoint = self._soonest(self._everyone, now)
-        return self._now_or_then(endpoint, again_at, now)
+        endpoint = self._now_or_then(endpoint, again_at, now)
+        if endpoint is None and self._hold_until == inf:
+            self._queues(lambda e: e.full and now >= e.quiet_until, now)
+        return endpoint
+
+    def _queues(self, suits: Callable[[Endpoint], bool], now: float) -> bool:
+        """Whether there are such to wait for; it does that until `line_until`, and looks for others all the while."""
+        queue = self._route.queue
+        if not queue.most or not queue.longest:
+            return False
+        wanted = [e for e in self._everyone if suits(e) and self._may_ask(e, now)]
+        if not wanted:
+            return False
+        if self.line_until == inf:
+            self.line_until = min(now + queue.longest, self.deadline)
+        if now < self.line_until:
+            self.wanted = wanted
+            others = any(not e.full and self._may_ask(e, now) for e in self._everyone)
+            self._hold_until = min(self.line_until, now + RECHECK) if others else self.line_until
+        return True
+
+    def _once_more(self, now: float) -> Endpoint | None:
+        """One that was tried, and is well again after its pause."""
+        again = (e for e, then in self._again_at.items() if then <= now and e.available(now))
+        return next((e for e in again if self._may_ask(e, now)), None)
+
+    def _may_ask(self, endpoint: Endpoint, now: float) -> bool:
+        """For the first time, or once more."""
+        if now >= self.began + self._policies[endpoint].deadline:
+            return False
+        return endpoint not in self._tried or self._again_at.get(endpoint, inf) < inf
 
     @property
     def _everyone(self) -> list[Endpoint]:
@@ -334,6 +375,7 @@ class Race:
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
         attempt = endpoint.begin(now, self._wait, role)
         self._tried.add(endpoint)
+        self.wanted, self.line_until = (), inf
         self.attempts += 1
         self.live.append(attempt)
         self._reckon(now)

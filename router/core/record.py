@@ -40,7 +40,8 @@ class AttemptRecord(Protocol):
 class CallRecord(msgspec.Struct, eq=False):
     """`arrived` is a time of the monotonic clock, `first_token` and `ended` are seconds since then.
 
-    `error` is the code of what its client was told, or what became of the client.
+    `error` is the code of what its client was told, or what became of the client; `queued` are the seconds that it
+    waited in line for a slot.
     """
 
     request_id: str
@@ -51,6 +52,7 @@ class CallRecord(msgspec.Struct, eq=False):
     status: int = 0
     error: str = ""
     endpoint: str = ""
+    queued: float = 0.0
     first_token: float | None = None
     ended: float | None = None
     prompt_tokens: int | None = None

@@ -16,6 +16,7 @@ from typing import Literal
 from router.config import Config, EndpointConfig, Policy
 from router.core.budget import Budget
 from router.core.endpoint import Endpoint, Slots
+from router.core.line import Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Route:
     shortest_deadline: float
     patience: float
     resume: Literal["auto", "replay", "continue", "off"]
+    queue: Queue
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
@@ -51,6 +53,7 @@ class Table:
 def rebuild(config: Config, old: Table | None = None) -> Table:
     """The table for a configuration; endpoints and budgets that are in `old` keep their state."""
     known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
+    lines = {endpoint.slots.line for endpoint in known.values()}
     endpoints: dict[Endpoint, EndpointConfig] = {}
     offers: dict[str, list[tuple[EndpointConfig, Endpoint]]] = {}
     for told in config.enabled:
@@ -58,7 +61,13 @@ def rebuild(config: Config, old: Table | None = None) -> Table:
             endpoints[endpoint] = told
             offers.setdefault(model, []).append((told, endpoint))
     hedges, retries = (old.hedges, old.retries) if old else (Budget(), Budget())
-    routes = {model: _route(config, model, offered, hedges, retries) for model, offered in offers.items()}
+    queues = {model: route.queue for model, route in old.routes.items()} if old else {}
+    routes = {
+        model: _route(config, model, offered, hedges, retries, queues.get(model) or Queue())
+        for model, offered in offers.items()
+    }
+    for line in lines:
+        line.wake_all()
     return Table(config, MappingProxyType(routes), MappingProxyType(endpoints), hedges, retries)
 
 
@@ -90,10 +99,17 @@ def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
 
 
 def _route(
-    config: Config, model: str, offered: list[tuple[EndpointConfig, Endpoint]], hedges: Budget, retries: Budget
+    config: Config,
+    model: str,
+    offered: list[tuple[EndpointConfig, Endpoint]],
+    hedges: Budget,
+    retries: Budget,
+    queue: Queue,
 ) -> Route:
     tiers = sorted({told.tier for told, _ in offered})
     policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
+    anyone = next(iter(policies.values()))  # of what no endpoint says otherwise
+    queue.most, queue.longest = anyone.queue, anyone.queue_wait
     return Route(
         model,
         tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
@@ -103,5 +119,6 @@ def _route(
         max(policy.deadline for policy in policies.values()),
         min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),
-        next(iter(policies.values())).resume,  # no endpoint says otherwise
+        anyone.resume,
+        queue,
     )

@@ -106,7 +106,11 @@ class Admin:
 
     def _models(self) -> list[dict[str, Any]]:
         return [
-            {"model": route.model, "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers]}
+            {
+                "model": route.model,
+                "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers],
+                "in_line": route.queue.waiting,
+            }
             for route in self._table().routes.values()
         ]
 

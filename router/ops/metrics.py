@@ -134,6 +134,8 @@ class Metrics(Collector):
             first_token.add_metric(labels, histogram.buckets(), histogram.total)
         yield first_token
         yield GaugeMetricFamily("firsttoken_calls_in_flight", "Calls begun and not ended.", self._calls_in_flight())
+        waiting = (((route.model,), route.queue.waiting) for route in self._table().routes.values())
+        yield _gauge("calls_waiting", "Calls that wait in line for a slot.", ("model",), waiting)
 
     def _of_endpoints(self) -> Iterator[Metric]:
         now, endpoints = self._now(), self._table().endpoints

@@ -6,6 +6,7 @@ It is an object that is told things, and `advance` is what it does each time:
     news        an exchange has a first token, or has ended
     gone        the client left
     stop        the router stops
+    called      it waited in line, and a slot is kept for it
     its timer   time has come: a hedge, a retry, a ping, the deadline
 
 Until the relay takes over it owns the call, so it ends exactly once: committed, failed, late, or left. It owns it again
@@ -18,6 +19,7 @@ from math import inf
 
 from router.core.call import Call
 from router.core.endpoint import Attempt
+from router.core.line import Place, expected
 from router.core.race import Race
 from router.core.record import CallRecord
 from router.core.resume import Diverged
@@ -35,6 +37,7 @@ from router.upstream.exchange import Exchange
 
 PINGING = b"content-type: text/event-stream; charset=utf-8\r\n" + STREAM
 COME_BACK = 1.0  # seconds, where no endpoint says when
+LONGEST = 60.0  # seconds: SDKs heed no longer time
 
 
 class Dispatch:
@@ -46,6 +49,7 @@ class Dispatch:
         "_exchanges",
         "_full",
         "_ping_at",
+        "_place",
         "_race",
         "_record",
         "_refused",
@@ -74,6 +78,7 @@ class Dispatch:
         self._full = False
         self._rescue: Rescue | None = None
         self._broken = b""  # how an answer that broke ends, if nobody goes on with it
+        self._place: Place | None = None  # in line, for a slot
         self._timer = Timer(shell.scheduler, self.advance)
         self._ping_at = record.arrived + shell.ping_after if call.stream else inf
 
@@ -117,6 +122,9 @@ class Dispatch:
     def stop(self, error: RouterError) -> None:
         self._fail(error)
 
+    def called(self) -> None:
+        self._timer.at(self._shell.scheduler.now())
+
     def broke(self, how: bytes, full: bool) -> None:
         """The answer has ended early, and its client with it unless somebody goes on: an event says `how`."""
         assert self._rescue is not None
@@ -138,6 +146,8 @@ class Dispatch:
 
     def advance(self) -> None:
         race, now = self._race, self._shell.scheduler.now()
+        if self._place is not None:
+            self._place.look()
         if now >= race.deadline:
             self._give_in(self._late(now))
             return
@@ -149,6 +159,8 @@ class Dispatch:
         if race.lost:
             self._give_in(self._exhausted())
             return
+        if (race.wanted or self._place is not None) and not self._lined_up(now):
+            return
         if now >= self._ping_at:
             self._ping(now)
         self._timer.at(min(race.wake_at, race.deadline, self._ping_at))
@@ -158,6 +170,30 @@ class Dispatch:
         if self._broken and self._rescue is not None:
             call = self._rescue.call_for(target) or call
         return target.begin(call, self)
+
+    def _lined_up(self, now: float) -> bool:
+        """In line for what the race wants, or no longer in line; False where that ended the call."""
+        wanted = self._race.wanted
+        if not wanted:
+            self._leave_line(now)
+            return True
+        if self._place is None:
+            wait = expected(wanted)
+            if self._route.queue.waiting >= self._route.queue.most:
+                self._give_in(self._no_room("and as many wait for one", "queue_full", wait))
+                return False
+            if now + wait >= self._race.line_until:
+                self._give_in(self._no_room(f"and it would take about {wait:.0f} s to get one", "queue_timeout", wait))
+                return False
+            self._place = Place(self._route.queue, self.called, now)
+        self._place.want(wanted, now)
+        return True
+
+    def _leave_line(self, now: float) -> None:
+        place, self._place = self._place, None
+        if place is not None:
+            place.leave(now)
+            self._record.queued += now - place.joined
 
     def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
         """The first token, a complete answer, or a refusal that the client is to see: this attempt is the answer."""
@@ -241,7 +277,17 @@ class Dispatch:
         self._race.abandon(now)
         self._hand_over(*self._refused, now)
 
+    def _no_room(self, why: str, code: str, wait: float) -> RouterError:
+        """`wait` are the seconds until there may be room, as far as that is known."""
+        return Overloaded(
+            f"All endpoints of '{self._call.model}' have as many calls as they take, {why}.",
+            code=code,
+            retry_after=min(max(wait, COME_BACK), LONGEST),
+        )
+
     def _late(self, now: float) -> RouterError:
+        if self._place is not None:
+            return self._exhausted()
         tried = ", ".join(attempt.endpoint.name for attempt in self._record.attempts) or "none"
         return DeadlineExceeded(f"No first token within {now - self._record.arrived:.0f} s (asked: {tried}).")
 
@@ -249,6 +295,9 @@ class Dispatch:
         """What to say when nobody is left to ask."""
         model, attempts = self._call.model, self._record.attempts
         now = self._shell.scheduler.now()
+        if self._place is not None:
+            waited = now - self._place.joined
+            return self._no_room(f"and none became free for it within {waited:.0f} s", "queue_timeout", waited)
         quiet = [e.quiet_until - now for e in self._route.endpoints if e.quiet_until > now]
         if not attempts and quiet:
             return Overloaded(
@@ -286,6 +335,7 @@ class Dispatch:
     def _end(self) -> None:
         now = self._shell.scheduler.now()
         self._client.owner = None
+        self._leave_line(now)
         self._timer.close()
         self._race.abandon(now)
         self._close_exchanges()

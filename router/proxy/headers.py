@@ -94,10 +94,11 @@ def without(block: bytes, names: frozenset[bytes]) -> bytes:
 def call_facts(record: CallRecord, endpoint: str, now: float) -> bytes:
     """What every answer says of its call."""
     first = record.first_token
-    return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b;dur=%.1f\r\n" % (
+    return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b%b;dur=%.1f\r\n" % (
         record.request_id.encode(),
         endpoint.encode() or b"-",
         len(record.attempts),
+        b"queue;dur=%.1f, " % (record.queued * 1e3) if record.queued else b"",
         b"total" if first is None else b"first-token",
         (now - record.arrived if first is None else first) * 1e3,
     )

@@ -12,6 +12,7 @@ import pytest
 from router.core.breaker import FIRST_WAIT, State
 from router.core.budget import RESERVE, Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
+from router.core.line import Queue
 from router.core.race import HOLD, MAX_ATTEMPTS, PAUSE, RECHECK, Race
 from router.core.verdict import Verdict
 from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, trip
@@ -28,6 +29,7 @@ class Way:
     patience: float = 0.0
     hedges: Budget = field(default_factory=Budget)
     retries: Budget = field(default_factory=Budget)
+    queue: Queue = field(default_factory=Queue)
 
     @property
     def deadline(self) -> float:
@@ -579,7 +581,10 @@ class AnyCall:
         rules = some_rules(rng)
         policies = {e: replace(rules, deadline=some_rules(rng).deadline) for e in self.endpoints}
         reserves = [Budget(rng.choice([0.0, 1.0, RESERVE])) for _ in range(2)]
-        self.way = Way([t for t in tiers if t], policies, rng.choice([0.0, 0.0, 1.0, 5.0]), *reserves)
+        queue = Queue(rng.choice([0, 5]), rng.choice([0.5, 10.0]))
+        self.way = Way(
+            [t for t in tiers if t], policies, rng.choice([0.0, 0.0, 1.0, 5.0]), reserves[0], reserves[1], queue
+        )
         self.others: list[Attempt] = []  # of other calls, all the time under way
         for _ in range(rng.randint(0, 10)):
             self.something_else()

@@ -139,6 +139,7 @@ def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -
         "status": 200,
         "error": "",
         "endpoint": "a",
+        "queued": 0.0,
         "first_token": 0.5,
         "ended": 2.0,
         "prompt_tokens": 7,

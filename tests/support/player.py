@@ -172,6 +172,7 @@ class Player:
             assert not pool.busy, pool
         for endpoint in self.table.endpoints:
             _assert_at_rest(endpoint)
+        assert not any(route.queue.waiting for route in self.table.routes.values())
         _assert_within_bounds(self.table, len(self.calls), self.scheduler.now())
         for call in self.calls:
             assert_answered_honestly(call)
@@ -184,6 +185,7 @@ def _assert_at_rest(endpoint: Endpoint) -> None:
     assert endpoint.in_flight == 0, endpoint
     assert not endpoint.waiting, endpoint
     assert endpoint.slots.used == 0, endpoint
+    assert not endpoint.slots.line.places, endpoint
     assert endpoint.breaker.allows(inf), f"{endpoint}: a trial is out for good"
 
 

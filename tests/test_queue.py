@@ -1,0 +1,329 @@
+"""Timelines of calls that wait in line, in virtual time: who is next, who is refused, and who never waits for whom."""
+
+from __future__ import annotations
+
+from router.core.line import SMOOTH
+from router.core.verdict import Verdict
+from router.errors import Stopping
+from tests.support import Player, ScriptedClient, endpoint
+from tests.support.endpoints import SILENT, Script, answers, completion, cuts, fails_with, refuses_connection, streams
+
+SECOND = streams("Hello", first=0.5, gap=0.5)  # holds its slot for one
+EMBEDDINGS = "/v1/embeddings"
+
+
+def begins(play: Player, name: str = "a") -> list[float]:
+    return play[name].asked_at
+
+
+def took(call: ScriptedClient) -> float:
+    assert call.ended_at is not None
+    return round(call.ended_at - call.arrived, 6)
+
+
+def refused(call: ScriptedClient) -> tuple[int | None, str, float | None]:
+    return call.status, call.error["code"], call.ended_at
+
+
+# ---- First come, first served
+
+
+def test_a_call_waits_until_a_slot_is_free_and_they_are_served_in_the_order_they_came() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1))
+    calls = [play.call(at) for at in (0.0, 0.1, 0.2, 0.3)]
+    play.run()
+    assert begins(play) == [0.0, 1.0, 2.0, 3.0]
+    assert [call.ended_at for call in calls] == [1.0, 2.0, 3.0, 4.0]
+    assert all(call.text == "Hello" and call.whole for call in calls)
+    assert [call.headers["server-timing"] for call in calls[:2]] == [
+        "first-token;dur=500.0",
+        "queue;dur=900.0, first-token;dur=1400.0",
+    ]
+
+
+def test_nobody_who_comes_later_overtakes_those_in_line() -> None:
+    """Also not in the very instant at which a slot is freed, before the one who is called has looked."""
+    play = Player(endpoint("a", SECOND, concurrency=1))
+    first, waits = play.call(0.0), play.call(0.5)
+    comes_then: list[ScriptedClient] = []
+    play.at(1.0, lambda: comes_then.append(play.call()))  # after the end of the first, before the second is rung
+    play.run()
+    assert (first.ended_at, waits.ended_at) == (1.0, 2.0)
+    assert [call.ended_at for call in comes_then] == [3.0]
+
+
+def test_those_in_line_take_the_first_slot_of_any_endpoint() -> None:
+    play = Player(
+        endpoint("a", streams("a", first=5.0), concurrency=1), endpoint("b", SECOND, concurrency=1, tier=2), hedge="off"
+    )
+    play.call(), play.call(0.1)
+    third = play.call(0.2)
+    play.run()
+    assert begins(play, "b") == [0.1, 1.1]
+    assert third.record.endpoint == "b"
+
+
+def test_who_waits_for_one_endpoint_does_not_wait_behind_those_who_wait_for_another() -> None:
+    play = Player(
+        endpoint("a", streams("a", first=4.0), concurrency=1, models=["chat", "code"]),
+        endpoint("b", SECOND, concurrency=1, models=["code"], tier=2),
+        hedge="off",
+    )
+    play.call()
+    for_a, for_any = play.call(0.1), play.call(0.2, model="code")
+    play.run()
+    assert (for_any.record.endpoint, for_any.record.queued) == ("b", 0.0)
+    assert for_a.record.endpoint == "a"
+
+
+def test_a_line_is_one_for_all_models_of_an_endpoint() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1, models=["chat", "code"]))
+    calls = [play.call(i / 10, model=("chat", "code")[i % 2]) for i in range(4)]
+    play.run()
+    assert [call.ended_at for call in calls] == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_several_slots_that_are_freed_at_once_are_for_as_many() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=3))
+    calls = [play.call() for _ in range(8)]
+    play.run()
+    assert [call.ended_at for call in calls] == [1.0] * 3 + [2.0] * 3 + [3.0] * 2
+
+
+def test_a_call_that_does_not_stream_waits_as_well() -> None:
+    play = Player(endpoint("a", answers(completion(), 1.0), concurrency=1))
+    calls = [play.call(stream=False) for _ in range(2)]
+    play.run()
+    assert [call.ended_at for call in calls] == [1.0, 2.0]
+
+
+# ---- Bounds
+
+
+def test_a_line_that_is_full_turns_the_next_one_away_at_once() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1), queue=2)
+    calls = [play.call(i / 10) for i in range(4)]
+    play.run()
+    assert [call.status for call in calls] == [200, 200, 200, 429]
+    assert refused(calls[3]) == (429, "queue_full", 0.3)
+    assert (calls[3].headers["x-should-retry"], calls[3].headers["retry-after-ms"]) == ("true", "1000")
+    assert play.metric("calls_total", error="queue_full") == 1
+
+
+def test_who_has_waited_for_long_enough_is_told_to_come_back() -> None:
+    play = Player(endpoint("a", streams("long", first=60.0), concurrency=1), queue_wait=3)
+    _, waits = play.call(), play.call(1.0)
+    play.run()
+    assert refused(waits) == (429, "queue_timeout", 4.0)
+    assert waits.record.attempts == []
+    assert waits.record.queued == 3.0
+
+
+def test_a_deadline_that_is_shorter_than_the_wait_holds() -> None:
+    play = Player(endpoint("a", streams("long", first=60.0), concurrency=1), models={"chat": {"deadline": 100}})
+    play.call()
+    waits = play.call(1.0, headers=[(b"x-stainless-read-timeout", b"4")])
+    play.run()
+    assert refused(waits)[:2] == (429, "queue_timeout")
+    assert waits.ended_at is not None
+    assert waits.ended_at <= 5.0
+
+
+def test_who_could_not_be_served_in_time_is_refused_at_once_with_the_time_it_would_take() -> None:
+    """The line's pace is known by then: one call in two seconds."""
+    play = Player(endpoint("a", streams("long", first=1.5, gap=0.5), concurrency=1), queue_wait=5)
+    calls = [play.call(at) for at in (0.0, 0.1, 0.2, 0.3)]
+    late = play.call(4.5)  # there are some in line, with a pace that is known now
+    more = [play.call(4.6), play.call(4.7)]
+    play.run()
+    assert [call.ended_at for call in calls[:3]] == [2.0, 4.0, 6.0]
+    assert refused(calls[3]) == (429, "queue_timeout", 5.3)
+    assert late.status == 200
+    assert [refused(call)[:2] for call in more if call.status != 200] == [(429, "queue_timeout")]
+    assert more[1].ended_at == 4.7
+    assert 2000 <= int(more[1].headers["retry-after-ms"]) <= 6000
+
+
+def test_a_queue_of_none_refuses_at_once() -> None:
+    for nobody, never in ((0, 10), (100, 0)):
+        play = Player(endpoint("a", SECOND, concurrency=1), queue=nobody, queue_wait=never)
+        _, call = play.call(), play.call(0.1)
+        play.run()
+        assert refused(call) == (429, "overloaded", 0.1)
+
+
+def test_who_waits_in_line_gets_pings_as_any_that_waits() -> None:
+    play = Player(endpoint("a", streams("long", first=29.5, gap=0.5), concurrency=1), queue_wait=40, hedge="off")
+    _, waits, in_vain = play.call(), play.call(1.0), play.call(2.0)
+    play.run()
+    assert waits.pinged_at[:2] == [11.0, 26.0]
+    assert (waits.text, waits.whole) == ("long", True)
+    assert in_vain.error["code"] == "queue_timeout"  # inside the stream that the pings have begun
+    assert (in_vain.status, in_vain.done) == (200, False)
+
+
+# ---- Whoever leaves
+
+
+def test_one_who_leaves_makes_room_for_those_behind() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1), queue=2)
+    play.call()
+    leaves, stays = play.call(0.1, leaves_at=0.5), play.call(0.2)
+    later = play.call(0.6)
+    play.run()
+    assert leaves.record.error == "client_left"
+    assert (stays.ended_at, later.ended_at) == (2.0, 3.0)
+
+
+def test_one_who_leaves_when_he_is_called_hands_the_slot_on() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1))
+    play.call()
+    leaves, next_one = play.call(0.1), play.call(0.2)
+    play.at(1.0, leaves.leaves)  # a slot is kept for it, and it has not looked yet
+    play.run()
+    assert leaves.left_at == 1.0
+    assert begins(play) == [0.0, 1.0]
+    assert next_one.ended_at == 2.0
+
+
+def test_a_stop_ends_those_in_line_too() -> None:
+    play = Player(endpoint("a", SECOND, concurrency=1))
+    _, waits = play.call(), play.call(0.1)
+    play.run_until(0.5)
+    play.handler.end_all(Stopping("The end."))
+    play.run()
+    assert refused(waits) == (503, "stopping", 0.5)
+
+
+# ---- Failures and recoveries
+
+
+def test_a_slot_that_a_failure_frees_is_for_the_next_and_who_failed_waits_again() -> None:
+    play = Player(endpoint("a", fails_with(500, 1.0), SECOND, concurrency=1))
+    fails, waits = play.call(), play.call(0.1)
+    play.run()
+    assert begins(play) == [0.0, 1.0, 2.0]
+    assert waits.ended_at == 2.0
+    assert (fails.ended_at, fails.whole) == (3.0, True)
+    assert [line.role for line in fails.record.attempts] == ["first", "retry"]
+
+
+def test_where_one_is_full_and_the_other_is_out_the_full_one_is_waited_for() -> None:
+    play = Player(
+        endpoint("a", SECOND, concurrency=1), endpoint("b", refuses_connection(0.0), tier=2), hedge="off", queue_wait=60
+    )
+    play.call(0.0)
+    for i in range(20):  # its breaker opens
+        play.call(0.1 + i / 100)
+    play.run()
+    assert {call.status for call in play.calls} == {200}
+    assert len(play["b"].wires) < 8
+
+
+def test_one_that_recovers_is_found_by_those_in_line() -> None:
+    play = Player(
+        endpoint("a", streams("long", first=9.0), concurrency=1),
+        endpoint("b", fails_with(429, 0.0), SECOND, tier=2),
+        hedge="off",
+    )
+    play.call()
+    waits = play.call(0.1)
+    play.run()
+    assert begins(play, "b") == [0.1, 1.1]  # it named no time, so it was left alone for a second
+    assert waits.ended_at == 2.1
+
+
+def test_an_endpoint_that_named_its_time_is_not_waited_for() -> None:
+    play = Player(endpoint("a", fails_with(429, 1.0, retry_after=30), concurrency=1), queue_wait=5)
+    play.call(), play.call(0.1)
+    late = play.call(2.0)
+    play.run()
+    assert refused(late) == (429, "endpoints_busy", 2.0)
+
+
+def test_no_hedge_takes_a_slot_that_is_waited_for() -> None:
+    play = Player(
+        endpoint("a", streams("slow", first=2.0), concurrency=1),
+        endpoint("b", SECOND, concurrency=1, tier=2),
+        hedge=0.2,
+        hedge_budget=1,
+    )
+    slow, takes_b = play.call(0.0), play.call(0.1)
+    waits = play.call(0.15)
+    play.run()
+    assert [line.role for line in slow.record.attempts] == ["first"]
+    assert takes_b.ended_at == 1.1
+    assert (waits.record.endpoint, waits.ended_at) == ("b", 2.1)
+
+
+def test_a_limit_that_was_learned_is_waited_for_as_one_that_was_told() -> None:
+    """Three at once were one too many for it: two from then on, and so on, and nobody is refused for that."""
+    refusals: list[float] = []
+
+    def takes_two() -> Script:
+        if play["a"].busy >= 2:
+            refusals.append(play.scheduler.now())
+            return fails_with(429, 0.0)
+        return SECOND
+
+    play = Player(endpoint("a", takes_two), retry_budget=2, queue_wait=60)
+    calls = [play.call(i / 100) for i in range(12)]
+    play.run()
+    assert all(call.whole for call in calls)
+    assert len(refusals) <= 3
+
+
+# ---- One that is dead slows nobody else
+
+
+def test_a_frozen_endpoint_with_hundreds_of_calls_slows_no_calls_to_others() -> None:
+    play = Player(
+        endpoint("frozen", SILENT, models=["stuck", "both"], weight=1000),
+        endpoint("well", SECOND, models=["both"]),
+        endpoint("other", SECOND, models=["other"]),
+        hedge_budget=1,
+        retry_budget=1,
+        deadline=600,
+        max_calls=5000,
+    )
+    for _ in range(500):
+        play.call(0.0, model="stuck")
+    others = [play.call(1.0 + i / 10, model="other") for i in range(100)]
+    both = [play.call(30.0 + i / 10, model="both") for i in range(100)]
+    play.run()
+    assert {took(call) for call in others} == {1.0}
+    assert all(call.whole for call in both)
+    assert all(line.verdict is not Verdict.FAULT for call in both for line in call.record.attempts)
+    assert {round(call.record.first_token or 0.0, 6) for call in both} == {0.5}
+
+
+def test_a_full_frozen_endpoint_keeps_only_its_own_calls_waiting() -> None:
+    play = Player(
+        endpoint("frozen", SILENT, models=["stuck", "both"], concurrency=5),
+        endpoint("well", SECOND, models=["both"], tier=2),
+        deadline=600,
+    )
+    stuck = [play.call(0.0, model="stuck") for _ in range(300)]
+    both = [play.call(1.0 + i / 10, model="both") for i in range(100)]
+    play.run()
+    assert {took(call) for call in both} == {1.0}
+    codes = [call.record.error for call in stuck]
+    assert (codes.count("queue_full"), codes.count("queue_timeout")) == (195, 100)
+
+
+def test_the_pace_is_what_was_seen_of_late() -> None:
+    play = Player(endpoint("a", streams("x", first=0.5, gap=0.5), streams("x", first=3.5, gap=0.5), concurrency=1))
+    for _ in range(4):
+        play.call()
+    play.run()
+    assert play.endpoint("a").slots.line.pace == 4.0 * SMOOTH + 4.0 * (1.0 - SMOOTH)
+
+
+def test_those_that_wait_are_counted() -> None:
+    play = Player(endpoint("a", SECOND, cuts(0.1), concurrency=1))
+    for _ in range(3):
+        play.call()
+    play.run_until(0.5)
+    assert play.metric("calls_waiting", model="chat") == 2
+    play.run()
+    assert play.metric("calls_waiting", model="chat") == 0
