@@ -19,6 +19,7 @@ from router.core.breaker import State
 from router.core.budget import RESERVE
 from router.core.verdict import Verdict
 from router.dialects.zhipu import BEIJING
+from router.proxy.relay import HTTP_END
 from router.upstream.exchange import Limits
 from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import (
@@ -1113,6 +1114,32 @@ def test_an_event_that_lacks_only_its_blank_line_is_delivered() -> None:
     play.run()
     assert call.body.endswith(event(finish="stop"))
     assert call.record.error == ""
+
+
+def test_done_is_the_end_though_http_does_not_end() -> None:
+    play = Player(endpoint("a", opens() + says(0.5, "whole") + sends(6.0, event(finish="stop")) + sends(6.1, DONE)))
+    call = play.call()
+    play.run()
+    assert call.ended_at == 6.1 + HTTP_END  # and not when it has stood still for too long
+    assert play["a"].wires[0].closed_at == call.ended_at
+    assert (call.text, call.record.error) == ("whole", "")
+    assert verdicts(call) == [("a", "first", Verdict.SERVED)]
+
+
+def test_the_end_of_http_may_follow_done_a_moment_later() -> None:
+    play = Player(endpoint("a", opens() + says(0.5, "whole") + sends(0.6, event(finish="stop") + DONE) + ends(0.9)))
+    call = play.call()
+    play.run()
+    assert call.ended_at == 0.9
+    assert call.record.error == ""
+
+
+def test_an_empty_stream_is_left_at_its_done() -> None:
+    play = Player(*quick_and_slow(opens(0.1) + sends(0.2, DONE)))
+    call = play.call()
+    play.run()
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "retry", Verdict.SERVED)]
+    assert call.record.attempts[0].ended == 0.2
 
 
 # ---- Standing still

@@ -19,6 +19,7 @@ from router.core.shape import is_error
 # A blank line. Atomic, or the CR and the LF of one line's end would count as two.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
+_MARK = b"\xef\xbb\xbf"  # a byte order mark
 _FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
 _NAMED_ERROR = re.compile(rb"^event: ?error[ \t]*\r?$", re.MULTILINE)
 CUT_SHORT = {"message": _FAILED, "code": _FAILED}
@@ -118,11 +119,12 @@ class EventTooLarge(ValueError):
 
 
 class Scanner:
-    """Facts of one stream: `first_token`, `done` ([DONE]), `error` (an error event's contents), `usage`, counts of
-    events.
+    """Facts of one stream: `first_token`, `done` ([DONE]), `error` (an error event's contents), `over` (either of these
+    two has come), `usage`, counts of events.
     """
 
     __slots__ = (
+        "_begun",
         "_finished",
         "_finishes",
         "_held",
@@ -135,6 +137,7 @@ class Scanner:
         "events",
         "first_token",
         "malformed",
+        "over",
         "usage",
     )
 
@@ -143,8 +146,9 @@ class Scanner:
         self.choices, self._limit, self._finishes = choices, limit, finishes or {}
         self._instead = b""  # of an event that does not go on as it is
         self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
+        self._begun = False  # the very first bytes are over
         self._finished: set[str] = set()  # choices that gave a reason to finish
-        self.first_token = self.done = False
+        self.first_token = self.done = self.over = False
         self.error: Any = None
         self.error_event = b""
         self.usage: Usage | None = None
@@ -156,27 +160,49 @@ class Scanner:
         return self.error is None and (self.done or len(self._finished) >= self.choices)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take what came, give what may go on. Nothing goes on after an error event. Raises EventTooLarge."""
-        if self.error is not None:
+        """Take what came, give what may go on. Nothing goes on after [DONE] or an error. Raises EventTooLarge."""
+        if self.over:
             return b""
-        if self._held is None and chunk[:7] == b"data: {" and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == 10:
-            return chunk if self._data(chunk[6:], chunk[:-2]) else self._in_its_place()  # one event, as almost always
+        if (
+            self._held is None
+            and chunk[:7] == b"data: {"
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk[-1] == 10
+            and 13 not in chunk  # a CR, which is white space to JSON, and ends a line
+        ):
+            return chunk if self._data(chunk[6:], chunk) else self._in_its_place()  # one event, as almost always
+        if not self._begun and not (chunk := self._beginning(chunk)):
+            return b""
         if self._held is not None or chunk[-2:] != b"\n\n":
             chunk = self._whole_events(chunk)
         events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
         del events[-1]
         for index, event in enumerate(events):
             if not self._event(event):
+                if self.done and index == len(events) - 1:
+                    return chunk
                 return self._without_rejected(chunk, events, index)
         return chunk
 
     def finish(self) -> bytes:
         """The stream is over: an event that lacks only its blank line gets one, for the SDKs drop it else."""
         held, self._held = self._held, None
-        if not held or self.error is not None:
+        if not held or self.over:
             return b""
         event = bytes(held).rstrip(b"\r\n")
-        return event + b"\n\n" if event and self._event(event) else self._in_its_place()
+        return event + b"\n\n" if event and (self._event(event) or self.done) else self._in_its_place()
+
+    def _beginning(self, chunk: bytes) -> bytes:
+        """What follows a byte order mark, of which only a part may be here. It is no part of the first line, but
+        openai-python would take it for one, and lose the event.
+        """
+        if self._held is not None:
+            chunk = bytes(self._held) + chunk
+        if len(chunk) < len(_MARK) and _MARK.startswith(chunk):
+            self._held = bytearray(chunk)
+            return b""
+        self._held, self._begun = None, True
+        return chunk if self.events or self.malformed else chunk.removeprefix(_MARK)
 
     def _whole_events(self, chunk: bytes) -> bytes:
         """Join what was held back, and hold back what follows the last blank line."""
@@ -204,11 +230,11 @@ class Scanner:
         """The rare way: events are left out, and the others go on, each with its own end."""
         ends = _BLANK_LINE.findall(chunk)
         kept = [event + end for event, end in zip(events[:rejected], ends, strict=False)]
-        kept.append(self._in_its_place())
+        kept.append(events[rejected] + ends[rejected] if self.done else self._in_its_place())
         for event, end in zip(events[rejected + 1 :], ends[rejected + 1 :], strict=False):
-            if self.error is not None:
+            if self.over:
                 break
-            kept.append(event + end if self._event(event) else self._in_its_place())
+            kept.append(event + end if self._event(event) or self.done else self._in_its_place())
         return b"".join(kept)
 
     def _in_its_place(self) -> bytes:
@@ -216,15 +242,15 @@ class Scanner:
         return instead
 
     def _event(self, event: bytes) -> bool:
-        """Read one event; False where it must not go on."""
+        """Read one event; False where it must not go on, or nothing after it."""
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
         data = data_of(event)
         if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
             return True  # a comment
         if data[:6] == b"[DONE]":
-            self.done = True
-            return True
+            self.done = self.over = True
+            return False
         if data and _NAMED_ERROR.search(event):
             return self._named_error(data, event)
         # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
@@ -238,13 +264,17 @@ class Scanner:
         if isinstance(said, dict) and said.get("error"):
             return self._data(data, event)
         self.events += 1
-        self._foreign_error(said, data)
-        return False
+        return self._foreign_error(said, data)
 
-    def _foreign_error(self, said: Any, data: bytes) -> None:
+    def _foreign_error(self, said: Any, data: bytes) -> bool:
         """It goes on in the one shape at which both OpenAI SDKs raise."""
-        self.error = said
-        self.error_event = b'data: {"error":' + b"".join(data.splitlines()) + b"}\n\n"
+        return self._fail(said, b'data: {"error":' + b"".join(data.splitlines()) + b"}")
+
+    def _fail(self, error: Any, event: bytes = b"") -> bool:
+        """The event is for who ends the stream; it does not go on from here, and nor does anything after it."""
+        self.error, self.over, self._instead = error, True, b""
+        self.error_event = _ended(event) if event else b""
+        return False
 
     def _own_shape(self, data: bytes, event: bytes) -> bool:
         """Output in a shape of its own: whoever asked for it may know it. It must be JSON all the same."""
@@ -255,12 +285,12 @@ class Scanner:
             return False
         self.events += 1
         if isinstance(read, dict) and read.get("error"):
-            self.error, self.error_event = read["error"], event + b"\n\n"
-            return False
+            return self._fail(read["error"], event)
         self.first_token = True
         return True
 
     def _data(self, data: bytes, event: bytes) -> bool:
+        """Read an event's data; the event may have its end or not."""
         try:
             read = _read_later_event(data) if self.first_token else _read_event(data)
         except msgspec.ValidationError:
@@ -273,9 +303,7 @@ class Scanner:
             return False
         self.events += 1
         if read.error:  # whose kind may stand beside a mere text
-            self.error = read.error if isinstance(read.error, dict) else _decoded(data) or read.error
-            self.error_event = event + b"\n\n"
-            return False
+            return self._fail(read.error if isinstance(read.error, dict) else _decoded(data) or read.error, event)
         if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
         if not read.choices:
@@ -285,10 +313,9 @@ class Scanner:
                 self._finished.add(str(choice.index))
                 self.first_token = True  # an empty answer is an answer
                 if choice.finish_reason == _FAILED:
-                    self.error = CUT_SHORT
-                    return False
+                    return self._fail(CUT_SHORT)
                 if self._finishes and str(choice.finish_reason) in self._finishes:
-                    self._instead = renamed(event, self._finishes) + b"\n\n"
+                    self._instead = _ended(renamed(event, self._finishes))
             elif not self.first_token and choice.useful:
                 self.first_token = True
         return not self._instead
@@ -296,10 +323,12 @@ class Scanner:
     def _no_error(self, data: bytes) -> bool:
         """It has neither tokens nor usage: a sign of life, or an error in a shape of its own."""
         said = _decoded(data)
-        if is_error(said):
-            self._foreign_error(said, data)
-            return False
-        return True
+        return not is_error(said) or self._foreign_error(said, data)
+
+
+def _ended(event: bytes) -> bytes:
+    """With its blank line, which it may have or not."""
+    return event.rstrip(b"\r\n") + b"\n\n"
 
 
 def _decoded(data: bytes) -> Any:

@@ -27,6 +27,7 @@ from router.proxy.headers import lines
 STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
+PIPELINED = 8  # requests to the application that may wait behind another; in one read there could be ten thousand
 FRAMING = 20  # bytes that a piece of a chunked body may take beside itself: a size of 16 digits, and two line ends
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Front(HttpToolsProtocol):
         self._chunked = False
         self._keep = True
         self._failed = False
+        self._held_back = False  # it is not read, while it does not read its answers
 
     # The transport says.
 
@@ -108,6 +110,9 @@ class Front(HttpToolsProtocol):
         if self.owner is not None:
             self.owner.drained()
         super().resume_writing()
+        if self._held_back:
+            self._held_back = False
+            self.flow.resume_reading()
 
     # The server says.
 
@@ -145,7 +150,7 @@ class Front(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._trailer_size = True, 0
-        if not self._answering:
+        if not self._answering and self._keep:
             self._reading, self._since = True, time.monotonic()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -158,8 +163,8 @@ class Front(HttpToolsProtocol):
             self._give_up(self._header_too_large())
 
     def on_headers_complete(self) -> None:
-        if self._answering or self._failed:
-            self._skipped, self._keep = True, False
+        if self._answering or self._failed or self._held_back or not self._keep:
+            self._skip()
             return
         if self._overhead > self.bounds.header and self._header_size() > self.bounds.header:
             self._give_up(self._header_too_large())
@@ -184,7 +189,14 @@ class Front(HttpToolsProtocol):
             self._chunked = version == "1.1"
             self._authorize()
             return
+        if len(self.pipeline) >= PIPELINED:
+            self.pipeline[0][0].keep_alive = False  # the one that came last: after its answer uvicorn closes
+            self._skip()
+            return
         self._ours = False
+        if self.url[:1] != b"/" and not _has_path(self.url):
+            self._refuse(BadRequest("The request's target is no path.", code="invalid_http"))
+            return
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url = url
@@ -192,7 +204,7 @@ class Front(HttpToolsProtocol):
             super().on_header(name, value)
         try:
             super().on_headers_complete()
-        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):  # CONNECT's host and port, say
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             self._refuse(BadRequest("The request's target is no path.", code="invalid_http"))
 
     def on_body(self, body: bytes) -> None:
@@ -223,6 +235,12 @@ class Front(HttpToolsProtocol):
     def _free(self) -> bool:
         """Nothing is being answered on this connection, neither by us nor by the application."""
         return not self._answering and (self.cycle is None or self.cycle.response_complete)
+
+    def _skip(self) -> None:
+        """It is one too many: another is being answered, or was the last; or the answers that are not read pile up."""
+        self._skipped, self._keep, self._reading = True, False, False
+        if self._held_back:
+            self.transport.close()
 
     def _authorize(self) -> None:
         try:
@@ -287,9 +305,11 @@ class Front(HttpToolsProtocol):
         elif isinstance(error, httptools.HttpParserCallbackError):
             log.error("A request could not be handled", exc_info=error)
             self.transport.abort()
+        elif self._answering:
+            self._keep = False  # what is asked is answered, and what follows it is not read
         elif not self._free():
             self.transport.close()
-        elif not self._failed:
+        elif not self._failed and not self.transport.is_closing():
             self._refuse(BadRequest("The request is not valid HTTP/1.1.", code="invalid_http"))
 
     def _declines(self) -> bool:
@@ -303,10 +323,25 @@ class Front(HttpToolsProtocol):
         if self._should_upgrade():
             self.handle_websocket_upgrade()
         elif self._skipped:
+            self._read_again(rest)
+
+    def _read_again(self, rest: bytes) -> None:
+        """In a loop, for as many offers as came in one read: it may hold thousands."""
+        while self._skipped:
+            if self._answering or self._failed or not self._keep:
+                self._keep = False  # as for all that comes then
+                return
             headers = lines([header for header in self.headers if header[0] != b"upgrade"])
-            line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+            line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+            data = b"%b%b\r\n%b" % (line, headers, rest)
             self._skipped, self.parser = False, httptools.HttpRequestParser(self)
-            self.data_received(b"%b%b\r\n%b" % (line, headers, rest))
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                rest = data[offer.args[0] :]
+            except httptools.HttpParserError as error:
+                self._unread(error, data)
+                return
 
     def _leave(self) -> None:
         owner, self.owner = self.owner, None
@@ -371,6 +406,17 @@ class Front(HttpToolsProtocol):
             self.transport.write_eof()  # and `expire` closes it
         elif not self._keep:
             self.transport.close()
+        elif self.flow.write_paused:
+            self._held_back = True
+            self.flow.pause_reading()
+
+
+def _has_path(target: bytes) -> bool:
+    """Not so CONNECT's host and port, or an address and nothing more."""
+    try:
+        return httptools.parse_url(target).path is not None
+    except httptools.HttpParserInvalidURLError:
+        return False
 
 
 def front(handler: Handler, bounds: Bounds) -> type[Front]:

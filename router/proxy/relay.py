@@ -27,6 +27,7 @@ from router.upstream.exchange import Exchange
 
 PING = b": ping\n\n"  # a comment, which both SDKs pass over; never with an id, or openai-python reads an empty event
 CATCHING_UP = 5.0  # seconds between two pings to a client that has all that its second stream says
+HTTP_END = 1.0  # seconds for it to come after [DONE], mostly in a packet of its own; the connection is kept then
 SLOW_CLIENT = 120.0  # seconds that a client may read nothing of what is waiting for it, before it counts as gone
 
 Ended = Callable[[CallRecord], None]
@@ -129,6 +130,8 @@ class Relay:
             events = exchange.events
             if events != self._events:  # a comment is no progress
                 self._events, self._moved = events, self._now()
+            if exchange.done:
+                self._await_end()
         elif exchange.verdict is Verdict.SERVED:
             self._client.end(data)
             self._end(Verdict.SERVED)
@@ -191,6 +194,12 @@ class Relay:
         self._end(self._exchange.verdict or Verdict.ABANDONED, f"another answer: {how}")
 
     # Ends.
+
+    def _await_end(self) -> None:
+        """The answer is whole, and its client need not wait for a server that forgets to end it."""
+        if self._stall > HTTP_END:
+            self._moved, self._stall = self._now(), HTTP_END
+            self._timer.at(self._moved + HTTP_END)
 
     def _stalled(self) -> None:
         """As if it had been cut now: where all is here but the end of it, it was served."""

@@ -81,6 +81,7 @@ class Exchange(msgspec.Struct, eq=False):
     _size: int = 0
     _news: bool = False
     events: int = 0  # of a token stream; comments are none
+    done: bool = False  # a token stream has said so itself
     wire: Wire | None = None
     status: int = 0
     headers: Headers = []
@@ -172,8 +173,8 @@ class Exchange(msgspec.Struct, eq=False):
             self._news = True
             if not scanner.first_token:
                 self._still_silent(len(ready))
-        if scanner.error is not None:
-            self._error_event(scanner)
+        if scanner.over:
+            self._over(scanner)
 
     def complete(self) -> None:
         """The answer has ended as HTTP says it ends."""
@@ -228,6 +229,15 @@ class Exchange(msgspec.Struct, eq=False):
         if self._size > MAX_SILENT:
             self.fail(f"it sent {MAX_SILENT} bytes without a token")
 
+    def _over(self, scanner: Scanner) -> None:
+        """Nothing of the answer can follow; after [DONE] only HTTP's own end is missing."""
+        if scanner.error is not None:
+            self._error_event(scanner)
+        elif not scanner.first_token:
+            self._end(Verdict.FAULT, "an empty stream")
+        else:
+            self.done = True
+
     def _error_event(self, scanner: Scanner) -> None:
         self.usage = scanner.usage
         self._judge(200, scanner.error, "an error event")
@@ -253,10 +263,7 @@ class Exchange(msgspec.Struct, eq=False):
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
         try:
-            answer = _read_answer(body)
-        except msgspec.ValidationError:
-            self._end(Verdict.SERVED)  # JSON, in a shape of its own
-            return
+            answer = _read_own_answer(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.fail("an answer that is no JSON" if body else "an empty answer")
             return
@@ -297,6 +304,19 @@ def _read(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _read_own_answer(body: bytes) -> _Answer:
+    """An answer may have a shape of its own; JSON it must be to its end and text throughout, neither of which is looked
+    for by a reader that expects another shape, or passes over what it does not want.
+    """
+    if not body.isascii():
+        body.decode()
+    try:
+        return _read_answer(body)
+    except msgspec.ValidationError:
+        msgspec.json.decode(body)
+        return _Answer()
 
 
 def _named(said: Any) -> str:

@@ -160,8 +160,9 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         self._informational = 100 <= status < 200
         if self._informational:
+            self._expect_no_body()
             return  # and the overhead goes on counting
-        if self.exchange is None or self._complete:
+        if self.exchange is None or self.exchange.verdict is not None:
             self.transport.abort()  # an answer more than was asked for
             return
         self._progress, self._overhead = True, 0
@@ -169,6 +170,14 @@ class Connection(asyncio.Protocol):
         if not self.served:
             self.pool.heed(headers)
         self.exchange.head(status, headers)
+
+    def _expect_no_body(self) -> None:
+        """What is said before an answer has none (RFC 9112 §6.3); the parser would read one, and it would pass for the
+        beginning of the answer's.
+        """
+        framing = (b"content-length", b"transfer-encoding")
+        if self.exchange is not None and any(name in framing and value != b"0" for name, value in self._headers):
+            self.exchange.fail("it sent a body before its answer")
 
     def on_body(self, body: bytes) -> None:
         exchange = self.exchange

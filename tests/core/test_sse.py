@@ -67,7 +67,6 @@ GOOD: list[list[bytes]] = [
     [b'data: {"choices": [', b'data: {"delta": {"content": "two lines"}}]}'],
     [b": note", b"data: " + json.dumps(finish()).encode()],
     [b"data: " + json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}).encode()],
-    [b"data: [DONE]"],
     [b"data: {}"],
 ]
 BAD: list[list[bytes]] = [
@@ -76,6 +75,7 @@ BAD: list[list[bytes]] = [
     [b"id: 7"],
     [b"retry: 100"],
     [b"event: ping"],
+    [b"data: [DONE]"],
     [b'data: {"error": {"message": "no"}}'],
     [b"data: " + json.dumps(finish("network_error")).encode()],
 ]
@@ -274,6 +274,30 @@ def test_a_block_without_data_does_not_go_on(lone: bytes) -> None:
     assert scanner.malformed == 0
 
 
+@pytest.mark.parametrize("at", range(5))
+def test_a_byte_order_mark_hides_no_event_and_does_not_go_on(at: int) -> None:
+    """openai-python takes it for a part of the first line, which is no `data:` then."""
+    stream = b"\xef\xbb\xbf" + event(delta(content="x"))
+    scanner, forwarded = run(stream[:at], stream[at:])
+    assert forwarded == event(delta(content="x"))
+    assert (scanner.first_token, scanner.events) == (True, 1)
+
+
+@pytest.mark.parametrize("first", [event(ROLE), b": ping\n\n", b"data: oops\n\n"])
+def test_a_byte_order_mark_later_is_none(first: bytes) -> None:
+    scanner, forwarded = run(first, b"\xef\xbb\xbf" + event(delta(content="x")))
+    assert not scanner.first_token
+    assert b"\xef" not in forwarded
+
+
+def test_a_line_may_end_in_cr_where_an_event_ends_in_lf() -> None:
+    stream = b'data: {"choices":[]}\r\r' + event(delta(content="x"))
+    scanner, forwarded = run(stream)
+    assert (scanner.events, scanner.malformed, forwarded) == (2, 0, stream)
+    scanner, forwarded = run(b'data: {"a":1,\r"b":2}\n\n')  # to JSON it is white space, to an SDK two lines
+    assert (scanner.malformed, forwarded) == (1, b"")
+
+
 # The end.
 
 
@@ -281,6 +305,16 @@ def test_done_is_the_end_and_no_event() -> None:
     scanner, forwarded = run(DONE)
     assert (scanner.done, scanner.whole, scanner.first_token, scanner.events) == (True, True, False, 0)
     assert forwarded == DONE
+
+
+@pytest.mark.parametrize("at", [0, 3, 20, 200])
+def test_nothing_goes_on_after_done(at: int) -> None:
+    after = event(delta(content="x")) + event({"error": {"message": "too late"}})
+    stream = event(finish()) + DONE + after
+    place = len(stream) - len(after) + at
+    scanner, forwarded = run(stream[:place], stream[place:])
+    assert forwarded == event(finish()) + DONE
+    assert (scanner.error, scanner.events, scanner.whole) == (None, 1, True)
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data: [DONE]\r\n\r"])

@@ -177,6 +177,18 @@ def test_an_error_event_ends_a_stream(before: bytes, error: bytes, verdict: Verd
     assert (call.exchange.verdict, call.exchange.reason) == (verdict, reason)
 
 
+def test_after_done_only_http_can_end() -> None:
+    call = streaming(token("Hello") + DONE, token("late"))
+    assert (call.exchange.done, call.exchange.verdict) == (True, None)
+    assert call.body == token("Hello") + DONE
+    call.exchange.complete()
+    assert call.outcome == SERVED
+
+
+def test_done_without_a_token_is_the_end_at_once() -> None:
+    assert streaming(ROLE + DONE).outcome == ("fault", "an empty stream")
+
+
 def test_an_event_over_the_limit_ends_a_stream() -> None:
     call = streaming(ROLE, b"data: " + b"x" * 1000, b"x" * 1000, limits=Limits(event=1500))
     assert call.outcome == ("fault", "it sent an event of more than 1500 bytes")
@@ -218,13 +230,14 @@ def test_a_plain_answer_is_told_when_it_is_whole() -> None:
         (b" ", ("fault", "an answer that is no JSON")),
         (b"hello", ("fault", "an answer that is no JSON")),
         (JSON[:-1], ("fault", "an answer that is no JSON")),
-        (b'{"a":"\xff"}', SERVED),  # it is passed on as it is
+        (b'{"a":"\xff"}', ("fault", "an answer that is no JSON")),  # no SDK reads it
+        (b"[1", ("fault", "an answer that is no JSON")),  # nor half of what has a shape of its own
         (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", ("fault", "an answer that is no JSON")),
         (b'{"error":{"code":"boom"}}', ("fault", "an error in an answer (boom)")),
         (b'{"error":"boom"}', ("fault", "an error in an answer")),
         (b'{"error":{"code":"rate_limit_exceeded"}}', ("busy", "an error in an answer (rate_limit_exceeded)")),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_a_good_answer_is_json_without_an_error(body: bytes, outcome: tuple[str, str]) -> None:
     assert answered(body).outcome == outcome

@@ -299,6 +299,8 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "no content": (head(204), "an empty answer"),
     "a page": (whole(b"<html>Welcome to nginx!</html>"), "an answer that is no JSON"),
     "another protocol from now on": (head(101, b"upgrade: h2c", b"connection: upgrade"), "it switched protocols"),
+    "a body before the answer": (head(103, CHUNKED) + chunk(b"x") + LAST + whole(), "it sent a body before its answer"),
+    "a body before it that has a length": (head(150, b"content-length: 2") + b"{}", "it sent a body before its answer"),
     "a redirect": (
         whole(b"", 307, b"location: https://elsewhere.test/"),
         "a redirect (status 307), which is not followed",
