@@ -1,0 +1,395 @@
+"""Who is given an input, and what must hold whatever it was. A new target is a function and a line in TARGETS."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import NamedTuple, get_args
+
+import httptools
+
+from router.core.call import Call, Fields, InvalidCall, Operation, parse
+from router.core.sse import EventTooLarge, Scanner
+from router.core.verdict import Verdict
+from router.dialects import DIALECTS
+from router.proxy.front import Bounds
+from router.proxy.handler import OPERATIONS
+from router.proxy.headers import passed_back, passed_on
+from router.upstream.exchange import Exchange, Limits, Request
+from router.upstream.http1 import Connection
+from tests.fuzz import corpus, reference
+from tests.fuzz.mutations import cut
+from tests.fuzz.wires import Answering, OnePool, Transport, server_side
+
+Run = Callable[[bytes, Random], None]
+
+
+class Target(NamedTuple):
+    """`run` raises where something does not hold."""
+
+    samples: Mapping[str, bytes]
+    run: Run
+
+    @property
+    def inputs(self) -> Sequence[bytes]:
+        return tuple(self.samples.values())
+
+
+# Token streams.
+
+
+def sse(data: bytes, rng: Random) -> None:
+    """However a stream is cut, the same goes on and the same is found; and what goes on can be read by an SDK."""
+    choices = rng.choice((1, 1, 2))
+    whole, forwarded = _scan([data], choices)
+    split, also = _scan(cut(data, rng), choices)
+    assert _facts(split) == _facts(whole), (_facts(split), _facts(whole))
+    assert reference.blocks(also) == reference.blocks(forwarded)
+    assert also.translate(None, b"\r\n") == forwarded.translate(None, b"\r\n")
+    _readable(forwarded)
+    _as_the_reference_reads(data, whole)
+    _bounded(data, rng)
+
+
+def _scan(pieces: Sequence[bytes], choices: int) -> tuple[Scanner, bytes]:
+    scanner = Scanner(choices)
+    out = []
+    for piece in pieces:
+        ready = scanner.feed(piece)
+        assert ready == b"" or _ends_an_event(ready), ready[-20:]
+        out.append(ready)
+    out.append(scanner.finish())
+    assert scanner.finish() == b""
+    return scanner, b"".join(out)
+
+
+def _ends_an_event(ready: bytes) -> bool:
+    return ready.endswith((b"\n\n", b"\r\r", b"\n\r", b"\r\n\r\n", b"\n\r\n", b"\r\r\n"))
+
+
+def _facts(scanner: Scanner) -> tuple[object, ...]:
+    usage = scanner.usage and (scanner.usage.prompt_tokens, scanner.usage.completion_tokens)
+    counts = scanner.events, scanner.malformed
+    return (scanner.first_token, scanner.done, repr(scanner.error), *counts, scanner.whole, usage)
+
+
+def _readable(forwarded: bytes) -> None:
+    """openai-python stops at an event that is no JSON, or has no data, and so would its user."""
+    for block in reference.blocks(forwarded):
+        text = reference.payload(block)
+        if text.startswith(b"[DONE]"):
+            continue
+        assert text, f"an event without data went on: {block}"
+        try:
+            value = reference.read_json(text)
+        except reference.Odd:
+            continue
+        assert not (isinstance(value, dict) and value.get("error")), "an error went on"
+
+
+def _as_the_reference_reads(data: bytes, scanner: Scanner) -> None:
+    ended = data if _ends_an_event(data) else data.rstrip(b"\r\n") + b"\n\n"  # as `finish` does
+    try:
+        read = reference.facts(ended)
+    except reference.Odd:
+        return
+    found = (scanner.events, scanner.malformed, scanner.done, scanner.first_token, scanner.error is not None)
+    assert found == (read.events, read.malformed, read.done, read.first_token, read.failed), (found, read)
+
+
+def _bounded(data: bytes, rng: Random) -> None:
+    """What is held back has a limit; beyond it there is one error, ours."""
+    scanner = Scanner(1, 64)
+    try:
+        for piece in cut(data, rng):
+            scanner.feed(piece)
+            assert scanner._held is None or len(scanner._held) <= 64
+    except EventTooLarge:
+        pass
+
+
+# Endpoints' answers.
+
+
+class _Listener:
+    """Reads as a call does: takes what there is, and closes at the end."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng, self._pauses = rng, rng.random() < 0.2
+        self.taken: list[bytes] = []
+        self.ended = False
+
+    def news(self, exchange: Exchange) -> None:
+        assert not self.ended, "news after the end"
+        assert exchange.verdict is not None or exchange.first_token, "news without any"
+        self.taken.append(exchange.take())
+        if exchange.verdict is not None:
+            self.ended = True
+            exchange.close()
+        elif self._pauses:
+            self._rng.choice((exchange.pause, exchange.resume))()
+
+
+class _Watched(Exchange):
+    """An exchange that may end once."""
+
+    def _end(self, verdict: Verdict, reason: str = "") -> None:
+        assert self.verdict is None, f"it ended twice: {self.verdict}, then {verdict}"
+        Exchange._end(self, verdict, reason)
+
+
+_ASKED = Request(b"POST / HTTP/1.1\r\nhost: there\r\ncontent-length: 2\r\n\r\n", b"{}")
+_TIGHT = Limits(event=600, answer=2000)
+
+
+def http1(data: bytes, rng: Random) -> None:
+    """An answer ends once, whatever comes; however it is cut, with the same verdict and the same bytes."""
+    kind = rng.choice(list(DIALECTS))
+    end = rng.choice(("eof", "reset", "timeout"))
+    seed = rng.random()
+    whole = _exchange([data] if data else [], kind, end, Random(seed))
+    split = _exchange(cut(data, rng), kind, end, Random(seed))
+    if "neither answer nor end" not in whole[2] + split[2]:  # counted by the read
+        assert split[:2] == whole[:2], (split, whole)
+        assert split[3].translate(None, b"\r\n") == whole[3].translate(None, b"\r\n")
+    if rng.random() < 0.3:
+        _exchange(cut(data, rng), kind, end, rng, tight=True)
+    if rng.random() < 0.3 and end == "eof" and whole[0] is Verdict.SERVED and whole[1] < 300:
+        read = reference.answer(data)
+        if read is not None and not whole[4]:
+            assert read.line == (whole[1],)
+            assert read.body == whole[3], "another body than h11 reads"
+
+
+def _exchange(
+    pieces: Sequence[bytes], kind: str, end: str, rng: Random, *, tight: bool = False
+) -> tuple[Verdict, int, str, bytes, bool]:
+    pool = OnePool(512 if tight else 64 << 10)
+    connection, transport = Connection(pool), Transport()
+    connection.connection_made(transport)
+    pool._opened(connection)
+    connection.rested = False
+    first = None
+    pieces = list(pieces)
+    while True:
+        listener = _Listener(rng)
+        exchange = _Watched(listener, DIALECTS[kind], rng.choice((1, 1, 2)), _TIGHT if tight else Limits())
+        if first is None:
+            first = exchange, listener
+        pool.begin(_ASKED, exchange)
+        while pieces and not transport.closing and exchange.verdict is None:
+            connection.data_received(pieces.pop(0))
+        if exchange.verdict is None or transport.closing or not pieces:
+            break
+        assert connection in pool._idle, "neither closed nor free"
+    _end_connection(connection, transport, exchange, end)
+    assert exchange.verdict is not None, "it has no verdict"
+    assert listener.ended, "its end was not told"
+    assert pool.busy == 0
+    assert pool.idle == 0
+    exchange, listener = first
+    assert exchange.verdict is not None
+    if exchange.verdict is Verdict.SERVED:
+        assert 200 <= exchange.status < 300
+    passed_back(exchange.headers, stream=exchange.streams)
+    if exchange.streams:
+        _readable(b"".join(listener.taken))
+    return exchange.verdict, exchange.status, exchange.reason, b"".join(listener.taken), exchange.streams
+
+
+def _end_connection(connection: Connection, transport: Transport, exchange: Exchange, end: str) -> None:
+    if end == "timeout" and exchange.verdict is None:
+        exchange.lost("it stood still")
+        exchange.flush()
+    elif end == "eof" and not transport.closing:
+        assert connection.eof_received() is False
+    reset = end == "reset" and not transport.closing
+    transport.closing = True
+    connection.connection_lost(ConnectionResetError() if reset else None)
+
+
+# Refusals.
+
+
+def error(data: bytes, rng: Random) -> None:
+    """Whatever an error's body is, every dialect has a verdict, and none is SERVED."""
+    status = rng.choice((300, 307, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529, 599))
+    headers = [(b"retry-after", data[:20]), (b"retry-after-ms", data[-20:])] if rng.random() < 0.3 else []
+    for dialect in DIALECTS.values():
+        for under in (status, 200):
+            exchange = Exchange(None, dialect)
+            exchange.head(under, headers)
+            for piece in cut(data, rng):
+                exchange.data(piece)
+            exchange.complete()
+            assert exchange.verdict is not None
+            assert under == 200 or exchange.verdict is not Verdict.SERVED
+            assert len(exchange.reason) < 200
+            if under == 200 and exchange.verdict is Verdict.SERVED:
+                _good_json(data)
+
+
+def _good_json(data: bytes) -> None:
+    try:
+        value = reference.read_json(data)
+    except reference.Odd:
+        return
+    assert not (isinstance(value, dict) and value.get("error"))
+
+
+# Clients' requests.
+
+_BOUNDS = Bounds(body=8192, header=4096)
+
+
+class _Loud(logging.Handler):
+    """Our own log must stay silent: what is told there is a fault of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise AssertionError(record.getMessage()) from (record.exc_info[1] if record.exc_info else None)
+
+
+logging.getLogger("router.proxy.front").addHandler(_Loud(logging.ERROR))
+
+
+def front(data: bytes, rng: Random) -> None:
+    """Requests are read as h11 reads them, or not at all; however they are cut, the same ones, and each is answered."""
+    whole = _connection([data] if data else [], _BOUNDS)
+    split = _connection(cut(data, rng), _BOUNDS)
+    too_large = {"header_too_large", "body_too_large"}  # both may count by the read
+    by_the_read = too_large & {refusal.code for refusal in whole.refused + split.refused}
+    if not by_the_read and not whole.others:  # behind one of the application's it is the application that answers
+        assert _told(split) == _told(whole), (_told(split), _told(whole))
+    _connection(cut(data, rng), _BOUNDS, later=rng)
+    _connection(cut(data, rng), Bounds(body=40, header=200))
+    if whole.asked:
+        _no_smuggling(data, whole)
+
+
+def _told(handler: Answering) -> list[tuple[bytes, bytes]]:
+    return [(request.path, request.body) for request in handler.asked]
+
+
+def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = None) -> Answering:
+    handler = Answering(later=later is not None)
+    made, transport, loop = server_side(handler, bounds)
+    for piece in pieces:
+        made.data_received(piece)
+        loop.turn()
+        if transport.is_closing():
+            made.connection_lost(None)
+            break
+        if later is not None and handler.waiting and later.random() < 0.5:
+            handler.answer(handler.waiting.pop())
+    assert len(handler.waiting) <= 1
+    assert sum(map(len, made._body)) <= bounds.body + (64 << 10)
+    for request in handler.asked:
+        assert len(request.body) <= bounds.body
+        _plain_headers(request.headers)
+        passed_on(request.headers)
+    handler.others = loop.ran
+    if not transport.is_closing():
+        transport.close()
+        made.connection_lost(None)
+    if not any(word in b"".join(pieces).upper() for word in (b"HEAD", b"CONNECT")):  # they are answered without bodies
+        _answers(bytes(transport.sent))
+    return handler
+
+
+def _plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Nothing in them that would end a line, or a header, at the next hop; and their length is told in one way."""
+    for name, value in headers:
+        assert re.fullmatch(rb"[!#$%&'*+\-.^_`|~0-9a-z]+", name), name
+        assert not re.search(rb"[\r\n\0]", value), value
+    lengths = [value.strip(b" \t") for name, value in headers if name == b"content-length"]
+    assert len(lengths) <= 1
+    assert all(re.fullmatch(rb"\d+", length) for length in lengths), lengths
+    chunked = [value for name, value in headers if name == b"transfer-encoding"]
+    assert not (chunked and lengths)
+
+
+class _Answers:
+    """Counts what httptools finds."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = 0
+
+    def on_message_begin(self) -> None:
+        self.begun += 1
+
+    def on_message_complete(self) -> None:
+        self.ended += 1
+
+
+def _answers(sent: bytes) -> None:
+    """What was sent is answers, and nothing between them."""
+    found = _Answers()
+    parser = httptools.HttpResponseParser(found)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    if sent:
+        parser.feed_data(sent)
+
+
+def _no_smuggling(data: bytes, handler: Answering) -> None:
+    """What h11 reads as well, it reads the same."""
+    read = [
+        message
+        for message in reference.requests(data)
+        if message.line[0] == b"POST" and message.line[1].partition(b"?")[0] in OPERATIONS
+    ]
+    for ours, theirs in zip(handler.asked, read, strict=False):
+        assert (ours.path, ours.body) == (theirs.line[1].partition(b"?")[0], theirs.body), "another than h11 reads"
+
+
+# Their bodies.
+
+_OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+
+
+def call(data: bytes, rng: Random) -> None:
+    """A body is a call, as any other reader would read it, or it is refused by name; and it can be changed."""
+    try:
+        made = parse(rng.choice(_OPERATIONS), data)
+    except InvalidCall:
+        return
+    assert made.body == data
+    try:
+        value = reference.read_json(data)
+    except (reference.Odd, ValueError):
+        value = None
+    if value is not None:
+        assert (made.model, made.choices) == (value["model"], int(value.get("n") or 1))
+        assert made.stream == bool(value.get("stream")) or made.operation == "embeddings"
+    for dialect in DIALECTS.values():
+        _adapted(made, dialect.adapt)
+
+
+def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
+    fields = made.fields.copy()
+    if adapt is not None:
+        adapt(fields)
+    assert "model" in fields
+    for name in ("temperature", "top_p"):
+        if adapt is not None and name in fields:
+            try:
+                told = json.loads(bytes(fields[name]))
+            except ValueError:
+                continue
+            assert (
+                not isinstance(told, (int, float))
+                or isinstance(told, bool)
+                or told in (float("inf"), float("-inf"))
+                or 0 < told < 1
+            )
+
+
+TARGETS: Mapping[str, Target] = {
+    "sse": Target(corpus.STREAMS, sse),
+    "http1": Target(corpus.ANSWERS, http1),
+    "error": Target(corpus.ERRORS, error),
+    "front": Target(corpus.REQUESTS, front),
+    "call": Target(corpus.BODIES, call),
+}

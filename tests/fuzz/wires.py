@@ -1,0 +1,175 @@
+"""Transports, a pool and a server's loop that are only objects: what the parsers need of the outside, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from router.core.record import CallRecord
+from router.errors import RouterError
+from router.proxy.client import Client, Request
+from router.proxy.front import Bounds, Front, front
+from router.proxy.headers import lines
+from router.upstream.pool import Address, Pool
+
+
+class Transport(asyncio.Transport):
+    """Remembers what was written, and that it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent = bytearray()
+        self.closing = self.paused = False
+
+    def write(self, data: Any) -> None:
+        assert not self.closing or not data, "written after it was closed"
+        self.sent += data
+
+    def writelines(self, pieces: Any) -> None:
+        for piece in pieces:
+            self.write(piece)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+class StillTime:
+    """A scheduler at which nothing is ever due."""
+
+    def now(self) -> float:
+        return 1000.0
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Any:
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+
+class OnePool(Pool):
+    """A pool that opens no connection by itself."""
+
+    def __init__(self, max_overhead: int) -> None:
+        address = Address("there", 80, False, "")
+        super().__init__("there", address, StillTime(), min_idle=0, max_overhead=max_overhead)
+
+    def _open(self) -> bool:
+        return False
+
+
+class Loop:
+    """Runs the application's tasks when it is told to; they wait for nothing."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Coroutine[Any, Any, Any]] = []
+        self.ran = 0
+
+    def create_task(self, coroutine: Coroutine[Any, Any, Any], **_: Any) -> Loop:
+        self._tasks.append(coroutine)
+        return self
+
+    def turn(self) -> None:
+        while self._tasks:
+            coroutine = self._tasks.pop(0)
+            self.ran += 1
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                continue
+            coroutine.close()
+            raise AssertionError("the application waited")
+
+    def call_later(self, *_: Any) -> Loop:
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+    def add_done_callback(self, done: Callable[[Any], None]) -> None:
+        pass
+
+
+class Answering:
+    """A handler that answers each request at once, or later, when it is told to; it remembers what it was asked."""
+
+    def __init__(self, *, later: bool) -> None:
+        self.later = later
+        self.asked: list[Request] = []
+        self.waiting: list[Client] = []
+        self.refused: list[RouterError] = []
+        self.stopping = False
+        self.left_half_way = self.others = 0  # others' requests are the application's
+
+    def authorize(self, headers: Any) -> None:
+        pass
+
+    def handle(self, request: Request, client: Client) -> None:
+        self.asked.append(request)
+        if self.later:
+            self.waiting.append(client)
+        else:
+            self.answer(client)
+
+    def answer(self, client: Client) -> None:
+        client.start(200, b"content-type: text/plain\r\n")
+        client.write(b"some")
+        client.end(b"thing")
+
+    def record(self, path: bytes, arrived: float) -> CallRecord:
+        return CallRecord("req_0", "", arrived)
+
+    def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
+        self.refused.append(error)
+        client.start(error.status, lines(error.headers), len(error.body))
+        client.end(error.body)
+
+    def left(self, record: CallRecord) -> None:
+        self.left_half_way += 1
+
+
+async def _application(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+_CONFIG = uvicorn.Config(_application, lifespan="off", ws="none", log_config=None, access_log=False)
+_CONFIG.load()
+for _name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+
+def server_side(handler: Answering, bounds: Bounds) -> tuple[Front, Transport, Loop]:
+    """A client's connection, as the server has it."""
+    loop, transport = Loop(), Transport()
+    made = front(handler, bounds)(_CONFIG, ServerState(), {}, loop)  # type: ignore[arg-type]
+    made.connection_made(transport)
+    return made, transport, loop
