@@ -327,3 +327,45 @@ def test_those_that_wait_are_counted() -> None:
     assert play.metric("calls_waiting", model="chat") == 2
     play.run()
     assert play.metric("calls_waiting", model="chat") == 0
+
+
+# ---- As the router itself fills
+
+
+def crowd(calls: int, *a: Script, b: Script) -> Player:
+    """A router with room for twenty calls, of which so many are taken by those to another model."""
+    play = Player(
+        endpoint("a", *a),
+        endpoint("b", b, tier=2),
+        endpoint("busy", SILENT, models=["other"]),
+        models={"chat": {"deadline": 10}},
+        max_calls=20,
+        hedge=1,
+    )
+    for _ in range(calls):
+        play.call(model="other")
+    return play
+
+
+def test_hedges_are_shed_first() -> None:
+    for others, roles in ((16, ["first", "hedge"]), (17, ["first"])):
+        play = crowd(others, SILENT, b=SECOND)
+        call = play.call(0.5)
+        play.run()
+        assert [line.role for line in call.record.attempts] == roles
+
+
+def test_then_retries_that_need_the_budget() -> None:
+    """One at an endpoint that nothing speaks against needs none."""
+    for others, roles in ((18, ["first", "retry", "retry"]), (19, ["first", "retry"])):
+        play = crowd(others, fails_with(500, 0.1), SECOND, b=fails_with(500, 0.1))
+        call = play.call(0.5)
+        play.run()
+        assert [line.role for line in call.record.attempts] == roles
+
+
+def test_and_then_calls() -> None:
+    play = crowd(20, SECOND, b=SECOND)
+    call = play.call(0.5)
+    play.run()
+    assert refused(call) == (429, "overloaded", 0.5)

@@ -4,25 +4,33 @@ A balance that calls pay a share of an attempt into, extra attempts are drawn fr
 TAU, from both sides; a reserve stands beside it. So over any longer time the extra attempts are at most that share of
 the calls, and RESERVE / TAU a second beside, which is what grows back of the reserve: one in ten seconds, so that a
 lone caller always has it. A burst is at most the share of some TAU of calls, and the reserve.
+
+Under a load of more than `most` there is nothing to be had, whoever has paid: extra work goes before ordinary calls do.
 (The idea is Finagle's and tower's retry budget; the leak stands in for their ten windows.)
 """
 
 from __future__ import annotations
 
-from math import exp
+from collections.abc import Callable
+from math import exp, inf
 
 TAU = 30.0  # seconds
 RESERVE = 3.0  # attempts
 
+Load = Callable[[], float]  # what is in use of the room that there is, as a share
+
 
 class Budget:
-    __slots__ = ("_at", "_balance", "reserve")
+    __slots__ = ("_at", "_balance", "_load", "_most", "reserve")
 
-    def __init__(self, reserve: float = RESERVE) -> None:
+    def __init__(self, reserve: float = RESERVE, load: Load = lambda: 0.0, most: float = inf) -> None:
         self.reserve, self._balance, self._at = reserve, 0.0, 0.0
+        self._load, self._most = load, most
 
     def level(self, now: float) -> float:
         """How many extra attempts could be paid for now."""
+        if self._load() > self._most:
+            return 0.0
         return self.reserve + self._balance * exp((self._at - now) / TAU)
 
     def deposit(self, share: float, now: float) -> None:

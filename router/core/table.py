@@ -14,9 +14,12 @@ from types import MappingProxyType
 from typing import Literal
 
 from router.config import Config, EndpointConfig, Policy
-from router.core.budget import Budget
+from router.core.budget import Budget, Load
 from router.core.endpoint import Endpoint, Slots
 from router.core.line import Queue
+
+HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for
+RETRIES_TO = 0.9  # and no retry
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ class Table:
     retries: Budget
 
 
-def rebuild(config: Config, old: Table | None = None) -> Table:
-    """The table for a configuration; endpoints and budgets that are in `old` keep their state."""
+def rebuild(config: Config, old: Table | None = None, load: Load = lambda: 0.0) -> Table:
+    """The table for a configuration; endpoints, budgets and queues that are in `old` keep their state."""
     known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
     lines = {endpoint.slots.line for endpoint in known.values()}
     endpoints: dict[Endpoint, EndpointConfig] = {}
@@ -60,7 +63,9 @@ def rebuild(config: Config, old: Table | None = None) -> Table:
         for model, endpoint in _endpoints(told, known, endpoints.keys()).items():
             endpoints[endpoint] = told
             offers.setdefault(model, []).append((told, endpoint))
-    hedges, retries = (old.hedges, old.retries) if old else (Budget(), Budget())
+    hedges, retries = (
+        (old.hedges, old.retries) if old else (Budget(load=load, most=HEDGES_TO), Budget(load=load, most=RETRIES_TO))
+    )
     queues = {model: route.queue for model, route in old.routes.items()} if old else {}
     routes = {
         model: _route(config, model, offered, hedges, retries, queues.get(model) or Queue())

@@ -24,12 +24,13 @@ _OF_A_CALL, _OF_A_PAGE = frozenset((b"origin",)), frozenset((b"host", b"origin")
 class Admission:
     """Keys are kept as digests, so that looking one up takes a time that says nothing about it."""
 
-    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls")
+    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls", "_room")
 
     def __init__(self, keys: Iterable[str], max_calls: int, *, any_host: bool = False) -> None:
         self._any_host = any_host
         self._digests = frozenset(sha256(key.encode()).digest() for key in keys)
-        self._max_calls, self._closed = max_calls, False
+        self._max_calls = self._room = max_calls
+        self._closed = False
 
     def authorize(self, headers: Headers) -> None:
         """A call. Raises Unauthorized, or Forbidden."""
@@ -66,6 +67,10 @@ class Admission:
                     "set `keys`, or say --allow-open.",
                     code="forbidden_host",
                 )
+
+    def load(self, calls: int) -> float:
+        """What one of so many calls finds in use by the others, as a share of all that there is room for."""
+        return (calls - 1) / self._room
 
     def close(self) -> None:
         """No more calls."""

@@ -42,6 +42,9 @@ class Handler:
         """How many have begun and not ended."""
         return len(self._open)
 
+    def load(self) -> float:
+        return self._admission.load(len(self._open))
+
     def handle(self, request: Request, client: Client) -> None:
         """Answer one request that is authorized: at once with an error, or later through its dispatch."""
         record = self.record(request.path, request.arrived)

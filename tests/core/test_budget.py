@@ -120,3 +120,16 @@ def test_without_a_reserve_every_extra_attempt_was_paid_for() -> None:
     for _ in range(10):
         budget.deposit(0.125, T)
     assert drain(budget, T) == 1
+
+
+def test_under_too_high_a_load_nothing_is_to_be_had_and_nothing_is_forgotten() -> None:
+    load = 0.5
+    budget = Budget(load=lambda: load, most=0.8)
+    budget.deposit(2.0, T)
+    load = 0.8
+    assert budget.level(T) == RESERVE + 2.0
+    load = 0.81
+    assert (budget.level(T), budget.withdraw(T)) == (0.0, False)
+    budget.deposit(1.0, T)
+    load = 0.0
+    assert budget.level(T) == RESERVE + 3.0

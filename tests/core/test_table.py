@@ -9,6 +9,7 @@ import pytest
 
 from router import config
 from router.core.endpoint import Endpoint
+from router.core.line import Place
 from router.core.table import Table, rebuild
 from router.core.verdict import Verdict
 from tests.core.helpers import T, trip
@@ -211,3 +212,19 @@ def test_the_budgets_are_one_for_all_models_and_carried_over() -> None:
 def test_no_key_of_ours_can_be_read_from_an_endpoints_key() -> None:
     made = table(entry("a", api_key="sk-very-secret"))
     assert "sk-very-secret" not in repr([e.key for e in made.endpoints])
+
+
+def test_those_in_line_stay_in_it_and_look_again_for_there_may_be_more_room() -> None:
+    old = table(entry("a", concurrency=1))
+    endpoint, queue, woken = named(old, "a"), old.routes["chat"].queue, list[float]()
+    running = endpoint.begin(T)
+    place = Place(queue, lambda: woken.append(T), T)
+    place.want([endpoint], T)
+    new = table(entry("a", concurrency=2), rest="defaults: {queue: 7, queue_wait: 3s}", old=old)
+    assert woken == [T]
+    assert not endpoint.full
+    assert new.routes["chat"].queue is queue
+    assert (queue.waiting, queue.most, queue.longest) == (1, 7, 3.0)
+    place.leave(T)
+    running.end(Verdict.SERVED, T)
+    assert (queue.waiting, endpoint.slots.used) == (0, 0)

@@ -66,7 +66,7 @@ class Player:
         self.scheduler = VirtualScheduler(start)
         plays = {e.told["name"]: e.plays for e in endpoints}
         self.pools = {told.name: self._pool(told, plays[told.name], Random(seed)) for told in config.endpoints}
-        self.table = rebuild(config)
+        self.table = rebuild(config, load=lambda: self.handler.load())
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
