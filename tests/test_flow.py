@@ -740,6 +740,32 @@ def test_a_rival_with_no_larger_context_does_not_keep_the_larger_one_waiting() -
     assert play["b"].wires[0].closed_at == 2.4
 
 
+def test_a_larger_one_that_is_full_is_waited_for_in_line() -> None:
+    play = Player(
+        endpoint("a", streams("a"), TOO_LONG),
+        endpoint(
+            "b", streams("short", first=1.0), streams("long"), models=["chat", "big"], context="1M", concurrency=1
+        ),
+        hedge="off",
+        models={"chat": {"queue_wait": 5}},
+    )
+    play.call(0.0, model="big")
+    calls = [play.call(0.01), play.call(0.02)]
+    play.run()
+    assert [call.text for call in calls] == ["a", "long"]
+    assert verdicts(calls[1]) == [("a", "first", Verdict.REFUSED), ("b", "retry", Verdict.SERVED)]
+    late = Player(
+        endpoint("a", TOO_LONG),
+        endpoint("b", streams("short", first=9.0), models=["chat", "big"], context="1M", concurrency=1),
+        hedge="off",
+        queue_wait=5,
+    )
+    late.call(0.0, model="big")
+    call = late.call(1.0)
+    late.run()
+    assert (call.status, call.error["code"], call.ended_at) == (400, "context_length_exceeded", 6.1)
+
+
 def test_where_nobody_has_more_it_is_a_refusal_as_any() -> None:
     play = Player(endpoint("a", TOO_LONG, context=8192), endpoint("b", streams("no"), context=8192, tier=2))
     call = play.call()

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from router.core.endpoint import Endpoint
-from router.core.sse import Scanner, data_of, split
+from router.core.sse import Scanner, data_of, renamed, split
 from router.core.verdict import Verdict
+from router.dialects import DIALECTS
 from router.errors import Stopping
 from router.upstream.exchange import Limits
 from tests.support import EndpointSpec, Player, ScriptedClient, endpoint
@@ -47,6 +48,7 @@ from tests.support.player import CHAT, EMBEDDINGS
 
 SEEDS, BATCH = 1000, 25
 LATEST = 2000.0  # seconds within which all must be over: deadline, stall and a client's patience add up to less
+CODES = ("context_length_exceeded", "content_filter", "insufficient_quota", "429", 1302, "1305", "1308", "1113", None)
 TINY = Limits(event=20_000, answer=50_000)
 
 
@@ -93,6 +95,9 @@ def broken_stream(rng: Random) -> Script:
             cuts(at),
             ends(at),
             sends(at, error_event()) + ends(at),
+            sends(at, error_event(code=rng.choice(CODES))) + ends(at),
+            sends(at, sse({"object": "error", "message": "no", "code": 400})) + ends(at),
+            sends(at, event(finish="sensitive")) + ends(at),
             sends(at, error_event(type=rng.choice(("rate_limit_error", "invalid_request_error", "server_error")))),
             sends(at, event(finish="network_error")) + ends(at),
             sends(at, event(finish="stop")),
@@ -111,9 +116,7 @@ def failure(rng: Random) -> Script:
     return rng.choice(
         (
             fails_with(status, at, retry_after=retry_after),
-            fails_with(
-                status, at, code=rng.choice(("context_length_exceeded", "429", 1302, None)), retry_after=retry_after
-            ),
+            fails_with(status, at, code=rng.choice(CODES), retry_after=retry_after),
             head(at, status, JSON) + rng.choice((cuts(at), ends(at + 1), SILENT, sends(at, b"<html>") + ends(at))),
             refuses_connection(at),
             cuts(at),
@@ -169,6 +172,7 @@ def endpoints(rng: Random) -> list[EndpointSpec]:
     specs = []
     for name in "abcd"[: rng.randint(2, 4)]:
         told: dict[str, Any] = {"tier": rng.randint(1, 3), "weight": rng.choice((1, 1, 0.2, 3))}
+        told["context"] = rng.choice((None, 1000, "8k", "1M"))
         told["concurrency"] = rng.choice((None, None, 1, 2, 5))
         told["kind"] = rng.choice(("openai", "openai", "vllm", "zhipu", "simulated"))
         if told["kind"] == "simulated":
@@ -287,6 +291,7 @@ def assert_in_order(call: ScriptedClient, player: Player) -> None:
         assert call.text in [text_of(wire.sent) for wire in player[record.endpoint].wires]
     elif call.ended_at is not None and call.status == 200 and not record.error and not call.pinged_at:
         sent = [wire.sent for wire in player[record.endpoint].wires]
+        sent += [renamed(data, DIALECTS["zhipu"].finishes) for data in sent]
         assert any(data.startswith(call.body.rstrip()) or b"{garbage" in data for data in sent)
 
 

@@ -242,11 +242,10 @@ class Race:
         """Tier by tier one that was not tried; then the least bad of those; then one that was, after its pause.
 
         A tier that keeps its callers waiting is passed over where another does not; and where all that are well are
-        full one of these is waited for, rather than asking one that is out. Of those with a larger context none is
-        asked twice, or waited for.
+        full one of these is waited for, rather than asking one that is out.
         """
         if self._longer_than >= 0:
-            return self._untried(now) or least_bad(self._not_tried(self._everyone, now), now)
+            return self._choose_longer(now)
         for tier in self._route.tiers:
             endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
             if endpoint is not None:
@@ -264,6 +263,16 @@ class Race:
         if endpoint is None and self._hold_until == inf:
             self._queues(lambda e: e.full and now >= e.quiet_until, now)
         return endpoint
+
+    def _choose_longer(self, now: float) -> Endpoint | None:
+        """Of those with a larger context none is asked twice, or waited for but in line."""
+        endpoint = self._untried(now)
+        if endpoint is not None:
+            return endpoint
+        able = self._not_tried(self._everyone, now)
+        if not self.live and self._queues(lambda e: e in able and e.lacks_a_slot(now), now):
+            return None
+        return least_bad(able, now)
 
     def _queues(self, suits: Callable[[Endpoint], bool], now: float) -> bool:
         """Whether there are such to wait for; it does that until `line_until`, and looks for others all the while."""

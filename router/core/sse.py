@@ -306,19 +306,20 @@ class Scanner:
             return self._fail(read.error if isinstance(read.error, dict) else _decoded(data) or read.error, event)
         if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
-        if not read.choices:
-            return read.choices is not None or read.usage is not None or self._no_error(data)
-        for choice in read.choices:
+        choices, as_it_is = read.choices, True
+        if not choices:
+            return choices is not None or read.usage is not None or self._no_error(data)
+        for choice in choices:
             if choice.finish_reason:
                 self._finished.add(str(choice.index))
                 self.first_token = True  # an empty answer is an answer
                 if choice.finish_reason == _FAILED:
                     return self._fail(CUT_SHORT)
                 if self._finishes and str(choice.finish_reason) in self._finishes:
-                    self._instead = _ended(renamed(event, self._finishes))
+                    self._instead, as_it_is = _ended(renamed(event, self._finishes)), False
             elif not self.first_token and choice.useful:
                 self.first_token = True
-        return not self._instead
+        return as_it_is
 
     def _no_error(self, data: bytes) -> bool:
         """It has neither tokens nor usage: a sign of life, or an error in a shape of its own."""

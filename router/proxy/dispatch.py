@@ -211,6 +211,7 @@ class Dispatch:
     def _hand_over(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         record = self._record
         self._timer.close()
+        self._leave_line(now)
         self._close_exchanges()
         record.endpoint = attempt.endpoint.name
         if exchange.streams:
