@@ -25,6 +25,7 @@ _NOT_BACK = _HOP_BY_HOP | frozenset(
     b"x-router-endpoint x-router-attempts".split()
 )
 _NOT_BACK_OF_STREAM = _NOT_BACK | {b"cache-control", b"x-accel-buffering"}
+_TOLD_BY_SDK = {b"x-stainless-retry-count", b"x-stainless-read-timeout", b"x-stainless-timeout"}  # Python's, Node's
 STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
 
 
@@ -50,14 +51,15 @@ def passed_on(headers: Headers) -> bytes:
 
 def told_by_sdk(headers: Headers) -> tuple[float, int]:
     """What the OpenAI SDKs tell of themselves: the seconds that they wait, and how often they have asked before."""
+    told = [header for header in headers if header[0] in _TOLD_BY_SDK]
+    if not told:
+        return inf, 0
     patience, retries = inf, 0
-    for name, value in headers:
-        if name[:12] != b"x-stainless-":
-            continue
-        if name == b"x-stainless-retry-count" and value.isdigit():
-            retries = int(value[:3])
-        elif name == b"x-stainless-read-timeout" or name == b"x-stainless-timeout":  # Python's, and Node's
+    for name, value in told:
+        if name != b"x-stainless-retry-count":
             patience = _seconds(value)
+        elif value.isdigit():
+            retries = int(value[:3])
     return patience, retries
 
 
