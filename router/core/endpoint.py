@@ -24,7 +24,8 @@ Role = Literal["first", "hedge", "retry", "rescue"]
 
 PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.0}  # seconds, before anything was seen
 PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)
-BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time
+BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time, then 2, 4, 8, 16, 16 …, until it serves again
+LONGEST_BUSY_WAIT = 16.0  # so an endpoint that is back after a minute is asked soon
 MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again; but for a quota's
 OURS_WAIT = 300.0  # seconds between two tries where a person must put right a key, a bill or a name
 LATELY = 60.0  # seconds: one that served a call since then knows our model and path
@@ -61,6 +62,7 @@ class Endpoint:
     __slots__ = (
         "_latency",
         "breaker",
+        "busy_wait",
         "context",
         "health",
         "in_flight",
@@ -86,6 +88,7 @@ class Endpoint:
         self.context = 0  # tokens that a prompt and its answer may have together; 0 is not said
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
         self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
+        self.busy_wait = 0.0  # how long it was left alone for last, where it named no time; nothing since it served
         self.out_until = 0.0  # a server that said "busy" is left alone until then
         self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
         self.served_at = -inf  # when traffic last showed it alive
@@ -197,7 +200,9 @@ class Endpoint:
     def busy(self, now: float, retry_after: float | None, *, quota: bool = False) -> None:
         """It said that it has no room, and perhaps for how long."""
         longest = inf if quota else MAX_BUSY_WAIT
-        wait = BUSY_WAIT if retry_after is None else min(retry_after, longest)
+        if retry_after is None and now >= self.out_until:  # those that were asked together were told one thing
+            self.busy_wait = min(2.0 * self.busy_wait, LONGEST_BUSY_WAIT) or BUSY_WAIT
+        wait = self.busy_wait if retry_after is None else min(retry_after, longest)
         self.out_until = max(self.out_until, now + wait)
         if retry_after is not None:
             self.quiet_until = max(self.quiet_until, now + wait)
@@ -281,7 +286,7 @@ class Attempt(msgspec.Struct, eq=False):
     def _served(self, now: float) -> None:
         endpoint = self.endpoint
         endpoint.health.observe(True)
-        endpoint.served_at = now
+        endpoint.served_at, endpoint.busy_wait = now, 0.0
         if endpoint.limit.most != inf:
             endpoint.limit.served(endpoint.in_flight + 1, now)
         if endpoint.breaker.success(now, self.began, trial=self.trial):

@@ -205,6 +205,25 @@ def test_a_busy_endpoint_that_names_no_time_is_out_for_a_moment() -> None:
     assert subject.recovers_at(T) == T + BUSY_WAIT
 
 
+def test_an_endpoint_that_stays_busy_is_left_alone_for_longer_each_time_until_it_serves() -> None:
+    subject, now, waits = endpoint(), T, []
+    for _ in range(6):
+        subject.begin(now).end(Verdict.BUSY, now)
+        waits.append(subject.recovers_at(now) - now)
+        now += waits[-1]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
+    subject.begin(now).end(Verdict.SERVED, now)
+    subject.begin(now).end(Verdict.BUSY, now)
+    assert subject.recovers_at(now) == now + BUSY_WAIT
+
+
+def test_attempts_that_are_told_together_that_it_is_busy_count_as_one() -> None:
+    subject = endpoint()
+    for attempt in [subject.begin(T) for _ in range(5)]:
+        attempt.end(Verdict.BUSY, T)
+    assert subject.recovers_at(T) == T + BUSY_WAIT
+
+
 def test_a_servers_word_is_taken_for_a_minute_at_most() -> None:
     subject = endpoint()
     busy(subject, 86400.0)
