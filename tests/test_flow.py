@@ -487,6 +487,15 @@ def test_a_policy_refusal_is_asked_for_once_and_handed_on(code: str) -> None:
     assert play.metric("causes_total", endpoint="a", cause="policy") == 4
 
 
+def test_a_refusal_in_an_answer_of_status_200_is_a_400() -> None:
+    refusal = b'{"error":{"code":"1301","message":"unsafe"}}'
+    play = Player(endpoint("a", answers(refusal, 0.1), kind="zhipu"), endpoint("b", streams("no"), tier=2))
+    call = play.call(stream=False)
+    play.run()
+    assert (call.status, call.body) == (400, refusal)  # or both SDKs would take it for an answer, without choices
+    assert play["b"].wires == []
+
+
 # ---- An endpoint that says what is wrong with us, or for how long
 
 

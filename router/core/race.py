@@ -132,8 +132,10 @@ class Race:
 
     def next_attempt(self, now: float) -> Attempt | None:
         """The attempt that is due now, begun; None when nothing is due before `wake_at`."""
-        if not self.live or (self._longer_than >= 0 and not self._who_can_runs()):
+        if not self.live:
             return self._alone(now) if self.winner is None else None
+        if self._longer_than >= 0 and not self._who_can_runs() and (longer := self._alone(now)) is not None:
+            return longer
         return self._rival(now) if now >= self._rival_at else None
 
     def give_up(self, now: float) -> list[Attempt]:

@@ -43,9 +43,10 @@ def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Cl
     if record.status:
         client.end(_as_event(body, exchange, record))
     else:
-        record.status = exchange.status
+        refused = exchange.verdict is Verdict.REFUSED and exchange.status < 300
+        record.status = 400 if refused else exchange.status  # else SDKs take it for an answer without choices
         headers = passed_back(exchange.headers, stream=False) + call_facts(record, record.endpoint, now)
-        client.start(exchange.status, headers, len(body))
+        client.start(record.status, headers, len(body))
         client.end(body)
     _close(exchange, attempt, record, exchange.verdict or Verdict.SERVED, exchange.reason, now)
     ended(record)

@@ -103,6 +103,58 @@ def broke() -> Budget:
     return Budget(reserve=0.0)
 
 
+# Requests that are too long.
+
+
+def too_long(call: Call, name: str, seconds: float) -> list[str]:
+    assert call.race.longer(call.attempts[name], T + seconds)
+    return call.fails(name, seconds, Verdict.REFUSED, passing=False)
+
+
+def test_what_is_too_long_for_one_is_asked_of_each_with_a_larger_context_once_and_free() -> None:
+    a, b, c = three()
+    d = endpoint("d", 9.0)
+    a.context, b.context, c.context, d.context = 8000, 8000, 32_000, 128_000
+    call = Call([a], [b], [c], [d], retries=broke())
+    assert call.at(0) == ["first a"]
+    assert too_long(call, "a", 1) == ["retry c"]
+    assert call.fails("c", 2) == ["retry d"]
+    assert call.fails("d", 3) == []
+    assert call.lost
+
+
+def test_the_largest_that_was_too_small_counts() -> None:
+    a, b, c = three()
+    a.context, b.context, c.context = 32_000, 128_000, 64_000
+    call = Call([a], [b], [c])
+    call.at(0)
+    assert too_long(call, "a", 1) == ["retry b"]
+    assert not call.race.longer(call.attempts["b"], T + 2)
+
+
+def test_one_whose_context_is_not_said_has_the_smallest() -> None:
+    a, b, c = three()
+    c.context = 1000
+    call = Call([a], [b], [c])
+    call.at(0)
+    assert too_long(call, "a", 1) == ["retry c"]
+    nobody = Call(three())
+    nobody.at(0)
+    assert not nobody.race.longer(nobody.attempts["a"], T + 1)
+
+
+def test_a_late_one_with_a_larger_context_is_hedged_with_such_only() -> None:
+    a, b, c = three()
+    d = endpoint("d", 9.0)
+    a.context, c.context, d.context = 1000, 8000, 8000
+    call = Call([a], [b], [c], [d], rules=Rules(hedge=2.0, hedge_budget=1.0))
+    call.at(0)
+    assert too_long(call, "a", 1) == ["retry c"]
+    assert call.wakes == 3
+    assert call.at(3) == ["hedge d"]
+    assert call.token("d", 4) == ["c"]
+
+
 # Slow ones.
 
 
@@ -575,9 +627,11 @@ class AnyCall:
             endpoint(f"e{n}", rng.choice([None, 0.1, 1.0]), limit=rng.choice([None, 1, 2]))
             for n in range(rng.randint(1, 8))
         ]
+        self.longer_than = -1  # a context that was too small
         tiers: list[list[Endpoint]] = [[] for _ in range(rng.randint(1, 3))]
         for e in self.endpoints:
             rng.choice(tiers).append(e)
+            e.context = rng.choice([0, 0, 8000, 128_000])
         rules = some_rules(rng)
         policies = {e: replace(rules, deadline=some_rules(rng).deadline) for e in self.endpoints}
         reserves = [Budget(rng.choice([0.0, 1.0, RESERVE])) for _ in range(2)]
@@ -654,6 +708,8 @@ class AnyCall:
     def began(self, attempt: Attempt) -> None:
         assert attempt.began == self.now < self.race.began + self.way.policies[attempt.endpoint].deadline
         assert attempt.ended is None
+        assert attempt.endpoint.context > self.longer_than
+        assert self.longer_than < 0 or attempt.endpoint not in [other.endpoint for other in self.attempts]
         self.attempts.append(attempt)
         verdict = self.rng.choice(KINDS_OF_END)
         if verdict is not None:
@@ -666,8 +722,12 @@ class AnyCall:
         _, verdict = self.ends.pop(attempt)
         if verdict is Verdict.SERVED:
             losers = self.race.commit(attempt, self.now)
-        elif verdict is Verdict.REFUSED:
+        elif verdict is Verdict.REFUSED and not (self.rng.random() < 0.7 and self.too_long(attempt)):
             losers = self.race.settle(attempt, self.now)
+        elif verdict is Verdict.REFUSED:
+            self.race.failed(attempt, verdict, self.now, passing=False)
+            self.advance()
+            return
         else:
             after = self.rng.choice([None, 0.1, 1.0, 30.0])
             self.race.failed(attempt, verdict, self.now, retry_after=after, passing=self.rng.random() < 0.7)
@@ -675,6 +735,12 @@ class AnyCall:
             return
         assert all(loser.ended == self.now for loser in losers)
         attempt.end(verdict, self.now + 10.0)
+
+    def too_long(self, attempt: Attempt) -> bool:
+        if not self.race.longer(attempt, self.now):
+            return False
+        self.longer_than = max(self.longer_than, attempt.endpoint.context)
+        return True
 
     def holds(self) -> None:
         race = self.race
@@ -695,7 +761,8 @@ class AnyCall:
             for e in self.endpoints:
                 in_time = self.now < T + self.way.policies[e].deadline
                 wanted = self.way.policies[e].retry_budget > 0.0
-                assert e in tried or not e.sound(self.now) or not in_time or not wanted
+                asked = e in tried or e.context <= self.longer_than
+                assert asked or not e.sound(self.now) or not in_time or not wanted
 
     def end(self) -> None:
         self.race.abandon(self.now)
