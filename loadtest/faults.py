@@ -31,7 +31,8 @@ MESSAGES: list[Json] = [{"role": "user", "content": "In sixty words: when does a
 # What a client without a router is given, as FailoverBench does: two retries, which are the SDKs' own, of 30 s each.
 TIMEOUT_ALONE = 30.0
 SHORTEST_PATIENCE = 1.0  # seconds: firsttoken's own pause before one more try is half a second at most
-BACK_WITHIN = 60.0  # seconds that a router may need to ask the primary again after a case; then the next one begins
+BACK_WITHIN = 60.0  # seconds that a router may stay away from the primary before a case, in which it would show nothing
+AGAIN = 1.0  # seconds until we look again whether it does
 APART = 4.0  # seconds between the beginnings of cases that run side by side, so that none disturbs another
 COLOURS = {"pass": "green", "partial": "yellow", "safe": "cyan", "fail": "bold red"}
 
@@ -148,8 +149,13 @@ async def run_cases(stand: Stand, plan: Plan, tell: Told) -> list[Result]:
         return list(await asyncio.gather(*(one(case, starts[case.name]) for case in plan.cases)))
     results = []
     for case in plan.cases:
-        await until_the_primary_is_asked(stand)
-        results.append(await one(case))
+        deadline = time.monotonic() + BACK_WITHIN
+        await until_the_primary_is_asked(stand, deadline)
+        result = await one(case)
+        while not result.seen.primary and time.monotonic() < deadline:  # it stays away from this model alone
+            await asyncio.sleep(AGAIN)
+            result = await one(case)
+        results.append(result)
     return results
 
 
@@ -163,15 +169,14 @@ async def must_be_healthy(stand: Stand, base_url: str) -> None:
         )
 
 
-async def until_the_primary_is_asked(stand: Stand) -> None:
+async def until_the_primary_is_asked(stand: Stand, deadline: float) -> None:
     """A router that judges a server by all its models may stay away from the primary for what the last case did."""
-    deadline = time.monotonic() + BACK_WITHIN
     while time.monotonic() < deadline:
         stand.primary.reset(HEALTHY_MODEL)
         await stand.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False)
         if stand.primary.seen(HEALTHY_MODEL):
             return
-        await asyncio.sleep(1.0 / stand.speed)
+        await asyncio.sleep(AGAIN)
 
 
 # ---- The router

@@ -19,7 +19,8 @@ import pytest
 
 from loadtest import faults
 from loadtest.__main__ import main
-from loadtest.cases import CASES, MODELS, PRIMARY, Case
+from loadtest.cases import CASES, FALLBACK, MODELS, PRIMARY, Case
+from loadtest.clients import Client, client
 from loadtest.fake import FAULTS, Entry, Fake, answer_to, tokens_of
 from loadtest.judge import Observed, Outcome, Verdict
 from router import config
@@ -360,6 +361,34 @@ def test_s16_wants_the_name_and_the_usage_of_who_answered() -> None:
     assert verdict("S16", FROM_FALLBACK, fallback=there).word == "pass"
     assert verdict("S16", ANSWER, fallback=there).word == "fail"
     assert verdict("S16", replace(FROM_FALLBACK, usage=None), fallback=there).word == "partial"
+
+
+# ---- A run
+
+
+def test_a_case_in_which_the_primary_was_not_asked_is_run_once_more() -> None:
+    """As a router may stay away from it for a while, for what an earlier case did."""
+
+    class Wary:
+        def __init__(self, first: Client, later: Client) -> None:
+            self.first, self.later, self.asked = first, later, 0
+
+        async def ask(self, model: str, messages: list[dict[str, Any]], *, stream: bool) -> Outcome:
+            self.asked += stream
+            return await (self.first if stream and self.asked == 1 else self.later).ask(model, messages, stream=stream)
+
+    async def story() -> None:
+        async with (
+            Fake("primary", PRIMARY, 100).serving() as primary,
+            Fake("fallback", FALLBACK, 100).serving() as fallback,
+            client("raw", primary.base_url, 5) as at_primary,
+            client("raw", fallback.base_url, 5) as at_fallback,
+        ):
+            stand = faults.Stand(primary, fallback, Wary(at_fallback, at_primary), 100, has_fallback=True)
+            (result,) = await faults.run_cases(stand, faults.Plan(cases=[CASE["S11"]], speed=100), lambda _: None)
+            assert (len(result.seen.primary), len(result.seen.fallback)) == (1, 0)
+
+    asyncio.run(story())
 
 
 # ---- The router
