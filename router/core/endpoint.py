@@ -215,10 +215,12 @@ class Endpoint:
     def probed(self, ok: bool, now: float) -> bool:
         """A probe's result; True where it changed whether the endpoint is up.
 
-        It closes no breaker: a server can answer probes with its engine frozen. It only brings the trial forward.
+        It closes no breaker: a server can answer probes with its engine frozen. It only brings the trial forward, where
+        probes saw it dead before: then the process that answers now is another.
         """
+        was_missed = self.health.misses > 0
         flipped = self.health.observe(ok)
-        if flipped and ok:
+        if was_missed and ok:
             self.breaker.hint(now)
         return flipped
 

@@ -11,18 +11,18 @@ FALL = 3
 
 
 class Health:
-    __slots__ = ("_known", "_misses", "up")
+    __slots__ = ("_known", "misses", "up")
 
     def __init__(self) -> None:
-        self.up, self._known, self._misses = True, False, 0
+        self.up, self._known, self.misses = True, False, 0
 
     def observe(self, ok: bool) -> bool:
         """Take one observation; True where it flips `up`."""
         was = self.up
-        self._misses = 0 if ok else self._misses + 1
+        self.misses = 0 if ok else self.misses + 1
         if ok:
             self.up = True
-        elif self._misses >= FALL or not self._known:
+        elif self.misses >= FALL or not self._known:
             self.up = False
         self._known = True
         return self.up != was

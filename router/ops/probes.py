@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from router.config import EndpointConfig
+from router.core.breaker import State
 from router.core.endpoint import Endpoint
 from router.core.sse import Scanner
 from router.core.table import Table
@@ -29,6 +30,7 @@ from router.dialects import DIALECTS
 from router.upstream.pool import Address
 
 MAX_READ = 1 << 20  # bytes of an answer; some lists of models have half of that
+AGAIN = 2.0  # seconds until a server that is in trouble is probed again; not by a chat, which costs it a slot
 JITTER = 0.1  # of the interval, so that the probes of many endpoints do not march in step
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,16 @@ class Prober:
             unheard = [e for e in self._endpoints if self._now() - e.served_at >= interval]
             if unheard:
                 self._note(unheard, await self.probe())
-            await asyncio.sleep(interval * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0)))
+            await asyncio.sleep(self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0)))
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next probe: the recovery of a server that probes or traffic saw in trouble is to be noticed
+        soon.
+        """
+        interval, now = self._told.probe.interval, self._now()
+        trouble = any(e.health.misses or e.breaker.state(now) is not State.CLOSED for e in self._endpoints)
+        return min(AGAIN, interval) if trouble and self.kind != "chat" else interval
 
     async def probe(self) -> str:
         """Why it is down, or nothing."""

@@ -188,6 +188,18 @@ def test_a_probe_says_whether_the_endpoint_is_up_and_only_brings_the_trial_forwa
     assert subject.breaker.state(T + 0.5) is State.HALF_OPEN
 
 
+def test_only_a_server_that_probes_saw_dead_is_tried_sooner_when_they_see_it_alive() -> None:
+    frozen, restarted = endpoint(), endpoint()
+    for subject in (frozen, restarted):
+        subject.probed(True, T)
+        trip(subject)
+    restarted.probed(False, T + 0.1)
+    for subject in (frozen, restarted):
+        subject.probed(True, T + 0.5)
+    assert not frozen.available(T + 0.5)
+    assert restarted.available(T + 0.5)
+
+
 # Whether it may be asked.
 
 

@@ -19,7 +19,8 @@ from router.config import EndpointConfig, parse
 from router.core.endpoint import Endpoint
 from router.core.table import rebuild
 from router.ops.keep import keep
-from router.ops.probes import MAX_READ, Prober, probers
+from router.ops.probes import AGAIN, MAX_READ, Prober, probers
+from tests.core.helpers import trip
 from tests.upstream.servers import (
     DONE,
     FINISH,
@@ -77,6 +78,26 @@ async def test_each_kind_of_server_has_its_kind_of_probe(kind: str, probe: str) 
         assert prober.kind == probe
     async with probing(with_probe("chat")) as prober:
         assert prober.kind == "chat"
+
+
+@on_uvloop
+async def test_a_server_in_trouble_is_probed_again_soon_but_not_by_chats() -> None:
+    missed, broken, well = (Endpoint(name, "m") for name in ("missed", "broken", "well"))
+    well.probed(True, 999.0)
+    for _ in range(2):
+        missed.probed(True, 999.0)
+    missed.probed(False, 999.0)
+    trip(broken, 999.0)
+    for endpoint, kind, pause in (
+        (well, "models", 10.0),
+        (missed, "models", AGAIN),
+        (broken, "models", AGAIN),
+        (broken, "chat", 10.0),
+    ):
+        async with probing(with_probe(kind), endpoint) as prober:
+            assert prober.pause == pause
+    async with probing(told(interval="1s"), broken) as prober:
+        assert prober.pause == 1.0
 
 
 @on_uvloop
