@@ -244,7 +244,14 @@ def _shape(event: bytes) -> Shape | None:
     data = data_of(event)
     if not data or data[:6] == b"[DONE]":
         return None
-    shape = _decode(data)
+    try:
+        shape = _decode(data)
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # half a character, 1e999: the scanner looks past it
+        raise Diverged("it has output that can't be read") from None
     if not isinstance(shape, dict) or not isinstance(shape.get("choices", []), list | None):
         raise Diverged("it has output in a shape of its own")
     return shape

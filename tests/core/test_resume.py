@@ -102,6 +102,8 @@ def test_a_long_answer_is_read_as_it_comes_and_a_huge_one_forgotten() -> None:
         sse({"choices": "none"}),
         chunk(audio={"data": "AAAA"}),
         sse({"choices": [{"index": 0, "delta": 3}]}),
+        b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n',  # half a character
+        b'data: {"choices":[{"delta":{},"logprobs":{"content":[{"logprob":-1e999}]}}]}\n\n',
     ],
 )
 def test_what_is_no_text_can_not_be_compared(event: bytes) -> None:
@@ -211,6 +213,7 @@ def test_a_tool_calls_arguments_go_on_and_its_id_is_not_said_twice() -> None:
         ([chunk(reasoning_content="hm")], "another order"),
         ([chunk(audio={"data": "AAAA"})], "compared"),
         ([sse(3)], "a shape of its own"),
+        ([b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'], "can't be read"),
     ],
 )
 def test_a_replay_that_is_another_answer_passes_nothing(events: list[bytes], why: str) -> None:

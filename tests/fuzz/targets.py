@@ -12,7 +12,8 @@ from typing import NamedTuple, get_args
 import httptools
 
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
-from router.core.sse import EventTooLarge, Scanner
+from router.core.resume import Continuation, Diverged, Replay, Transcript
+from router.core.sse import EventTooLarge, Scanner, split
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
 from router.proxy.front import Bounds
@@ -109,6 +110,47 @@ def _bounded(data: bytes, rng: Random) -> None:
             assert scanner._held is None or len(scanner._held) <= 64
     except EventTooLarge:
         pass
+
+
+# A stream that broke, and another that takes its place.
+
+
+def resume(data: bytes, rng: Random) -> None:
+    """Either two streams are one answer, and then the client has all of it once; or Diverged says that they are not."""
+    forwarded = _scan([data], 1)[1]
+    events = [event + b"\n\n" for event in split(forwarded)]
+    had, all_of_it = events[: rng.randrange(len(events) + 1)], _transcript(events)
+    other = [event + b"\n\n" for event in split(_scan([rng.choice(tuple(corpus.STREAMS.values()))], 1)[1])]
+    for stream in (events, other):
+        try:
+            replay = Replay(_transcript(had))
+            out = [replay.feed(event) for event in stream]
+            out.append(replay.finish())
+        except Diverged:
+            continue
+        finally:
+            _continued(had, stream)
+        client = _transcript([*had, b"".join(out)])
+        _readable(b"".join(out))
+        assert stream is other or (client.texts, client.finished) == (all_of_it.texts, all_of_it.finished)
+
+
+def _transcript(events: Sequence[bytes]) -> Transcript:
+    transcript = Transcript()
+    for event in events:
+        transcript.note(event)
+    transcript.read()
+    return transcript
+
+
+def _continued(had: Sequence[bytes], stream: Sequence[bytes]) -> None:
+    transcript = _transcript(had)
+    try:
+        continuation = Continuation(transcript, (transcript.plain or "").rstrip())
+        out = b"".join([*map(continuation.feed, stream), continuation.finish()])
+    except Diverged:
+        return
+    _readable(out)
 
 
 # Endpoints' answers.
@@ -388,6 +430,7 @@ def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
 
 TARGETS: Mapping[str, Target] = {
     "sse": Target(corpus.STREAMS, sse),
+    "resume": Target(corpus.STREAMS, resume),
     "http1": Target(corpus.ANSWERS, http1),
     "error": Target(corpus.ERRORS, error),
     "front": Target(corpus.REQUESTS, front),
