@@ -128,6 +128,11 @@ STREAMS: dict[str, bytes] = {
     + data(chat({"content": ""}, "stop", usage=usage(prompt_cache_hit_tokens=0)["usage"]))
     + DONE,
     "tgi, error": ROLE + data({"error": "Request failed during generation", "error_type": "generation"}),
+    "an error by its event": ROLE + b'event: error\ndata: {"message":"no","code":500}\n\n' + DONE,
+    "an error by its event, in words": ROLE + b"event: error\ndata: gone\n\n",
+    "fastapi, error": ROLE + data({"detail": "Internal Server Error"}),
+    "vllm, older error": ROLE + data({"object": "error", "message": "no", "type": "NotFoundError", "code": 404}),
+    "zhipu, sensitive": data(chat({"content": "x"})) + data(chat({}, "sensitive")) + DONE,
     "named events": b"event: message\nid: 1\n" + data(chat({"content": "x"})) + b"retry: 3000\n\n" + DONE,
     "lines of data": b'data: {"choices": [\ndata: {"index": 0, "delta":\ndata:{"content": "x"}}]}\n\n' + DONE,
     "no space": data(chat({"content": "x"}), space=b"") + data(chat({}, "stop"), space=b"") + b"data:[DONE]\n\n",

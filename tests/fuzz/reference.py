@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import h11
 
+from router.core.shape import is_error
+
 
 class Facts(NamedTuple):
     """What a stream says."""
@@ -72,6 +74,8 @@ def facts(stream: bytes) -> Facts:
             return Facts(events, malformed, True, first_token, frozenset(finished))
         if not text:
             continue
+        if any(line.rstrip(b" \t") in (b"event: error", b"event:error") for line in block):
+            return Facts(events + 1, malformed, False, first_token, frozenset(finished), True)
         try:
             value = read_json(text)
         except Odd:
@@ -85,6 +89,8 @@ def facts(stream: bytes) -> Facts:
         if not _known_shape(value, first_token):
             first_token = True
             continue
+        if value.get("choices") is None and value.get("usage") is None and is_error(value):
+            return Facts(events, malformed, False, first_token, frozenset(finished), True)
         for choice in value.get("choices") or []:
             reason = choice.get("finish_reason")
             if reason:

@@ -56,7 +56,7 @@ def sse(data: bytes, rng: Random) -> None:
 
 
 def _scan(pieces: Sequence[bytes], choices: int) -> tuple[Scanner, bytes]:
-    scanner = Scanner(choices)
+    scanner = Scanner(choices, finishes=DIALECTS["zhipu"].finishes)
     out = []
     for piece in pieces:
         ready = scanner.feed(piece)
