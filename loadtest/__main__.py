@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from loadtest import beside, faults
+from loadtest import beside, faults, faults_report
 from loadtest.cases import CASES, FALLBACK, PRIMARY, Case
 from loadtest.clients import NAMES
 from loadtest.fake import Fake
@@ -104,9 +104,9 @@ def run_faults(
         results = _watched(plan)
     except (BenchError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    faults.print_results(results, Console(width=None if sys.stdout.isatty() else 150), speed)
+    faults_report.print_results(results, Console(width=None if sys.stdout.isatty() else 150), speed)
     if file:
-        file.write_text(faults.as_json(plan, results) + "\n")
+        file.write_text(faults_report.as_json(plan, results) + "\n")
     sys.exit(any(result.verdict.word != "pass" for result in results))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtest.fake import FAULTS
+from loadtest.ailments import FAULTS
 from loadtest.judge import (
     Observed,
     Rule,

@@ -7,98 +7,26 @@ Which fault an attempt meets, the first of these that says one:
     the model's name, where it is a fault's                "cut", or "any-prefix/cut"
 
 and any other model is healthy. GET /control/log tells what was asked, POST /control/reset {"model": "m"} forgets it,
-for one model or, without a body, for all, and begins its time anew. The healthy answer is a pure function of the prompt
-and the endpoint's voice: sixty words, so that the same question elsewhere has the same text.
+for one model or, without a body, for all, and begins its time anew. What can be wrong is in ailments.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
-import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass, field
-from random import Random
-from typing import Any
 
 import h11
 
-Json = dict[str, Any]
+from loadtest.ailments import FAULTS, HEALTHY, Fault
+from loadtest.answers import Answer, Json, answer_to, length_of, rest_of
 
-WORDS = 60  # of an answer; each is a token
 GAP = 0.015  # seconds between two tokens
-VOCABULARY = (
-    *("answer", "bridge", "candle", "distant", "ember", "forest", "garden", "harbour", "island", "journey", "kindle"),
-    *("lantern", "meadow", "northern", "orchard", "pebble", "quiet", "river", "shelter", "timber", "under", "winter"),
-)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong, in seconds at speed 1; the parts that are set combine, in the order in which they stand here."""
-
-    says: str
-    times: int | None = None  # only the first so many attempts meet it
-    lasts: float | None = None  # only attempts in the first so many seconds since the reset do
-    reset: bool = False  # of the connection, before any byte
-    silent: float = 0.0  # without any byte, and then the connection is closed
-    status: int = 200
-    code: str | None = None
-    message: str = ""
-    retry_after: float | None = None
-    refuses_prefill: bool = False
-    first_token: float = 0.0  # after the head
-    garbage_at: int | None = None  # before this token comes an event that is no JSON
-    stops_at: int | None = None  # before this token, and then:
-    stalls: float = 0.0  # silence
-    error_event: bool = False  # an error inside the stream
-    ends: str = "cut"  # "cut": no end of the chunked body; "reset"; "whole": a proper end of HTTP, without [DONE]
-    done: bool = True  # the stream's [DONE]
-
-
-OVERLOADED = "The engine is currently overloaded. Please try again later."
-FAULTS = {
-    "healthy": Fault("answers"),
-    # The sixteen's.
-    "busy-once": Fault(
-        "429 with Retry-After: 2, once", times=1, status=429, code="rate_limit_exceeded", retry_after=2.0
-    ),
-    "busy": Fault("429 without Retry-After, always", status=429, code="rate_limit_exceeded"),
-    "error-once": Fault("500 once", times=1, status=500),
-    "overloaded": Fault("503, always", status=503, code="overloaded", message=OVERLOADED),
-    "reset-once": Fault("resets the connection before any byte, once", times=1, reset=True),
-    "silent": Fault("takes the request and stays silent for 120 s", silent=120.0),
-    "late": Fault("headers at once, the first token after 20 s", first_token=20.0),
-    "cut": Fault("cuts the stream after 40 of 60 tokens", stops_at=40),
-    "stall": Fault("20 tokens, silence for 30 s, then closes", stops_at=20, stalls=30.0),
-    "garbage": Fault("the tenth event is no JSON", garbage_at=10),
-    "no-done": Fault("a whole stream without [DONE]", done=False),
-    "too-long": Fault(
-        "400 context_length_exceeded",
-        status=400,
-        code="context_length_exceeded",
-        message="This model's maximum context length is 8192 tokens. Please reduce the length of the messages.",
-    ),
-    "policy": Fault(
-        "400 content_policy_violation",
-        status=400,
-        code="content_policy_violation",
-        message="Your request was rejected by our safety system.",
-    ),
-    "down": Fault("503 for 60 s, then healthy", lasts=60.0, status=503, code="overloaded", message=OVERLOADED),
-    "no-prefill": Fault("refuses an assistant prefill with 400", refuses_prefill=True),
-    # And more.
-    "error-event": Fault("an error event after 40 tokens", stops_at=40, error_event=True, ends="whole"),
-    "reset-midway": Fault("resets the connection after 40 tokens", stops_at=40, ends="reset"),
-    "short": Fault("ends the stream properly after 40 tokens, without [DONE]", stops_at=40, ends="whole"),
-    "empty": Fault("a stream without a token", stops_at=0, ends="whole"),
-}
-HEALTHY = FAULTS["healthy"]
 TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}  # of errors
 
 
@@ -117,38 +45,6 @@ class Entry:
     became: str = ""
     ended: float | None = None
     served: bool = False  # whole
-
-
-# ---- The answer
-
-
-def answer_to(messages: Sequence[Json], voice: str = "") -> str:
-    """Sixty words that follow from the conversation up to the last message that is not the assistant's."""
-    asked = list(messages)
-    while asked and asked[-1].get("role") == "assistant":
-        asked.pop()
-    said = json.dumps([voice, [[each.get("role"), each.get("content")] for each in asked]])
-    rng = Random(hashlib.sha256(said.encode()).digest())
-    return " ".join(rng.choice(VOCABULARY) for _ in range(WORDS))
-
-
-def tokens_of(text: str) -> list[str]:
-    return re.findall(r"\s?\S+", text)
-
-
-def rest_of(messages: Sequence[Json], text: str) -> str:
-    """What is still to be said: a last message of the assistant's that begins the answer is gone on with."""
-    last = messages[-1] if messages else {}
-    begun = last.get("content") if last.get("role") == "assistant" else None
-    return text[len(begun) :] if isinstance(begun, str) and text.startswith(begun) else text
-
-
-def length_of(messages: Sequence[Json]) -> int:
-    """Tokens of a prompt, roughly: words, and four for each message's frame."""
-    return sum(len(str(each.get("content") or "").split()) + 4 for each in messages)
-
-
-# ---- The endpoint
 
 
 @dataclass
@@ -393,7 +289,9 @@ class Connection(asyncio.Protocol):
                 400, "This model takes no assistant prefill: the last message must be a user's.", "invalid_prefill"
             )
         else:
-            answer = Answer(f"{fake.name}/{entry.model}", rest_of(messages, answer_to(messages, fake.voice)), entry)
+            text = rest_of(messages, answer_to(messages, fake.voice))
+            identity = f"chatcmpl-{fake.name}-{entry.model}-{entry.attempt}"
+            answer = Answer(identity, f"{fake.name}/{entry.model}", text, entry.prompt_tokens)
             await (self.stream(entry, fault, answer, body) if entry.stream else self.plain(entry, fault, answer))
 
     def refuse(self, entry: Entry, fault: Fault) -> None:
@@ -455,40 +353,6 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         else:
             self.write(b"0\r\n\r\n")
-
-
-@dataclass
-class Answer:
-    """A healthy answer's parts."""
-
-    model: str
-    text: str
-    entry: Entry
-
-    @property
-    def id(self) -> str:
-        return f"chatcmpl-{self.entry.endpoint}-{self.entry.model}-{self.entry.attempt}"
-
-    @property
-    def tokens(self) -> list[str]:
-        return tokens_of(self.text)
-
-    @property
-    def usage(self) -> dict[str, int]:
-        asked, said = self.entry.prompt_tokens, len(self.tokens)
-        return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
-
-    def chunk(self, delta: Json, finish: str | None = None) -> Json:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return {**self.frame("chat.completion.chunk"), "choices": [choice]}
-
-    def whole(self) -> Json:
-        message = {"role": "assistant", "content": self.text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return {**self.frame("chat.completion"), "choices": [choice], "usage": self.usage}
-
-    def frame(self, kind: str) -> Json:
-        return {"id": self.id, "object": kind, "created": int(time.time()), "model": self.model}
 
 
 def error_body(status: int, message: str, code: str | None) -> Json:

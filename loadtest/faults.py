@@ -1,4 +1,4 @@
-"""Runs the sixteen faults against a router, or against nothing but a client, and prints who got what.
+"""Runs the sixteen faults against a router, or with nothing but a client, and observes who got what.
 
 Two fake endpoints in this process, a primary and a fallback, serve one model a case; the router under test has them as
 two tiers of the same models. Which rules count, and how, is in cases.py and judge.py; here they are only brought about.
@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from loadtest import gateways
+from loadtest.answers import answer_to
 from loadtest.cases import ALIVE_LIMIT, CASES, FALLBACK, HEALTHY_MODEL, MODELS, PRIMARY, Case
 from loadtest.clients import Client, Json, client
-from loadtest.fake import FAULTS, Entry, Fake, answer_to
+from loadtest.fake import Entry, Fake
 from loadtest.judge import Observed, Outcome, Verdict
 from loadtest.processes import BenchError, Place, Processes, free_ports
 
@@ -34,7 +29,6 @@ SHORTEST_PATIENCE = 1.0  # seconds: firsttoken's own pause before one more try i
 BACK_WITHIN = 60.0  # seconds that a router may stay away from the primary before a case, in which it would show nothing
 AGAIN = 1.0  # seconds until we look again whether it does
 APART = 4.0  # seconds between the beginnings of cases that run side by side, so that none disturbs another
-COLOURS = {"pass": "green", "partial": "yellow", "safe": "cyan", "fail": "bold red"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,10 @@ class Stand:
         return replace(outcome, **{name: time and time * self.speed for name, time in times.items()})
 
     def _seen(self, endpoint: Fake, case: Case) -> list[Entry]:
-        return [replace(entry, at=entry.at * self.speed) for entry in endpoint.seen(case.model)]
+        return [
+            replace(entry, at=entry.at * self.speed, ended=entry.ended and entry.ended * self.speed)
+            for entry in endpoint.seen(case.model)
+        ]
 
 
 @dataclass(frozen=True)
@@ -233,94 +230,3 @@ endpoints:
     context: 128k
     tier: 2{probe}
 """
-
-
-# ---- What is printed
-
-
-def print_results(results: Sequence[Result], console: Console, speed: float) -> None:
-    table = Table(show_lines=True)
-    for heading in ("", "the primary", "the client got", "the endpoints saw", "verdict"):
-        table.add_column(heading)
-    for result in results:
-        word, why = result.verdict.word, result.verdict.why
-        remarks = [why] * bool(why) + [f"noted: not {note}" for note in result.verdict.notes]
-        table.add_row(
-            result.case.name,
-            fault_of(result.case, speed),
-            client_got(result),
-            f"primary: {tries(result.seen.primary)}\nfallback: {tries(result.seen.fallback)}",
-            "\n".join([f"[{COLOURS[word]}]{word}[/]", *remarks]),
-        )
-    console.print(table)
-    counts = {word: sum(result.verdict.word == word for result in results) for word in COLOURS}
-    console.print(", ".join(f"{count} {word}" for word, count in counts.items()), highlight=False)
-    if speed != 1:
-        console.print(f"All waits were divided by {speed:g}; the seconds above are multiplied by it again.")
-
-
-def fault_of(case: Case, speed: float) -> str:
-    requests, every = case.row(speed)
-    row = f"; {requests} requests, one every {every:g} s" * (requests > 1)
-    other = f"; the fallback {FAULTS[case.fallback].says}" * (case.fallback != "healthy")
-    return FAULTS[case.fault].says + row + other
-
-
-def client_got(result: Result) -> str:
-    seen, outcome = result.seen, result.seen.outcome
-    if len(seen.asked) > 1:
-        whole = sum(map(seen.is_whole, seen.asked))
-        longest = max(each.seconds for each in seen.asked)
-        return f"{whole} of {len(seen.asked)} whole, each within {longest:.1f} s" + f"; {said(outcome)}" * (
-            whole < len(seen.asked)
-        )
-    if seen.is_whole(outcome):
-        pings = f", with {outcome.pings} pings" * bool(outcome.pings)
-        return f"the whole answer in {outcome.seconds:.1f} s{pings}"
-    return f"{said(outcome)}, after {outcome.seconds:.1f} s"
-
-
-def said(outcome: Outcome) -> str:
-    words = len(outcome.text.split())
-    if outcome.kind == "answer":
-        return f"{words} words as if whole"
-    if outcome.kind == "hang":
-        return "nothing"
-    return f"{words} words, then an error: {outcome.error}" if words else f"an error: {outcome.error}"
-
-
-def tries(entries: Sequence[Entry]) -> str:
-    """What became of the tries, and at which second each began; of a row of the same, the first and last."""
-    rows = []
-    for became, row in groupby(entries, lambda entry: entry.became or "still waiting"):
-        times = [f"{entry.at:.1f}" for entry in row]
-        when = ", ".join(times) if len(times) < 3 else f"{times[0]} … {times[-1]}, {len(times)} times"
-        rows.append(f"{became} ({when})")
-    return "; ".join(rows) or "–"
-
-
-def as_json(plan: Plan, results: Sequence[Result]) -> str:
-    return json.dumps(
-        {
-            "client": plan.client,
-            "router": plan.command or plan.target,
-            "speed": plan.speed,
-            "cases": [_as_dict(result, plan.speed) for result in results],
-        },
-        indent=1,
-    )
-
-
-def _as_dict(result: Result, speed: float) -> dict[str, Any]:
-    seen = result.seen
-    return {
-        "case": result.case.name,
-        "fault": fault_of(result.case, speed),
-        "verdict": result.verdict.word,
-        "why": result.verdict.why,
-        "notes": result.verdict.notes,
-        "client_got": client_got(result),
-        "asked": [asdict(outcome) | {"whole": seen.is_whole(outcome)} for outcome in seen.asked],
-        "primary": [asdict(entry) for entry in seen.primary],
-        "fallback": [asdict(entry) for entry in seen.fallback],
-    }

@@ -17,11 +17,13 @@ from typing import Any
 import click
 import pytest
 
-from loadtest import faults
+from loadtest import faults, faults_report
 from loadtest.__main__ import main
+from loadtest.ailments import FAULTS
+from loadtest.answers import answer_to, tokens_of
 from loadtest.cases import CASES, FALLBACK, MODELS, PRIMARY, Case
 from loadtest.clients import Client, client
-from loadtest.fake import FAULTS, Entry, Fake, answer_to, tokens_of
+from loadtest.fake import Entry, Fake
 from loadtest.judge import Observed, Outcome, Verdict
 from router import config
 
@@ -424,7 +426,7 @@ def test_the_router_passes(results: dict[str, dict[str, faults.Result]], client:
     assert (result.verdict.word, result.verdict.why) == (
         "pass",
         "",
-    ), (faults.client_got(result), result.seen)
+    ), (faults_report.client_got(result), result.seen)
 
 
 def test_where_two_answers_differ_a_broken_stream_ends_with_an_error(tmp_path: Path) -> None:
