@@ -40,14 +40,20 @@ MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as lo
 class Slots:
     """How many attempts at once one configured endpoint takes, over all its models, and who waits for one to end.
 
-    `limit` is the operator's word and never exceeded; beyond `room`, its connections, one more is made to wait for one.
+    `limit` is the operator's word and never exceeded; beyond its connections one more is made to wait for one, so with
+    `most` others are asked instead.
     """
 
-    __slots__ = ("limit", "line", "room", "used")
+    __slots__ = ("limit", "line", "most", "used")
 
-    def __init__(self, limit: int | None = None, room: float = inf) -> None:
-        self.limit, self.room, self.used = limit, room, 0
-        self.line = Line()
+    def __init__(self, limit: int | None = None) -> None:
+        self.used, self.line = 0, Line()
+        self.allow(limit)
+
+    def allow(self, limit: int | None, connections: float = inf) -> None:
+        """As it is configured, now or anew."""
+        self.limit = limit
+        self.most = connections if limit is None else min(limit, connections)
 
     @property
     def full(self) -> bool:
@@ -123,8 +129,7 @@ class Endpoint:
             self.health.up
             and now >= self.out_until
             and (breaker.retry_at is None or breaker.allows(now))
-            and slots.used < slots.room
-            and (slots.limit is None or slots.used < slots.limit)
+            and slots.used < slots.most
             and self.in_flight < self.limit.most
         )
 

@@ -85,8 +85,7 @@ def _endpoints(
     keys = {model: _key(told, model, taken) for model in dict.fromkeys(told.models.values())}
     before = (known[key].slots for key in keys.values() if key in known)
     slots = next((slots for slots in before if slots not in occupied), None) or Slots()
-    slots.limit = told.concurrency
-    slots.room = inf if told.kind == "simulated" else told.pool.max
+    slots.allow(told.concurrency, inf if told.kind == "simulated" else told.pool.max)
     for model, key in keys.items():
         endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
         endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots

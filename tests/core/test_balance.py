@@ -165,7 +165,7 @@ def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing
 
 def test_an_endpoint_whose_connections_are_all_in_use_is_asked_only_as_the_last_one() -> None:
     crowded, other = endpoint("crowded", 0.1), endpoint("other", 5.0)
-    crowded.slots.room = 1
+    crowded.slots.allow(None, connections=1)
     crowded.begin(T)
     assert pick([crowded, other], "first_token", T, Random(1)) is other
     assert least_bad([crowded], T) is crowded
