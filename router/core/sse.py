@@ -21,7 +21,7 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 _FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
-_NAMED_ERROR = re.compile(rb"^event: ?error[ \t]*\r?$", re.MULTILINE)
+_NAMED_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
 CUT_SHORT = {"message": _FAILED, "code": _FAILED}
 # Never found within a text, where its quotes would have backslashes.
 _FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')

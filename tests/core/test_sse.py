@@ -290,6 +290,12 @@ def test_a_byte_order_mark_later_is_none(first: bytes) -> None:
     assert b"\xef" not in forwarded
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_error_is_named_by_its_event_whatever_its_lines_end_in(end: bytes) -> None:
+    scanner, forwarded = run(b"event: error" + end + b"data: gone" + end + end)
+    assert (scanner.error, forwarded) == ({"message": "an error"}, b"")
+
+
 def test_a_line_may_end_in_cr_where_an_event_ends_in_lf() -> None:
     stream = b'data: {"choices":[]}\r\r' + event(delta(content="x"))
     scanner, forwarded = run(stream)
