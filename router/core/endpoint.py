@@ -76,6 +76,8 @@ class Endpoint:
         "limit",
         "model",
         "name",
+        "out_because",
+        "out_since",
         "out_until",
         "quiet_until",
         "served_at",
@@ -96,6 +98,8 @@ class Endpoint:
         self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
         self.busy_wait = 0.0  # how long it was left alone for last, where it named no time; nothing since it served
         self.out_until = 0.0  # a server that said "busy" is left alone until then
+        self.out_since = 0.0  # it last said so then
+        self.out_because: Cause | None = None
         self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
         self.served_at = -inf  # when traffic last showed it alive
         self.in_flight = 0
@@ -202,20 +206,24 @@ class Endpoint:
         self.waiting[attempt] = None
         return attempt
 
-    def busy(self, now: float, retry_after: float | None, *, quota: bool = False) -> None:
+    def busy(self, now: float, retry_after: float | None, cause: Cause | None = None) -> None:
         """It said that it has no room, and perhaps for how long."""
-        longest = inf if quota else MAX_BUSY_WAIT
+        longest = inf if cause is Cause.QUOTA else MAX_BUSY_WAIT
         if retry_after is None and now >= self.out_until:  # those that were asked together were told one thing
             self.busy_wait = min(2.0 * self.busy_wait, LONGEST_BUSY_WAIT) or BUSY_WAIT
         wait = self.busy_wait if retry_after is None else min(retry_after, longest)
-        self.out_until = max(self.out_until, now + wait)
+        self._leave_alone(now, wait, cause)
         if retry_after is not None:
             self.quiet_until = max(self.quiet_until, now + wait)
 
     def refused_us(self, cause: Cause, now: float) -> None:
         """It will have nothing of ours, whatever is asked; where it served a call just now, of this one only."""
         if cause is Cause.DENIED or now >= self.served_at + LATELY:
-            self.out_until = max(self.out_until, now + OURS_WAIT)
+            self._leave_alone(now, OURS_WAIT, cause)
+
+    def _leave_alone(self, now: float, wait: float, cause: Cause | None) -> None:
+        self.out_until = max(self.out_until, now + wait)
+        self.out_since, self.out_because = now, cause
 
     def probed(self, ok: bool, now: float) -> bool:
         """A probe's result; True where it changed whether the endpoint is up.
@@ -294,6 +302,8 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint = self.endpoint
         endpoint.health.observe(True)
         endpoint.served_at, endpoint.busy_wait = now, 0.0
+        if endpoint.out_until > now and self.began >= endpoint.out_since:  # it was asked all the same, as the last one
+            endpoint.out_until = endpoint.quiet_until = now
         if endpoint.limit.most != inf:
             endpoint.limit.served(endpoint.in_flight + 1, now)
         if endpoint.breaker.success(now, self.began, trial=self.trial):
@@ -321,4 +331,4 @@ class Attempt(msgspec.Struct, eq=False):
         if self.cause is Cause.THROTTLED:
             endpoint.limit.throttled(endpoint.in_flight + 1, self.began, now)
         if self.cause is not Cause.THROTTLED or self.retry_after is not None or not endpoint.in_flight:
-            endpoint.busy(now, self.retry_after, quota=self.cause is Cause.QUOTA)
+            endpoint.busy(now, self.retry_after, self.cause)

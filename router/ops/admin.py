@@ -91,6 +91,7 @@ class Admin:
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
             "busy_for": _left(endpoint.out_until, now) or 0,
+            "busy_because": endpoint.out_because.value if endpoint.out_because and endpoint.out_until > now else None,
             "in_flight": endpoint.in_flight,
             "waiting": len(endpoint.waiting),
             "concurrency": None if endpoint.most == inf else int(endpoint.most),

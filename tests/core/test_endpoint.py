@@ -362,6 +362,17 @@ def test_what_a_person_must_put_right_is_tried_every_five_minutes(cause: Cause) 
     assert subject.available(T + OURS_WAIT)
 
 
+def test_one_that_serves_as_the_last_one_is_back() -> None:
+    subject = endpoint()
+    before = subject.begin(T)
+    ends(subject, Cause.DENIED, T + 1)
+    before.end(Verdict.SERVED, T + 2)  # which says nothing of a key that is refused since
+    assert not subject.available(T + 2)
+    assert subject.out_because is Cause.DENIED
+    subject.begin(T + 3).end(Verdict.SERVED, T + 4)
+    assert subject.available(T + 4)
+
+
 def test_one_that_served_a_call_just_now_knows_our_model_and_path() -> None:
     subject = endpoint()
     subject.begin(T).end(Verdict.SERVED, T)

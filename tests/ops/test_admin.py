@@ -175,3 +175,4 @@ async def test_the_state_follows_what_happens() -> None:
         assert now["available"] is False
         assert isinstance(now["busy_for"], float)
         assert 20 < now["busy_for"] <= 30
+        assert now["busy_because"] == "throttled"
