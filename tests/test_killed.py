@@ -18,7 +18,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from loadtest.fake import answer_to
+from loadtest.answers import answer_to
 from tests.test_smoke import HI, Json, Router, router
 
 STREAMS = 200
