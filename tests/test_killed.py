@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
@@ -22,7 +23,6 @@ from loadtest.answers import answer_to
 from tests.test_smoke import HI, Json, Router, router
 
 STREAMS = 200
-SPEED = "0.5"  # a stream takes about two seconds
 WHOLE = answer_to(HI)
 BACK_WITHIN = 10.0  # seconds
 
@@ -30,7 +30,7 @@ BACK_WITHIN = 10.0  # seconds
 @contextlib.contextmanager
 def endpoint(port: int = 0) -> Iterator[subprocess.Popen[str]]:
     """The fake endpoint of loadtest as a process; its `args` end with the port that it serves."""
-    command = [sys.executable, "-m", "loadtest", "fake", "--speed", SPEED, "--port", str(port)]
+    command = [sys.executable, "-m", "loadtest", "fake", "--port", str(port)]
     top = Path(__file__).parent.parent
     process = subprocess.Popen(command, cwd=top, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -55,7 +55,7 @@ def two_tiers(first: int, second: int) -> Json:
         return {"name": name, "base_url": f"http://127.0.0.1:{port}/v1", "models": {"chat": "m"}, "tier": tier}
 
     return {
-        "defaults": {"resume": "replay", "retry_budget": 1},
+        "defaults": {"resume": "replay", "retry_budget": 1, "hedge": "off", "stall": "60s"},
         "endpoints": [entry("first", first, 1), entry("second", second, 2)],
     }
 
@@ -91,6 +91,10 @@ async def kill_under_streams(running: Router, victim: subprocess.Popen[str]) -> 
         later = [asyncio.create_task(answered_by(sdk)) for _ in range(20)]
         ends = Counter(await asyncio.gather(*streams))
         assert ends.keys() <= {"whole", "an error in the stream"}, ends
+        attempts = running.metric("firsttoken_attempts_total")
+        assert (
+            attempts['{endpoint="first",role="first",verdict="fault"}'] >= STREAMS / 2
+        )  # on a slow machine some have ended
         assert ends["whole"] >= STREAMS / 2, ends  # a call pays a whole attempt into the budget here
         assert set(await asyncio.gather(*later)) == {"second"}
         for _ in range(10):
@@ -116,6 +120,8 @@ def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_endpoint_that_is_killed_under_200_streams_costs_nobody_a_silent_end(tmp_path: Path) -> None:
     with endpoint() as first, endpoint() as second:
         port = port_of(first)
+        # It stands still after twenty tokens, so that all streams are in their middle when it is killed.
+        httpx.post(f"http://127.0.0.1:{port}/control/fault", json={"model": "m", "fault": "stall"}).raise_for_status()
         with router(tmp_path, two_tiers(port, port_of(second))) as running:
             asyncio.run(kill_under_streams(running, first))
             with endpoint(port):

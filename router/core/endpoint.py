@@ -40,8 +40,7 @@ MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as lo
 class Slots:
     """How many attempts at once one configured endpoint takes, over all its models, and who waits for one to end.
 
-    `limit` is the operator's word and never exceeded; beyond its connections one more is made to wait for one, so with
-    `most` others are asked instead.
+    `most` is what the operator says, and not more than the connections that it may have; it is never exceeded.
     """
 
     __slots__ = ("limit", "line", "most", "used")
@@ -57,7 +56,7 @@ class Slots:
 
     @property
     def full(self) -> bool:
-        return self.limit is not None and self.used >= self.limit
+        return self.used >= self.most
 
 
 class Endpoint:

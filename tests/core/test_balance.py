@@ -163,12 +163,13 @@ def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing
     assert drawn["slow"] < 4000 * EXPLORE * 2
 
 
-def test_an_endpoint_whose_connections_are_all_in_use_is_asked_only_as_the_last_one() -> None:
+def test_an_endpoint_whose_connections_are_all_in_use_is_not_asked_for_its_calls_wait_in_line() -> None:
     crowded, other = endpoint("crowded", 0.1), endpoint("other", 5.0)
     crowded.slots.allow(None, connections=1)
     crowded.begin(T)
     assert pick([crowded, other], "first_token", T, Random(1)) is other
-    assert least_bad([crowded], T) is crowded
+    assert least_bad([crowded], T) is None
+    assert crowded.lacks_a_slot(T)
 
 
 def test_the_last_endpoint_is_never_ejected() -> None:
