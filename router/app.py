@@ -74,8 +74,6 @@ class Router:
         self.asgi = self._application()
         self.drain = Drain(
             self.handler,
-            self.admission,
-            lambda: self.connections,
             self.scheduler.now,
             limit=settings.drain,
             notice=settings.notice,

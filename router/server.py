@@ -32,6 +32,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         self._drain.end()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # what is not answering; a WebSocket says goodbye
         await self._flush()
         await super().shutdown(sockets)
 

@@ -2,7 +2,8 @@
 
     begin ─► NOTICE ────────────► LAST CALLS ───────────────► over, end
              calls are served     new ones are refused        those still open are told so,
-             as before            (503, come back)            in the stream where one has begun
+             as before            (503, come back), what      in the stream where one has begun
+                                  is idle is closed
 
 Each answer from `begin` on closes its connection, and /readyz says that we stop, which only a listener that is open can
 say: so it stays open to the end. The notice is for who asks /readyz, and for nobody else. A second `begin` ends at
@@ -12,42 +13,25 @@ once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
-from typing import Protocol
 
 from router.errors import Stopping
-from router.proxy.admission import COME_BACK, Admission
+from router.proxy.admission import COME_BACK
 from router.proxy.handler import Handler
 
 log = logging.getLogger(__name__)
-
-
-class Connection(Protocol):
-    """A server's: of HTTP, or a WebSocket, which says goodbye."""
-
-    def shutdown(self) -> None:
-        """No more after what is being answered."""
 
 
 class Drain:
     """`limit` and `notice` are in seconds from the first `begin`; `watched` says whether anyone asks /readyz."""
 
     def __init__(
-        self,
-        handler: Handler,
-        admission: Admission,
-        connections: Callable[[], Iterable[Connection]],
-        now: Callable[[], float],
-        *,
-        limit: float,
-        notice: float,
-        watched: Callable[[], bool],
+        self, handler: Handler, now: Callable[[], float], *, limit: float, notice: float, watched: Callable[[], bool]
     ) -> None:
-        self._handler, self._admission, self._connections, self._now = handler, admission, connections, now
+        self._handler, self._now = handler, now
         self._limit, self._notice, self._watched = limit, notice, watched
         self._refuse_at = self._end_at = inf
-        self._refusing = False
 
     @property
     def begun(self) -> bool:
@@ -70,20 +54,14 @@ class Drain:
         """Whether to end now; to be asked every moment."""
         now = self._now()
         self._move_on(now)
-        return now >= self._end_at or (self._refusing and not self._handler.calls)
+        return now >= self._end_at or (self._handler.refusing and not self._handler.calls)
 
     def end(self) -> None:
         """Nothing more is answered but with an error."""
-        self._refuse()
+        self._handler.refuse_all()
         told = Stopping("The router stopped before the answer was complete.", retry_after=COME_BACK)
         log.info("stopped: %d calls were ended", self._handler.end_all(told))
 
     def _move_on(self, now: float) -> None:
-        if now >= self._refuse_at and not self._refusing:
-            self._refuse()
-
-    def _refuse(self) -> None:
-        self._refusing = True
-        self._admission.close()
-        for connection in list(self._connections()):
-            connection.shutdown()
+        if now >= self._refuse_at and not self._handler.refusing:
+            self._handler.refuse_all()

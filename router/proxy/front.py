@@ -26,6 +26,7 @@ from router.proxy.headers import lines
 
 STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
 
+FRESH = 0.25  # seconds of silence: before, a request may well be on its way, and would be reset by a close
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
 PIPELINED = 8  # requests to the application that may wait behind another; in one read there could be ten thousand
 FRAMING = 20  # bytes that a piece of a chunked body may take beside itself: a size of 16 digits, and two line ends
@@ -136,10 +137,11 @@ class Front(HttpToolsProtocol):
 
     def _rest(self, now: float) -> None:
         """Nothing is asked and nothing answered; but the client may still be reading the last answer."""
+        idle = FRESH if self.handler.refusing else self.bounds.idle
         unsent = self.transport.get_write_buffer_size()
         if unsent != self._unsent:
             self._unsent, self._since = unsent, now
-        elif now >= self._since + self.bounds.idle:
+        elif now >= self._since + idle:
             self.transport.abort() if unsent else self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:

@@ -26,15 +26,15 @@ OPERATIONS: Mapping[bytes, Operation] = {
 class Handler:
     """`authorize` is for the headers of a request, as soon as they are there: nobody else's body is read.
 
-    Once it is `stopping`, each answer closes its client's connection.
+    Once it is `stopping` each answer closes its client's connection, and once it is `refusing` so does silence.
     """
 
-    __slots__ = ("_admission", "_open", "_shell", "authorize", "stopping", "tables")
+    __slots__ = ("_admission", "_open", "_shell", "authorize", "refusing", "stopping", "tables")
 
     def __init__(self, tables: Tables, admission: Admission, shell: Shell) -> None:
         self.tables, self._admission, self._shell = tables, admission, shell
         self.authorize = admission.authorize
-        self.stopping = False
+        self.stopping = self.refusing = False
         self._open: dict[CallRecord, Client] = {}  # calls that have begun and not ended
 
     @property
@@ -78,6 +78,11 @@ class Handler:
         record.ended = self._shell.scheduler.now() - record.arrived
         record.status, record.error = 499, "client_left"
         self._shell.ended(record)
+
+    def refuse_all(self) -> None:
+        """No more calls."""
+        self.refusing = True
+        self._admission.close()
 
     def end_all(self, error: RouterError) -> int:
         """End every call that is open, and tell its client this; how many they were."""

@@ -72,8 +72,8 @@ class Player:
         self._numbers = count(1)
         self._arrived: dict[str, ScriptedClient] = {}
         shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
-        self.admission = Admission((), max_calls)
-        self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), self.admission, shell)
+        admission = Admission((), max_calls)
+        self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, shell)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         self._telemetry = Telemetry([self._note, self.metrics.ended, Changes(self.scheduler.now).ended])
 
