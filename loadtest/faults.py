@@ -49,8 +49,9 @@ class Stand:
     has_fallback: bool
 
     async def run(self, case: Case) -> Result:
-        for endpoint in (self.primary, self.fallback):
+        for endpoint, fault in ((self.primary, case.fault), (self.fallback, case.fallback)):
             endpoint.reset(case.model)
+            endpoint.tell(case.model, fault)
         asked = await self._ask_in_turn(case)
         alive = await self.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False) if case.alive_afterwards else None
         seen = Observed(

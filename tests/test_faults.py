@@ -429,6 +429,17 @@ def test_the_router_passes(results: dict[str, dict[str, faults.Result]], client:
     ), (faults_report.client_got(result), result.seen)
 
 
+@pytest.mark.parametrize("client", ["raw", "openai-python"])
+def test_the_router_rescues_from_more_than_the_sixteen(tmp_path: Path, client: str) -> None:
+    more = ["error-event", "reset-midway", "short", "empty"]
+    cases = [Case(case.name, fault, "the whole answer", 30) for case, fault in zip(CASES, more, strict=False)]
+    plan = faults.Plan(client=client, command=faults.firsttoken(), speed=SPEED, cases=cases)
+    results = asyncio.run(faults.run(plan, tmp_path))
+    assert [(result.case.fault, faults_report.client_got(result)[:16]) for result in results] == [
+        (fault, "the whole answer") for fault in more
+    ]
+
+
 def test_where_two_answers_differ_a_broken_stream_ends_with_an_error(tmp_path: Path) -> None:
     plan = faults.Plan(
         client="openai-python",
