@@ -436,6 +436,23 @@ def test_a_refusal_cancels_a_rival(status: int) -> None:
     assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("b", "hedge", Verdict.ABANDONED)]
 
 
+def test_a_rivals_refusal_waits_for_the_late_attempt_which_may_know_more() -> None:
+    refuses = endpoint("b", fails_with(400, 0.1, message="no tools here"), tier=2)
+    play = Player(endpoint("a", streams("late", first=4.0)), refuses, hedge=1.0)
+    call = play.call()
+    play.run()
+    assert call.text == "late"
+    assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.REFUSED)]
+    for silent, told_at in ((SILENT, 15.0), (fails_with(500, 3.0), 3.0), (opens() + cuts(5.0), 5.0)):
+        play = Player(endpoint("a", silent), refuses, endpoint("c", streams("never"), tier=3), hedge=1.0)
+        call = play.call()
+        play.run()
+        assert (call.status, call.error["message"]) == (400, "no tools here") or call.pinged_at
+        assert call.error["message"] == "no tools here"
+        assert call.ended_at == told_at
+        assert len(play["c"].wires) == 0
+
+
 def test_a_refusal_after_pings_is_an_error_inside_the_stream() -> None:
     play = Player(endpoint("a", fails_with(400, 12.0, code="content_policy_violation")))
     call = play.call()

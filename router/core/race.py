@@ -192,6 +192,13 @@ class Race:
         self._longer_than = max(self._longer_than, attempt.endpoint.context)
         return self._who_can_runs() or any(self._not_tried(tier, now) for tier in self._route.tiers)
 
+    def refused(self, attempt: Attempt) -> bool:
+        """It refuses the request itself, so no more are asked. True where one runs that was asked before it: endpoints
+        differ in what they know, so that one may serve it yet, if it is not `abandon` late.
+        """
+        self._most = 0
+        return self.live[0] is not attempt
+
     def commit(self, attempt: Attempt, now: float) -> list[Attempt]:
         """The first token is here: this attempt is the answer. The others, ended, are returned to be broken off."""
         attempt.first_token(now)
@@ -403,7 +410,7 @@ class Race:
             self._abandon_at = oldest.began + policy.abandon
         if len(self.live) == 1:
             self._rival_at = max(now, oldest.began + self._rival_after(oldest, policy, now))
-            self._expires_at = self.began + policy.deadline
+            self._expires_at = self.began + policy.deadline if self._most else self._expires(oldest)
         else:
             self._expires_at = min(map(self._expires, self.live))
 
@@ -420,4 +427,6 @@ class Race:
         return late if self._wait == "first_token" else min(late, policy.abandon)
 
     def _expires(self, attempt: Attempt) -> float:
-        return self.began + self._policies[attempt.endpoint].deadline
+        policy = self._policies[attempt.endpoint]
+        then = self.began + policy.deadline
+        return then if self._most or self._wait != "first_token" else min(then, attempt.began + policy.abandon)

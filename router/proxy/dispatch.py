@@ -74,7 +74,7 @@ class Dispatch:
         self._record, self._shell, self._ended = record, shell, ended
         self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries)
         self._exchanges: dict[Exchange, Attempt] = {}
-        self._refused: tuple[Exchange, Attempt] | None = None  # the first that called it too long
+        self._refused: tuple[Exchange, Attempt] | None = None  # the first that did, where somebody may still serve it
         self._full = False
         self._rescue: Rescue | None = None
         self._broken = b""  # how an answer that broke ends, if nobody goes on with it
@@ -101,7 +101,9 @@ class Dispatch:
             exchange.reason = exchange.reason or "an answer that is no stream"
             self._failed(exchange, attempt, verdict if verdict is Verdict.REFUSED else Verdict.ABANDONED)
             self.advance()
-        elif verdict is Verdict.REFUSED and self._asks_longer(exchange, attempt):
+        elif verdict is Verdict.REFUSED and (
+            self._asks_longer(exchange, attempt) or self._others_run(exchange, attempt)
+        ):
             self.advance()
         elif exchange.first_token:
             self._commit(exchange, attempt)
@@ -241,6 +243,14 @@ class Dispatch:
         self._failed(exchange, attempt, Verdict.REFUSED)
         return True
 
+    def _others_run(self, exchange: Exchange, attempt: Attempt) -> bool:
+        """A late attempt may yet serve what its rival refuses. If it does not, the refusal is the answer."""
+        if not self._race.refused(attempt):
+            return False
+        self._refused = self._refused or (exchange, attempt)
+        self._failed(exchange, attempt, Verdict.REFUSED)
+        return True
+
     def _failed(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
         del self._exchanges[exchange]
         exchange.close()
@@ -270,7 +280,7 @@ class Dispatch:
     # Ends without an answer.
 
     def _give_in(self, error: RouterError) -> None:
-        """A call that was too long for somebody ends with his word, which is the truth about it."""
+        """A call that somebody refused ends with his word, which is the truth about it."""
         if self._refused is None:
             self._fail(error)
             return
