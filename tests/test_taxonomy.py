@@ -188,6 +188,8 @@ def test_as_an_answer_of_status_200(who: str, kind: str, _status: int, said: Any
         b'data: {"choices":[{"index":0,"delta":{"content":"","reasoning_content":null,"tool_calls":[]}}]}\n\n',
         b'data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0}}\n\n',
         b'event: ping\ndata: {"type":"ping"}\n\n',
+        b'data: {"status":"in_progress","detail":"searching"}\n\n',
+        b'data: {"code":200,"message":"ok"}\n\n',
     ],
 )
 @pytest.mark.parametrize("kind", sorted(DIALECTS))

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_FINE = frozenset({"0", "200", "ok", "success", "none", ""})  # codes of envelopes around what is well
+
 
 def error_of(said: Any) -> dict[str, Any] | None:
     """Its error object, or one made of what is there; None where there is none."""
@@ -37,6 +39,8 @@ def is_error(said: Any) -> bool:
         return False
     if said.get("object") == "error" or said.get("type") == "error" or said.get("success") is False:
         return True
-    return (
-        "choices" not in said and "data" not in said and bool(said.get("detail") or {"code", "message"} <= said.keys())
-    )
+    if "choices" in said or "data" in said:
+        return False
+    if said.keys() == {"detail"}:  # with others beside it, it may be progress that is told
+        return bool(said["detail"])
+    return "message" in said and str(said.get("code", 0)).lower() not in _FINE
