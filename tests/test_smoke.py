@@ -648,10 +648,10 @@ def test_no_generation_is_live_a_second_after_the_client_left(
 
 
 def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared: Router, alpha: Fake) -> None:
-    def pool() -> Json:
-        endpoints = shared.control.get("/admin/endpoints").json()["endpoints"]
-        state: Json = next(each["pool"] for each in endpoints if each["name"] == "narrow")
-        return state
+    def state(of: str, key: str) -> Json:
+        listed = shared.control.get("/admin/endpoints").json()[of]
+        found: Json = next(each for each in listed if each[key] == "narrow")
+        return found
 
     before = alpha.asked("frozen")
     first = Raw(shared.address, CHAT, {"model": "narrow", **STREAM})
@@ -659,15 +659,15 @@ def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared:
     try:
         await_that(lambda: alpha.live == 1)
         second = Raw(shared.address, CHAT, {"model": "narrow", **STREAM})
-        await_that(lambda: pool()["waiting"] == 1)
+        await_that(lambda: state("models", "model")["in_line"] == 1)
         second.leave()
-        await_that(lambda: pool()["waiting"] == 0, within=1)
+        await_that(lambda: state("models", "model")["in_line"] == 0, within=1)
     finally:
         first.leave()
         if second is not None:
             second.leave()
     await_that(lambda: alpha.live == 0, within=1)
-    await_that(lambda: pool()["idle"] == 1)
+    await_that(lambda: state("endpoints", "name")["pool"]["idle"] == 1)
     assert alpha.asked("frozen") == before + 1
 
 
