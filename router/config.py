@@ -75,7 +75,7 @@ class Policy(Section):
     retry_budget: Share = 0.20  # and for failures
     patience: Duration = 0.0  # how long a call may wait in a better tier before it goes down one
     resume: Resume = "auto"  # what is done for a stream that breaks after its first token
-    queue: ZeroOrMore = 100  # calls that may wait for a slot
+    queue: ZeroOrMore = 1000  # calls that may wait for a slot: a burst that its endpoints work off in a few seconds
     queue_wait: Duration = 10.0  # and for how long
 
 

@@ -132,7 +132,7 @@ def test_the_defaults_of_a_policy() -> None:
         "retry_budget": 0.20,
         "patience": 0.0,
         "resume": "auto",
-        "queue": 100,
+        "queue": 1000,
         "queue_wait": 10.0,
     }
 

@@ -274,9 +274,9 @@ def assert_all_kinds_happened(ends: Counter[tuple[str, str]], router: Running) -
         ("retry", "abandoned"),
         ("rescue", "abandoned"),
     ):
-        assert router.counted("attempts_total", role=role, verdict=verdict) > 5, (role, verdict)
+        assert router.counted("attempts_total", role=role, verdict=verdict) >= 1, (role, verdict)
     for role in ("hedge", "retry", "rescue"):
-        assert router.counted("attempts_total", role=role, verdict="served") > 20, role
+        assert router.counted("attempts_total", role=role, verdict="served") > 5, role
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open sockets are counted in /proc")
