@@ -48,9 +48,22 @@ def read_json(text: bytes) -> Any:
     if b"\\u" in text or len(text) > 4000:
         raise Odd  # a lone surrogate, depth, a number of thousands of digits
     try:
-        return json.loads(text.decode(), parse_constant=_no_constant, parse_int=_number, parse_float=_number)
+        return json.loads(
+            text.decode(),
+            parse_constant=_no_constant,
+            parse_int=_number,
+            parse_float=_number,
+            object_pairs_hook=_object,
+        )
     except RecursionError:
         raise Odd from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read = dict(pairs)
+    if len(read) < len(pairs):
+        raise Odd  # which of the two counts, and whether the other must be right
+    return read
 
 
 def _number(text: str) -> float:
