@@ -410,7 +410,7 @@ def test_an_outage_soon_costs_one_attempt_a_call() -> None:
 
 
 def test_a_refusal_goes_to_the_client_as_it_is() -> None:
-    refusal = b'{"error": {"message": "too long",  "code":"context_length_exceeded"}}\n'
+    refusal = b'{"error": {"message": "what?",  "code":"invalid_value"}}\n'
     play = Player(*quick_and_slow(answers(refusal, 0.1, status=400, headers=[*JSON, (b"x-vendor", b"1")])))
     call = play.call()
     play.run()

@@ -302,13 +302,14 @@ def test_a_full_frozen_endpoint_keeps_only_its_own_calls_waiting() -> None:
         endpoint("frozen", SILENT, models=["stuck", "both"], concurrency=5),
         endpoint("well", SECOND, models=["both"], tier=2),
         deadline=600,
+        queue=100,
     )
     stuck = [play.call(0.0, model="stuck") for _ in range(300)]
     both = [play.call(1.0 + i / 10, model="both") for i in range(100)]
     play.run()
     assert {took(call) for call in both} == {1.0}
     codes = [call.record.error for call in stuck]
-    assert (codes.count("queue_full"), codes.count("queue_timeout")) == (195, 100)
+    assert (codes.count("queue_full"), codes.count("queue_timeout")) == (195, 100), codes
 
 
 def test_the_pace_is_what_was_seen_of_late() -> None:

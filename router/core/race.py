@@ -79,7 +79,7 @@ class Race:
         "_again_at",
         "_expires_at",
         "_hold_until",
-        "_longer_than",
+        "_longer",
         "_most",
         "_policies",
         "_rescues",
@@ -110,7 +110,7 @@ class Race:
         self.winner: Attempt | None = None
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # tried once, and may be tried again from then on
-        self._longer_than = -1  # tokens: a context that was too small; -1: none was
+        self._longer: Collection[Endpoint] | None = None  # who may take what was too long for others; None: it was not
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
         self.wanted: Collection[Endpoint] = ()  # nobody runs, because these are full
@@ -134,7 +134,7 @@ class Race:
         """The attempt that is due now, begun; None when nothing is due before `wake_at`."""
         if not self.live:
             return self._alone(now) if self.winner is None else None
-        if self._longer_than >= 0 and not self._who_can_runs() and (longer := self._alone(now)) is not None:
+        if self._longer is not None and not self._who_can_runs() and (longer := self._alone(now)) is not None:
             return longer
         return self._rival(now) if now >= self._rival_at else None
 
@@ -188,8 +188,18 @@ class Race:
     def longer(self, attempt: Attempt, now: float) -> bool:
         """It refuses the call for its length: from now on only endpoints with a larger context are asked, once each,
         and free, for that is no second try of the same thing. False where there are none.
+
+        Where nobody says how large his is, those of another tier are: a fallback often has more, and is seldom the
+        same again.
         """
-        self._longer_than = max(self._longer_than, attempt.endpoint.context)
+        refusing, everyone = attempt.endpoint, self._everyone
+        alike = next(tier for tier in self._route.tiers if refusing in tier)
+        said = any(e.context for e in everyone)
+        self._longer = [
+            e
+            for e in (everyone if self._longer is None else self._longer)
+            if (e.context > refusing.context if said else e not in alike and not e.stand_in)
+        ]
         return self._who_can_runs() or any(self._not_tried(tier, now) for tier in self._route.tiers)
 
     def refused(self, attempt: Attempt) -> bool:
@@ -221,14 +231,14 @@ class Race:
     # With nobody running.
 
     def _who_can_runs(self) -> bool:
-        return any(attempt.endpoint.context > self._longer_than for attempt in self.live)
+        return self._longer is not None and any(attempt.endpoint in self._longer for attempt in self.live)
 
     def _alone(self, now: float) -> Attempt | None:
         self._hold_until, self.wanted = inf, ()
         endpoint = self._choose(now) if now < self.deadline and self.attempts < self._most else None
         if endpoint is None:
             return None
-        if self._longer_than >= 0:
+        if self._longer is not None:
             return self._begin(endpoint, "retry", now)
         if self._rescues:
             return self._rescue(endpoint, now)
@@ -253,7 +263,7 @@ class Race:
         A tier that keeps its callers waiting is passed over where another does not; and where all that are well are
         full one of these is waited for, rather than asking one that is out.
         """
-        if self._longer_than >= 0:
+        if self._longer is not None:
             return self._choose_longer(now)
         for tier in self._route.tiers:
             endpoint = pick(self._not_tried(tier, now), self._wait, now, self.rng)
@@ -371,8 +381,8 @@ class Race:
             return endpoints
         at_work = any(not attempt.endpoint.stand_in for attempt in self.live)
         in_time = [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
-        if self._longer_than >= 0:
-            in_time = [e for e in in_time if e.context > self._longer_than]
+        if self._longer is not None:
+            in_time = [e for e in in_time if e in self._longer]
         return [e for e in in_time if not e.stand_in] if at_work else in_time
 
     def _can_take_over(self, now: float) -> bool:

@@ -138,9 +138,18 @@ def test_one_whose_context_is_not_said_has_the_smallest() -> None:
     call = Call([a], [b], [c])
     call.at(0)
     assert too_long(call, "a", 1) == ["retry c"]
-    nobody = Call(three())
-    nobody.at(0)
-    assert not nobody.race.longer(nobody.attempts["a"], T + 1)
+
+
+def test_where_nobody_says_how_large_his_context_is_another_tier_is_asked_but_none_that_only_simulates() -> None:
+    a, b, c = three()
+    alike = Call([a, b, c])
+    alike.at(0)
+    assert not alike.race.longer(alike.attempts["a"], T + 1)
+    call = Call([a, b], [c], [made_up := endpoint("d")])
+    made_up.stand_in = True
+    call.at(0)
+    assert too_long(call, "a", 1) == ["retry c"]
+    assert not call.race.longer(call.attempts["c"], T + 2)
 
 
 def test_a_late_one_with_a_larger_context_is_hedged_with_such_only() -> None:
@@ -627,7 +636,7 @@ class AnyCall:
             endpoint(f"e{n}", rng.choice([None, 0.1, 1.0]), limit=rng.choice([None, 1, 2]))
             for n in range(rng.randint(1, 8))
         ]
-        self.longer_than = -1  # a context that was too small
+        self.longer: list[Endpoint] | None = None  # who may take what was too long for others
         tiers: list[list[Endpoint]] = [[] for _ in range(rng.randint(1, 3))]
         for e in self.endpoints:
             rng.choice(tiers).append(e)
@@ -708,8 +717,8 @@ class AnyCall:
     def began(self, attempt: Attempt) -> None:
         assert attempt.began == self.now < self.race.began + self.way.policies[attempt.endpoint].deadline
         assert attempt.ended is None
-        assert attempt.endpoint.context > self.longer_than
-        assert self.longer_than < 0 or attempt.endpoint not in [other.endpoint for other in self.attempts]
+        assert self.longer is None or attempt.endpoint in self.longer
+        assert self.longer is None or attempt.endpoint not in [other.endpoint for other in self.attempts]
         self.attempts.append(attempt)
         verdict = self.rng.choice(KINDS_OF_END)
         if verdict is not None:
@@ -739,7 +748,13 @@ class AnyCall:
     def too_long(self, attempt: Attempt) -> bool:
         if not self.race.longer(attempt, self.now):
             return False
-        self.longer_than = max(self.longer_than, attempt.endpoint.context)
+        refusing = attempt.endpoint
+        (alike,) = (tier for tier in self.way.tiers if refusing in tier)
+        if any(e.context for e in self.endpoints):
+            larger = [e for e in self.endpoints if e.context > refusing.context]
+        else:
+            larger = [e for e in self.endpoints if e not in alike]
+        self.longer = [e for e in larger if self.longer is None or e in self.longer]
         return True
 
     def holds(self) -> None:
@@ -761,7 +776,7 @@ class AnyCall:
             for e in self.endpoints:
                 in_time = self.now < T + self.way.policies[e].deadline
                 wanted = self.way.policies[e].retry_budget > 0.0
-                asked = e in tried or e.context <= self.longer_than
+                asked = e in tried or (self.longer is not None and e not in self.longer)
                 assert asked or not e.sound(self.now) or not in_time or not wanted
 
     def end(self) -> None:
