@@ -223,11 +223,9 @@ defaults: {{{", ".join(settings)}}}
 endpoints:
   - name: primary
     base_url: {primary}
-    models: [{models}]
-    context: 8k{probe}
+    models: [{models}]{probe}
   - name: fallback
     base_url: {fallback}
     models: [{models}]
-    context: 128k
     tier: 2{probe}
 """

@@ -21,6 +21,8 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 _FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
+# What openai-python keeps: after an id, or beside a retry, it takes the next comment for an empty event, and fails.
+_KEPT_BY_CLIENTS = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
 _NAMED_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
 CUT_SHORT = {"message": _FAILED, "code": _FAILED}
 # Never found within a text, where its quotes would have backslashes.
@@ -254,7 +256,11 @@ class Scanner:
         if data and _NAMED_ERROR.search(event):
             return self._named_error(data, event)
         # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
-        return bool(data) and self._data(data, event)
+        as_it_is = bool(data) and self._data(data, event)
+        if (as_it_is or self._instead) and _KEPT_BY_CLIENTS.search(event):
+            self._instead = _ended(_KEPT_BY_CLIENTS.sub(b"", self._instead or event))
+            return False
+        return as_it_is
 
     def _named_error(self, data: bytes, event: bytes) -> bool:
         """What is called an error is one, whatever it says."""

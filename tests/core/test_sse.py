@@ -63,7 +63,7 @@ GOOD: list[list[bytes]] = [
     [b"data: " + json.dumps(ROLE).encode()],
     [b"data: " + json.dumps(delta(content="tschüß 你好 🙂"), ensure_ascii=False).encode()],
     [b"data:" + json.dumps(delta(reasoning_content="hm")).encode()],
-    [b"event: message", b"id: 7", b"data: " + json.dumps(delta(content="x")).encode()],
+    [b"event: message", b"data: " + json.dumps(delta(content="x")).encode()],
     [b'data: {"choices": [', b'data: {"delta": {"content": "two lines"}}]}'],
     [b": note", b"data: " + json.dumps(finish()).encode()],
     [b"data: " + json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}).encode()],
@@ -265,6 +265,20 @@ def test_what_stands_around_a_dropped_event_goes_on_byte_for_byte() -> None:
     before, after = b": ping\r\n\r\ndata: {}\r\n\r\n", b"\r\ndata: [DONE]\r\n\r\n"
     _, forwarded = run(before + b"data: {oops\r\n\r\n" + after)
     assert forwarded == before + after
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("kept", [b"id: 7", b"id:7", b"id", b"retry: 100", b"retry"])
+def test_what_clients_keep_beyond_an_event_does_not_go_on(kept: bytes, end: bytes) -> None:
+    data = b'data: {"choices":[{"index":0,"delta":{"content":"id: 7"}}]}'
+    for lines in ([kept, data], [data, kept], [b"event: x", kept, data], [kept, data, b"idle: 1"]):
+        scanner, forwarded = run(end.join(lines) + end + end, event(delta(content="!")))
+        assert scanner.events == 2
+        assert forwarded.splitlines() == [
+            *(line for line in lines if line != kept),
+            b"",
+            *event(delta(content="!")).splitlines(),
+        ]
 
 
 @pytest.mark.parametrize("lone", [b"id: 7\n\n", b"retry: 100\n\n", b"event: ping\n\n", b"id: 7\nevent: ping\n\n"])
