@@ -352,6 +352,14 @@ def test_a_short_retry_after_is_waited_out_where_nobody_else_is() -> None:
     assert call.first_token_at == 2.4
 
 
+def test_one_more_try_is_not_for_an_endpoint_whose_breaker_has_opened_meanwhile() -> None:
+    play = Player(endpoint("a", fails_with(503, 0.01)), endpoint("b", streams("served"), tier=2), patience=1)
+    calls = [play.call(0.0), play.call(2.0)]
+    play.run()
+    assert [[name for name, _, _ in verdicts(call)] for call in calls] == [["a", "a", "b"], ["a", "b"]]
+    assert all(call.text == "served" for call in calls)
+
+
 def test_a_long_retry_after_is_told_to_the_client() -> None:
     play = Player(
         endpoint("a", fails_with(429, 0.1, retry_after=20)), endpoint("b", fails_with(429, 0.1, retry_after=7))

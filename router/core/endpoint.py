@@ -144,8 +144,13 @@ class Endpoint:
         """When it can be asked again: `now` if it can, `inf` if nobody knows."""
         if not self.health.up or self.full:
             return inf
-        then = max(now, self.out_until, self.breaker.retry_at or now)
+        then = max(now, self.left_alone_until)
         return then if self.breaker.allows(then) else inf  # else its trial is running
+
+    @property
+    def left_alone_until(self) -> float:
+        """It said that it is busy, or its breaker is open; probes' word on it is another thing."""
+        return max(self.out_until, self.breaker.retry_at or 0.0)
 
     # What it would cost.
 

@@ -325,9 +325,13 @@ class Race:
         return [endpoint for tier in self._route.tiers for endpoint in tier]
 
     def _soonest(self, endpoints: Iterable[Endpoint], now: float) -> tuple[float, Endpoint | None]:
-        """Who could be asked next, and when: those that were tried after their pause, the others when they recover."""
+        """Who could be asked next, and when: those that were tried after their pause and not while they are left alone,
+        the others when they recover.
+        """
         times = [
-            (self._again_at.get(e, inf) if e in self._tried else e.recovers_at(now), e) for e in endpoints if not e.full
+            (max(self._again_at.get(e, inf), e.left_alone_until) if e in self._tried else e.recovers_at(now), e)
+            for e in endpoints
+            if not e.full
         ]
         in_time = [(then, e) for then, e in times if max(now, then) < self.began + self._policies[e].deadline]
         return min(in_time, key=lambda pair: pair[0], default=(inf, None))
