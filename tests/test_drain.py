@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.fake_endpoint import TEXT
-from tests.test_smoke import HI, Fake, Json, Raw, Router, await_that, entry, fake, router, text_of
+from tests.processes import HI, Fake, Json, Raw, Router, await_that, entry, fake, router, text_of
 
 STOPPING = {"status": "stopping"}
 

@@ -23,7 +23,7 @@ import pytest
 
 from tests.fuzz.corpus import REQUESTS
 from tests.fuzz.mutations import mutate
-from tests.test_smoke import Fake, Router, fake, router
+from tests.processes import Fake, Router, fake, router
 
 AT_ONCE = 50  # connections
 PATIENCE = 15.0  # seconds until one of them must have its answer or its end; slow senders have it after two

@@ -20,7 +20,7 @@ import openai
 import pytest
 
 from loadtest.answers import answer_to
-from tests.test_smoke import HI, Json, Router, router
+from tests.processes import HI, Json, Router, router
 
 STREAMS = 200
 WHOLE = answer_to(HI)
