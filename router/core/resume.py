@@ -33,6 +33,31 @@ class Diverged(ValueError):
     """The other stream is no part of the same answer; the message says why."""
 
 
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    refusal: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    delta: _Delta
+    index: int = 0
+    finish_reason: Any = None
+
+
+class _Token(msgspec.Struct, gc=False):
+    """What nearly every event is."""
+
+    choices: list[_Choice]
+
+
+_read_token = msgspec.json.Decoder(_Token).decode
+
+
 class Transcript:
     """What a client was sent of an answer, read only when it is asked for.
 
@@ -64,19 +89,35 @@ class Transcript:
         noted, self._noted, self._size = b"".join(self._noted), [], 0
         said: dict[tuple[int, Part], list[str]] = {}
         for event in split(noted):
-            try:
-                shape = _shape(event)
-            except Diverged:
-                self.mixed = True
-                continue
-            if shape is not None:
-                self._event(shape, said)
+            if not (self.facts and self._token(event, said)):
+                self._event(event, said)
         for key, pieces in said.items():
             self.texts[key] = self.texts.get(key, "") + "".join(pieces)
         if sum(map(len, self.texts.values())) > MOST:
             self.mixed, self.texts = True, {}
 
-    def _event(self, shape: Shape, said: dict[tuple[int, Part], list[str]]) -> None:
+    def _token(self, event: bytes, said: dict[tuple[int, Part], list[str]]) -> bool:
+        """The quick way for a mere token, ten times as fast; False where it is more."""
+        try:
+            (choice,) = _read_token(event[6:]).choices
+        except (msgspec.DecodeError, ValueError):
+            return False
+        delta, text = choice.delta, choice.delta.content
+        more = delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal or delta.function_call
+        if not text or more or delta.audio or choice.finish_reason or event[:6] != b"data: ":
+            return False
+        said.setdefault((choice.index, ("content",)), []).append(text)
+        self.tokens += 1
+        return True
+
+    def _event(self, event: bytes, said: dict[tuple[int, Part], list[str]]) -> None:
+        try:
+            shape = _shape(event)
+        except Diverged:
+            self.mixed = True
+            return
+        if shape is None:
+            return
         for name in ("id", "created", "model"):
             if shape.get(name):
                 self.facts.setdefault(name, shape[name])

@@ -348,7 +348,7 @@ def _decoded(data: bytes) -> Any:
 
 def split(events: bytes) -> list[bytes]:
     """Whole events, each without the blank line at its end."""
-    return [event for event in _BLANK_LINE.split(events) if event]
+    return [event for event in (_BLANK_LINE.split(events) if b"\r" in events else events.split(b"\n\n")) if event]
 
 
 def data_of(event: bytes) -> bytes:
