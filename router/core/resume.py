@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.sse import data_of, split
+from router.core.sse import data_of, read_event, split
 
 Part = tuple[str | int, ...]  # where a text stands in a choice: ("content",), or ("tool_calls", 0, "arguments")
 Shape = dict[str, Any]
@@ -31,31 +31,6 @@ _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
 class Diverged(ValueError):
     """The other stream is no part of the same answer; the message says why."""
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    refusal: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    delta: _Delta
-    index: int = 0
-    finish_reason: Any = None
-
-
-class _Token(msgspec.Struct, gc=False):
-    """What nearly every event is."""
-
-    choices: list[_Choice]
-
-
-_read_token = msgspec.json.Decoder(_Token).decode
 
 
 class Transcript:
@@ -99,14 +74,13 @@ class Transcript:
     def _token(self, event: bytes, said: dict[tuple[int, Part], list[str]]) -> bool:
         """The quick way for a mere token, ten times as fast; False where it is more."""
         try:
-            (choice,) = _read_token(event[6:]).choices
-        except (msgspec.DecodeError, ValueError):
+            token = read_event(event[6:]).token if event[:6] == b"data: " else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        delta, text = choice.delta, choice.delta.content
-        more = delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal or delta.function_call
-        if not text or more or delta.audio or choice.finish_reason or event[:6] != b"data: ":
+        if token is None:
             return False
-        said.setdefault((choice.index, ("content",)), []).append(text)
+        index, text = token
+        said.setdefault((index, ("content",)), []).append(text)
         self.tokens += 1
         return True
 
