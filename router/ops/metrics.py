@@ -97,7 +97,9 @@ class Metrics(Collector):
             if attempt.role == "hedge":
                 self._hedges[attempt.endpoint.name, "lost" if attempt.first_token_at is None else "won"] += 1
         if record.first_token is not None and record.stream:
-            self._first_token[record.model, record.endpoint].observe(record.first_token)
+            by = (attempt.endpoint.name for attempt in record.attempts if attempt.first_token_at is not None)
+            first = next(by, record.endpoint)  # the one that rescues an answer has not begun it
+            self._first_token[record.model, first].observe(record.first_token)
         if record.prompt_tokens:
             self._tokens[record.endpoint, "input"] += record.prompt_tokens
         if record.completion_tokens:
