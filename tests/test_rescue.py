@@ -76,6 +76,8 @@ def test_another_endpoint_answers_again_and_the_client_gets_what_it_lacks() -> N
     assert (record.status, record.error, record.endpoint, record.first_token) == (200, "", "b", 0.2)
     assert record.completion_tokens == 4
     assert play.metric("attempts_total", role="rescue", verdict="served") == 1
+    assert play.metric("first_token_seconds_count", endpoint="a") == 1
+    assert play.metric("first_token_seconds_count", endpoint="b") == 0
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,20 @@ def test_a_stream_that_is_told_to_be_refused_is_not_rescued() -> None:
     play.run()
     assert call.error["code"] == "content_policy_violation"
     assert len(play["b"].wires) == 0
+
+
+def test_who_refuses_to_rescue_is_not_asked_again_however_it_said_so() -> None:
+    for refusal in (
+        fails_with(400, 0.1),
+        fails_with(500, 0.1, code="invalid_request_error"),
+        opens(0.1) + sends(0.2, error_event("no", code="invalid_request_error")) + ends(0.2),
+        answers({"error": {"message": "no", "code": "invalid_request_error"}}, 0.1),
+    ):
+        play = broken_and_sound(b=refusal, retry_budget=2)
+        call = play.call()
+        play.run()
+        assert_broken(call)
+        assert len(play["b"].wires) == 1
 
 
 def test_a_stream_with_a_reason_to_finish_needs_no_rescue() -> None:
@@ -356,6 +372,22 @@ def test_only_those_that_can_are_asked_to_go_on() -> None:
     assert [name for name, _, _ in verdicts(call)] == ["a", "c"]
 
 
+def test_who_broke_and_cannot_is_not_asked_again_where_those_that_can_are_full() -> None:
+    """Nor when the wait in their line is over."""
+    play = Player(
+        endpoint("a", CUT, models=["chat"]),
+        endpoint("b", streams("long", first=60.0), tier=2, kind="vllm", concurrency=1, models=["chat", "other"]),
+        resume="continue",
+        hedge="off",
+        queue_wait=5,
+    )
+    play.call(0.0, model="other")
+    call = play.call(1.0, messages=MESSAGES)
+    play.run()
+    assert_broken(call)
+    assert play["a"].asked_at == [1.0]
+
+
 def test_where_nobody_can_go_on_the_stream_ends_with_the_error() -> None:
     play = Player(endpoint("a", CUT), endpoint("b", AGAIN, tier=2), resume="continue")
     call = play.call(messages=MESSAGES, temperature=0)
@@ -397,6 +429,17 @@ def test_a_refused_prefill_never_hides_what_really_failed() -> None:
     play.run()
     assert_broken(call)
     assert "no prefill" not in call.error["message"]
+
+
+def test_messages_that_are_nested_as_deep_as_can_be_read_once_end_the_stream_with_an_error() -> None:
+    """Deeper in the stack they can't be read again."""
+    for depth in range(900, 1000):
+        play = broken_and_sound(b=REST, resume="continue")
+        messages = b'[{"content":' + b"[" * depth + b"]" * depth + b"}]"
+        call = play.call(body=b'{"model":"chat","stream":true,"messages":' + messages + b"}")
+        play.run()
+        if call.status == 200:
+            assert call.done or call.error["code"] == "stream_broken"
 
 
 def test_a_completions_prompt_just_grows() -> None:

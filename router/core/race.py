@@ -311,7 +311,7 @@ class Race:
 
     def _once_more(self, now: float) -> Endpoint | None:
         """One that was tried, and is well again after its pause."""
-        again = (e for e, then in self._again_at.items() if then <= now and e.available(now))
+        again = (e for e in self._everyone if self._again_at.get(e, inf) <= now and e.available(now))
         return next((e for e in again if self._may_ask(e, now)), None)
 
     def _may_ask(self, endpoint: Endpoint, now: float) -> bool:

@@ -67,7 +67,7 @@ def _messages(fields: Fields) -> list[msgspec.Raw] | None:
     """Each in its own bytes."""
     try:
         return _split(fields.get("messages", b""))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -294,7 +294,7 @@ class Exchange(msgspec.Struct, eq=False):
         """It said what is wrong."""
         judged = self._dialect.judge(status, said, self.retry_after, time.time())
         self.cause, self.retry_after = judged
-        self.passing = judged.cause not in OURS
+        self.passing = judged.verdict is not Verdict.REFUSED and judged.cause not in OURS
         self._end(judged.verdict, f"{where}{_named(said)}")
 
 
