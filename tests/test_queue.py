@@ -235,9 +235,12 @@ def test_one_that_recovers_is_found_by_those_in_line() -> None:
 
 def test_an_endpoint_that_named_its_time_is_not_waited_for() -> None:
     play = Player(endpoint("a", fails_with(429, 1.0, retry_after=30), concurrency=1), queue_wait=5)
-    play.call(), play.call(0.1)
+    _, *waiting = play.call(), play.call(0.1), play.call(0.2)
     late = play.call(2.0)
     play.run()
+    for call in waiting:  # until then it was full
+        assert refused(call) == (429, "endpoints_busy", 1.0)
+        assert call.headers["retry-after-ms"] == "30000"
     assert refused(late) == (429, "endpoints_busy", 2.0)
 
 

@@ -306,7 +306,7 @@ class Dispatch:
         """What to say when nobody is left to ask."""
         model, attempts = self._call.model, self._record.attempts
         now = self._shell.scheduler.now()
-        if self._place is not None:
+        if self._place is not None and now >= self._race.line_until:
             waited = now - self._place.joined
             return self._no_room(f"and none became free for it within {waited:.0f} s", "queue_timeout", waited)
         quiet = [e.quiet_until - now for e in self._route.endpoints if e.quiet_until > now]
