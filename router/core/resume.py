@@ -26,6 +26,8 @@ SEAM = 50  # characters at the beginning of a continuation that are looked at be
 ECHO = 12  # characters at the least that are no chance, when they stand on both sides of the seam
 AGAIN = 24  # characters with which an answer begins that was not continued, but begun again
 
+_OF_A_CALL = frozenset(("index", "id", "type", "function"))  # to a tool that is a function
+
 _decode, _encode = msgspec.json.Decoder().decode, msgspec.json.Encoder().encode
 
 
@@ -97,7 +99,7 @@ class Transcript:
                 self.facts.setdefault(name, shape[name])
         for index, choice in _choices(shape):
             texts = _texts(choice)
-            self.tokens += bool(texts)
+            self.tokens += any(texts.values())
             for part, text in texts.items():
                 said.setdefault((index, part), []).append(text)
             if choice.get("finish_reason"):
@@ -284,8 +286,9 @@ def _choices(shape: Shape) -> Iterable[tuple[int, Shape]]:
 
 
 def _texts(choice: Shape) -> dict[Part, str]:
-    """Where there is text in it, and which."""
+    """Where there is text in it, and which. A tool call is there as soon as it has begun, with a name of no letters."""
     delta = choice.get("delta")
+    begun: dict[Part, str] = {}
     found: dict[Part, str] = {}
     if isinstance(choice.get("text"), str):
         found["text",] = choice["text"]
@@ -293,23 +296,34 @@ def _texts(choice: Shape) -> dict[Part, str]:
         for name, value in delta.items():
             if name == "tool_calls":
                 for place, call in _calls(delta):
+                    begun[name, place, "name"] = ""
                     found |= {(name, place, key): text for key, text in _function(call.get("function"))}
             elif name == "function_call":
                 found |= {(name, key): text for key, text in _function(value)}
             elif isinstance(value, str) and name != "role":
                 found[name,] = value
-    return {part: text for part, text in found.items() if text}
+    return begun | {part: text for part, text in found.items() if text}
 
 
 def _has_more(choice: Shape) -> bool:
-    """Whether there is output in it that is no text: audio, say."""
+    """Whether there is output in it that is no text: audio, say, or a call of another kind of tool."""
     delta = choice.get("delta")
     if delta is None:
         return False
     if not isinstance(delta, dict):
         return True
     others = (value for name, value in delta.items() if name not in ("tool_calls", "function_call"))
-    return any(value and not isinstance(value, str) for value in others)
+    return any(value and not isinstance(value, str) for value in others) or not all(
+        _is_text(call) for _, call in _calls(delta)
+    )
+
+
+def _is_text(call: Shape) -> bool:
+    """It calls a function, by a name and with arguments that are texts."""
+    function = call.get("function") or {}
+    if not isinstance(function, dict) or not all(isinstance(value, str) for value in function.values() if value):
+        return False
+    return not any(value for name, value in call.items() if name not in _OF_A_CALL)
 
 
 def _without(choice: Shape, lacks: dict[Part, str], known: set[Part], *, more: bool) -> Shape | None:

@@ -101,6 +101,8 @@ def test_a_long_answer_is_read_as_it_comes_and_a_huge_one_forgotten() -> None:
         sse({"progress": 3}),
         sse({"choices": "none"}),
         chunk(audio={"data": "AAAA"}),
+        chunk(tool_calls=[{"index": 0, "id": "c1", "type": "custom", "custom": {"name": "sql", "input": "select "}}]),
+        chunk(tool_calls=[{"index": 0, "id": "c1", "function": {"name": "sql", "arguments": {"query": "select 1"}}}]),
         sse({"choices": [{"index": 0, "delta": 3}]}),
         b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n',  # half a character
         b'data: {"choices":[{"delta":{},"logprobs":{"content":[{"logprob":-1e999}]}}]}\n\n',
@@ -120,6 +122,7 @@ def test_what_is_no_text_can_not_be_compared(event: bytes) -> None:
         ([chunk(reasoning_content="hm"), chunk(content="Hello")], "Hello"),
         ([sse({"choices": [{"index": 0, "text": "Once"}]})], "Once"),
         ([chunk(reasoning_content="hm")], None),
+        ([chunk(content="Hello"), chunk(tool_calls=[{"index": 0, "id": "c1", "type": "function"}])], None),
         ([chunk(content="Hello", finish="stop")], None),
         ([chunk(content="Hello"), chunk(1, content="Hi")], None),
         ([chunk(1, content="Hi")], None),
@@ -202,6 +205,19 @@ def test_a_tool_calls_arguments_go_on_and_its_id_is_not_said_twice() -> None:
     second = {"index": 1, "id": "c3", "type": "function", "function": {"name": "time", "arguments": ""}}
     passed = replay.feed(chunk(id="two", tool_calls=[{"index": 0, "function": {"arguments": '"}'}}, second]))
     assert deltas(passed) == [{"tool_calls": [{"index": 0, "function": {"arguments": '"}'}}, second]}]
+
+
+@pytest.mark.parametrize("function", [{}, {"function": {"name": "", "arguments": ""}}])
+def test_a_tool_call_that_has_only_its_id_yet_is_not_begun_twice(function: Json) -> None:
+    def begun(id: str) -> bytes:
+        return chunk(id="two", tool_calls=[{"index": 0, "id": id, "type": "function", **function}])
+
+    had = told(begun("c1"))
+    assert had.plain is None
+    replay = Replay(had)
+    assert replay.feed(begun("c2")) == b""
+    passed = replay.feed(chunk(id="two", tool_calls=[{"index": 0, "function": {"name": "time", "arguments": "{}"}}]))
+    assert deltas(passed) == [{"tool_calls": [{"index": 0, "function": {"name": "time", "arguments": "{}"}}]}]
 
 
 @pytest.mark.parametrize(
