@@ -40,13 +40,9 @@ class _Delta(msgspec.Struct, gc=False):
 
     @property
     def useful(self) -> bool:
-        return bool(self.content or self.more)
-
-    @property
-    def more(self) -> Any:
-        """Output beside its content."""
-        return (
-            self.reasoning_content
+        return bool(
+            self.content
+            or self.reasoning_content
             or self.tool_calls
             or self.reasoning
             or self.refusal
@@ -97,16 +93,6 @@ class _Event(msgspec.Struct, gc=False):
     usage: AnyUsage = None
     error: Any = None
 
-    @property
-    def token(self) -> tuple[int, str] | None:
-        """Choice and text of an event that is a mere token of content, as nearly every one is; None of all others."""
-        choices = self.choices
-        if choices is None or len(choices) != 1 or choices[0].finish_reason or choices[0].delta is None:
-            return None
-        index, text = choices[0].index, choices[0].delta.content
-        alone = isinstance(index, int) and isinstance(text, str) and text and not choices[0].delta.more
-        return (index, text) if alone else None
-
 
 class _LaterEvent(msgspec.Struct, gc=False):
     """And after it: its text is not even looked at."""
@@ -116,7 +102,7 @@ class _LaterEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
-read_event = msgspec.json.Decoder(_Event).decode
+_read_event = msgspec.json.Decoder(_Event).decode
 _read_later_event = msgspec.json.Decoder(_LaterEvent).decode
 
 
@@ -312,7 +298,7 @@ class Scanner:
     def _data(self, data: bytes, event: bytes) -> bool:
         """Read an event's data; the event may have its end or not."""
         try:
-            read = _read_later_event(data) if self.first_token else read_event(data)
+            read = _read_later_event(data) if self.first_token else _read_event(data)
         except msgspec.ValidationError:
             return self._own_shape(data, event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
