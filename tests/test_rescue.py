@@ -143,6 +143,18 @@ def test_meanwhile_the_client_gets_comments() -> None:
     assert len(others) >= 2  # one while nothing came, one while what came was known
 
 
+def test_tokens_that_the_one_that_broke_has_told_are_not_those_of_who_rescues_it() -> None:
+    told = {
+        "choices": [{"index": 0, "delta": {"content": "The "}}],
+        "usage": {"prompt_tokens": 5, "completion_tokens": 1},
+    }
+    play = broken_and_sound(opens(0.1) + sends(0.2, sse(told)) + cuts(0.5), b=streams(*WORDS))
+    call = play.call()
+    play.run()
+    assert (call.text, call.record.completion_tokens) == (WHOLE, None)
+    assert play.metric("tokens_total") == 0
+
+
 def test_another_answer_ends_the_stream_with_an_error() -> None:
     play = broken_and_sound(b=streams("The ", "slow ", "green ", "turtle"))
     call = play.call()

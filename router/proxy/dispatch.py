@@ -216,6 +216,7 @@ class Dispatch:
         self._leave_line(now)
         self._close_exchanges()
         record.endpoint = attempt.endpoint.name
+        record.prompt_tokens = record.completion_tokens = None  # what one that broke has told is not this one's
         if exchange.streams:
             self._relay(exchange, attempt)
         else:
