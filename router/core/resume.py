@@ -69,13 +69,14 @@ class Transcript:
     `mixed`: there is output in it that is no text, or too much of it, so that nothing can be held against it.
     """
 
-    __slots__ = ("_noted", "_size", "facts", "finished", "mixed", "texts", "tokens")
+    __slots__ = ("_noted", "_size", "begun", "facts", "finished", "mixed", "texts", "tokens")
 
     def __init__(self) -> None:
         self._noted: list[bytes] = []
         self._size = 0
         self.texts: dict[tuple[int, Part], str] = {}  # by choice and part
         self.facts: Shape = {}  # id, created and model, as its first event has them
+        self.begun: set[int] = set()  # choices that more than a token was said of: some have only a role yet
         self.finished: set[int] = set()  # choices that have a reason to finish
         self.tokens = 0  # events with output: about as many
         self.mixed = False
@@ -126,6 +127,7 @@ class Transcript:
                 self.facts.setdefault(name, shape[name])
         for index, choice in _choices(shape):
             texts = _texts(choice)
+            self.begun.add(index)
             self.tokens += any(texts.values())
             for part, text in texts.items():
                 said.setdefault((index, part), []).append(text)
@@ -147,7 +149,7 @@ class Transcript:
 class Replay:
     """`feed` gives what follows what the client has now, once all of that was seen again."""
 
-    __slots__ = ("_facts", "_finished", "_seen", "_texts", "caught_up")
+    __slots__ = ("_begun", "_facts", "_finished", "_seen", "_texts", "caught_up")
 
     def __init__(self, had: Transcript) -> None:
         had.read()
@@ -155,6 +157,7 @@ class Replay:
             raise Diverged("it has output that can't be compared")
         self._texts, self._finished = had.texts.copy(), had.finished.copy()  # what follows is noted there, too
         self._facts = {name: value for name, value in had.facts.items() if name != "model"}
+        self._begun = had.begun.union(index for index, _ in had.texts)
         self._seen = dict.fromkeys(had.texts, 0)
         self.caught_up = False
 
@@ -192,7 +195,7 @@ class Replay:
             return None
         if choice.get("logprobs") and 0 < len("".join(lacks.values())) < len("".join(texts.values())):
             raise Diverged("its tokens are others")
-        if not any(key[0] == index for key in self._seen):
+        if index not in self._begun:
             return choice  # the client has nothing of it
         return _without(choice, lacks, {part for of, part in self._seen if of == index}, more=was_covered)
 

@@ -196,6 +196,12 @@ def test_a_replay_knows_each_choice_by_itself() -> None:
         replay.feed(chunk(1, id="two", content="3"))
 
 
+def test_a_choice_that_has_only_its_role_yet_does_not_get_it_twice() -> None:
+    replay = Replay(told(chunk(content="Hello"), chunk(1, role="assistant", content="")))
+    events = chunk(content="Hello"), chunk(1, role="assistant", content=""), chunk(1, role="assistant", content="Hi")
+    assert deltas(b"".join(map(replay.feed, events))) == [{"content": "Hi"}]
+
+
 def test_a_tool_calls_arguments_go_on_and_its_id_is_not_said_twice() -> None:
     def call(name: str = "", arguments: str = "", **more: Any) -> bytes:
         function = {key: value for key, value in (("name", name), ("arguments", arguments)) if value}
