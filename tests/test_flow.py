@@ -711,6 +711,18 @@ def test_where_the_larger_one_fails_the_refusal_stands(failure: Script) -> None:
     assert call.ended_at == 0.2
 
 
+@pytest.mark.parametrize("refusal", [fails_with(400), fails_with(400, code="content_filter")])
+def test_where_the_larger_one_refuses_the_request_itself_nobody_else_is_asked(refusal: Script) -> None:
+    play = Player(
+        endpoint("a", TOO_LONG, context=8192),
+        endpoint("b", refusal, context=16384, tier=2),
+        endpoint("c", streams("round it"), context=32768, tier=3),
+    )
+    call = play.call()
+    play.run()
+    assert (call.status, call.error["code"], play["c"].wires) == (400, "context_length_exceeded", [])
+
+
 def test_where_the_larger_one_stays_silent_the_refusal_stands() -> None:
     play = Player(endpoint("a", TOO_LONG), endpoint("b", SILENT, context="1M", tier=2), deadline=5)
     call = play.call()

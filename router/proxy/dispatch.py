@@ -115,7 +115,7 @@ class Dispatch:
         self._end()
 
     def full(self) -> None:
-        """Only pings are written yet, so this is for the relay to know."""
+        """Only pings are written meanwhile, so this is for the relay to know."""
         self._full = True
 
     def drained(self) -> None:
@@ -241,6 +241,8 @@ class Dispatch:
             if not longer:
                 return False
             self._refused = exchange, attempt
+        elif exchange.cause is not Cause.TOO_LONG:
+            self._race.refused(attempt)
         self._failed(exchange, attempt, Verdict.REFUSED)
         return True
 
