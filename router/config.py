@@ -272,6 +272,7 @@ def _without(document: Document, value: dict[str, Any], path: KeyPath, keys: Col
 
 
 def _unknown(path: KeyPath) -> str:
+    word = str(path[-1])
     known: Collection[str] = Policy.model_fields
     match path[:-1]:
         case ():
@@ -280,7 +281,11 @@ def _unknown(path: KeyPath) -> str:
             known = _ENDPOINT_KEYS
         case ("endpoints", _, str(section)):
             known = getattr(EndpointConfig.model_fields[section].annotation, "model_fields", ())
-    return f"unknown key{_nearest(str(path[-1]), known, 'known here')}"
+    if word in Policy.model_fields:
+        return "unknown key here; it belongs into 'defaults', or to a model under 'models'"
+    if word in _ENDPOINT_KEYS:
+        return "unknown key here; it belongs to an endpoint, under 'endpoints'"
+    return f"unknown key{_nearest(word, known, 'known here')}"
 
 
 def _nearest(word: str, known: Collection[str], they_are: str) -> str:

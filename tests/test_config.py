@@ -525,8 +525,16 @@ def test_refusals_that_need_more_words() -> None:
         "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
         "params, pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
     )
-    for stray in ("zzz", "disabled", "patience", "queue", "queue_wait", "resume"):
+    for stray in ("zzz", "disabled"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
+    of_a_model = "unknown key here; it belongs into 'defaults', or to a model under 'models'"
+    for stray in ("patience", "queue", "queue_wait", "resume"):
+        assert refusal(f"{stray}: 1") == f"{stray}: {of_a_model}"
+    of_an_endpoint = "unknown key here; it belongs to an endpoint, under 'endpoints'"
+    assert problems(around("") + "resume: off\ndefaults: {prefill: off}\n") == [
+        f"f.yaml:5: resume: {of_a_model}",
+        f"f.yaml:6: defaults.prefill: {of_an_endpoint}",
+    ]
     assert problems(around("models: {1: x}")) == [
         "f.yaml:5: endpoints[0] (a).models: has a key that is not text; put it in quotes"
     ]
@@ -575,8 +583,7 @@ def test_a_policy_for_a_model_that_nobody_serves_is_refused() -> None:
         "f.yaml:8: models.zzzzz: no endpoint serves this model; served: chat, embed",
     ]
     assert problems(around("") + "models:\n  chat: {tier: 2}\n  chat: 3\n") == [
-        "f.yaml:6: models.chat.tier: unknown key; known here: "
-        "abandon, deadline, hedge, hedge_budget, patience, queue, queue_wait, resume, retry_budget, stall",
+        "f.yaml:6: models.chat.tier: unknown key here; it belongs to an endpoint, under 'endpoints'",
         "f.yaml:7: models.chat: stands twice; first on line 6",
     ]
 
