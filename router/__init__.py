@@ -9,8 +9,8 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, limit, line, endpoint; balance, budget, race; table;
-                shape, sse, resume
+                call, record, verdict; latency, breaker, health, limit, line, endpoint; balance, budget, field, race;
+                table; shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, vllm, zhipu, simulated
     upstream/   holds connections
@@ -21,7 +21,7 @@
     ops/        runs beside requests
                 probes, keep; telemetry, metrics, logs, changes; admin
 
-A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/endpoint.py and proxy/relay.py, in this order.
+A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/field.py, core/endpoint.py and proxy/relay.py.
 """
 
 __version__ = "0.1.0"

@@ -12,8 +12,9 @@ import pytest
 from router.core.breaker import FIRST_WAIT, State
 from router.core.budget import RESERVE, Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
+from router.core.field import HOLD, PAUSE, RECHECK
 from router.core.line import Queue
-from router.core.race import HOLD, MAX_ATTEMPTS, PAUSE, RECHECK, Race
+from router.core.race import MAX_ATTEMPTS, Race
 from router.core.verdict import Verdict
 from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, trip
 
