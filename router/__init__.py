@@ -17,7 +17,7 @@
                 exchange, http1, pool; simulated
     proxy/      moves one request
                 client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
-                headers, shell, models
+                last_words, headers, shell, models
     ops/        runs beside requests
                 probes, keep; telemetry, metrics, logs, changes; admin
 

@@ -29,6 +29,8 @@ import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
+LONGEST = 60.0  # seconds that the SDKs wait for, if they are told to: Node's 60, Python's 120
+
 
 class RouterError(Exception):
     """`message` is for people, `code` for programs; `retry_after` is in seconds."""
@@ -139,7 +141,12 @@ class Overloaded(RouterError):
     status = 429
     type = "rate_limit_error"
     code = "overloaded"
-    should_retry = True
+
+    @property
+    def headers(self) -> Headers:
+        """The SDKs would not wait for longer than LONGEST, but come back at once, and in vain."""
+        come_back = self.retry_after is None or self.retry_after <= LONGEST
+        return [*super().headers, (b"x-should-retry", b"true" if come_back else b"false")]
 
 
 class Stopping(RouterError):

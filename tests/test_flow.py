@@ -258,16 +258,26 @@ def test_a_third_endpoint_is_not_asked_beside_two() -> None:
 
 
 def test_hedges_stop_when_their_budget_is_empty() -> None:
-    slow, quick = endpoint("a", streams("late", first=3.0)), endpoint("b", streams("quick"), tier=2)
-    none = Player(slow, quick, hedge_budget=0)
+    slow, quick = endpoint("a", streams("late", first=1.8)), endpoint("b", streams("quick"), tier=2)
+    none = Player(slow, quick, hedge=1.0, hedge_budget=0)
     none.call()
     none.run()
     assert not none["b"].wires
-    play = Player(slow, quick, hedge_budget=0.001)
+    play = Player(slow, quick, hedge=1.0, hedge_budget=0.001)
     calls = [play.call(i / 100) for i in range(6)]
     play.run()
     assert len(play["b"].wires) == RESERVE
     assert [call.text for call in calls] == ["quick"] * 3 + ["late"] * 3
+
+
+def test_those_that_wait_where_three_were_late_move_on_whatever_the_budget() -> None:
+    """A cold start beside a frozen endpoint: the reserve pays three hedges, whose losers open the breaker."""
+    play = Player(endpoint("a", SILENT), endpoint("b", streams("quick"), tier=2), hedge_budget=0.001)
+    calls = [play.call(i / 10) for i in range(20)]
+    play.run()
+    assert all(call.text == "quick" for call in calls)
+    assert max(call.record.first_token or 0.0 for call in calls) < 3.0
+    assert play.table.retries.level(3.0) >= RESERVE  # away from it is free, where nothing is wrong
 
 
 # ---- Failover
@@ -372,6 +382,18 @@ def test_a_long_retry_after_is_told_to_the_client() -> None:
     assert call.error["type"] == "rate_limit_error"
     assert call.headers["retry-after-ms"] == "7000"
     assert call.headers["x-should-retry"] == "true"
+
+
+def test_a_client_is_not_told_to_come_back_after_a_wait_that_no_sdk_keeps() -> None:
+    play = Player(endpoint("a", fails_with(429, 0.1, retry_after=300)))
+    told, at_once = play.call(0.0), play.call(1.0)
+    play.run()
+    for call, seconds in ((told, 300), (at_once, 59)):
+        assert call.status == 429
+        assert int(call.headers["retry-after-ms"]) > (seconds - 1) * 1000
+    assert told.headers["x-should-retry"] == "false"
+    assert at_once.headers["x-should-retry"] == "true"
+    assert "59 s" in at_once.error["message"]
 
 
 @pytest.mark.parametrize("retry_after", ["inf", "nan", "-5", "1e999", "soon", "99999999999 Jan 1 00:00:00 -"])

@@ -40,7 +40,7 @@ MAY: dict[str, set[str]] = {
     "router.core.line": set(),
     "router.core.limit": set(),
     "router.core.field": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "line")},
-    "router.core.race": {f"router.core.{part}" for part in ("endpoint", "field", "verdict")},
+    "router.core.race": {f"router.core.{part}" for part in ("breaker", "endpoint", "field", "verdict")},
     "router.core.record": {"router.core.verdict"},
     "router.core.resume": {"router.core.sse"},
     "router.core.shape": set(),

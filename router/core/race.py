@@ -21,6 +21,7 @@ from collections.abc import Collection
 from math import inf
 from random import Random
 
+from router.core.breaker import State
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
 from router.core.field import RECHECK, Field, Policy, Route
 from router.core.verdict import Cause, Verdict
@@ -207,15 +208,19 @@ class Race:
         """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
         late = self.live[0]
         endpoint = self._field.untried(self.live, now) if self.attempts < self._most else None
-        if endpoint is None or not (late.trial or self._pay_rival_of(late, now)):
+        if endpoint is None or not (late.trial or self._pay_rival_of(late, endpoint, now)):
             self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
 
-    def _pay_rival_of(self, late: Attempt, now: float) -> bool:
-        """One that is so late that it could be given up counts as a failure."""
-        policy = self._policies[late.endpoint]
-        if now >= late.began + policy.abandon:
+    def _pay_rival_of(self, late: Attempt, rival: Endpoint, now: float) -> bool:
+        """One that is so late that it could be given up counts as a failure, and so does one whose endpoint's breaker
+        has opened meanwhile: away from that it is free to where nothing is wrong.
+        """
+        policy, is_out = self._policies[late.endpoint], late.endpoint.breaker.state(now) is not State.CLOSED
+        if is_out and self._free(rival, now):
+            return True
+        if is_out or now >= late.began + policy.abandon:
             return policy.retry_budget > 0.0 and self._route.retries.withdraw(now)
         return policy.hedge_budget > 0.0 and self._route.hedges.withdraw(now)
 

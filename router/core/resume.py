@@ -24,7 +24,7 @@ DIGEST = 64 << 10  # bytes of events that wait to be read: most streams never br
 MOST = 1 << 20  # characters of an answer that are kept for a rescue: some 250,000 tokens
 SEAM = 50  # characters at the beginning of a continuation that are looked at before they are passed on
 ECHO = 12  # characters at the least that are no chance, when they stand on both sides of the seam
-AGAIN = 24  # characters with which an answer begins that was not continued, but begun again
+AGAIN = 24  # characters, or all that there are, with which an answer begins that was begun again
 
 _OF_A_CALL = frozenset(("index", "id", "type", "function"))  # to a tool that is a function
 
@@ -271,7 +271,8 @@ class Continuation:
     def _seam(self) -> str:
         """The beginning, without what the client has."""
         new, self._beginning = self._beginning or "", None
-        if len(self._text) >= AGAIN and new.lstrip().startswith(self._text.lstrip()[:AGAIN]):
+        beginning = self._text.strip()[:AGAIN]
+        if len(beginning) > 1 and new.lstrip().startswith(beginning):
             raise Diverged("it began the answer again")
         # White space at the end was not given to it: a template may add its own, and a token may begin with it.
         space = self._text[len(self._given) :]

@@ -24,10 +24,11 @@ from router.core.race import Race
 from router.core.record import CallRecord
 from router.core.resume import Diverged
 from router.core.table import Route
-from router.core.verdict import OURS, Cause, Verdict
-from router.errors import DeadlineExceeded, EndpointsFailed, Overloaded, RouterError, StreamBroken
+from router.core.verdict import Cause, Verdict
+from router.errors import RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import STREAM, call_facts, lines
+from router.proxy.last_words import exhausted, late, line_full, line_too_long, waited_in_vain
 from router.proxy.relay import PING, Ended, Relay, deliver
 from router.proxy.rescue import Rescue
 from router.proxy.serving import Serving
@@ -36,8 +37,6 @@ from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
 PINGING = b"content-type: text/event-stream; charset=utf-8\r\n" + STREAM
-COME_BACK = 1.0  # seconds, where no endpoint says when
-LONGEST = 60.0  # seconds: SDKs heed no longer time
 
 
 class Dispatch:
@@ -151,15 +150,15 @@ class Dispatch:
         if self._place is not None:
             self._place.look()
         if now >= race.deadline:
-            self._give_in(self._late(now))
+            self._give_in(late(self._record, now) if self._place is None else self._lost(now))
             return
-        for late in race.give_up(now):
-            self._give_up(late)
+        for given_up in race.give_up(now):
+            self._give_up(given_up)
         while (attempt := race.next_attempt(now)) is not None:
             self._record.attempts.append(attempt)
             self._exchanges[self._begin(attempt)] = attempt
         if race.lost:
-            self._give_in(self._exhausted())
+            self._give_in(self._lost(now))
             return
         if (race.wanted or self._place is not None) and not self._lined_up(now):
             return
@@ -182,10 +181,10 @@ class Dispatch:
         if self._place is None:
             wait = expected(wanted)
             if self._route.queue.waiting >= self._route.queue.most:
-                self._give_in(self._no_room("and as many wait for one", "queue_full", wait))
+                self._give_in(line_full(self._call.model, wait))
                 return False
             if now + wait >= self._race.line_until:
-                self._give_in(self._no_room(f"and it would take about {wait:.0f} s to get one", "queue_timeout", wait))
+                self._give_in(line_too_long(self._call.model, wait))
                 return False
             self._place = Place(self._route.queue, self.called, now)
         self._place.want(wanted, now)
@@ -291,44 +290,11 @@ class Dispatch:
         self._race.abandon(now)
         self._hand_over(*self._refused, now)
 
-    def _no_room(self, why: str, code: str, wait: float) -> RouterError:
-        """`wait` are the seconds until there may be room, as far as that is known."""
-        return Overloaded(
-            f"All endpoints of '{self._call.model}' have as many calls as they take, {why}.",
-            code=code,
-            retry_after=min(max(wait, COME_BACK), LONGEST),
-        )
-
-    def _late(self, now: float) -> RouterError:
-        if self._place is not None:
-            return self._exhausted()
-        tried = ", ".join(attempt.endpoint.name for attempt in self._record.attempts) or "none"
-        return DeadlineExceeded(f"No first token within {now - self._record.arrived:.0f} s (asked: {tried}).")
-
-    def _exhausted(self) -> RouterError:
-        """What to say when nobody is left to ask."""
-        model, attempts = self._call.model, self._record.attempts
-        now = self._shell.scheduler.now()
+    def _lost(self, now: float) -> RouterError:
+        """Nobody is left to ask."""
         if self._place is not None and now >= self._race.line_until:
-            waited = now - self._place.joined
-            return self._no_room(f"and none became free for it within {waited:.0f} s", "queue_timeout", waited)
-        quiet = [e.quiet_until - now for e in self._route.endpoints if e.quiet_until > now]
-        if not attempts and quiet:
-            return Overloaded(
-                f"All endpoints of '{model}' are busy, and said for how long.",
-                code="endpoints_busy",
-                retry_after=min(quiet),
-            )
-        if not attempts:
-            return Overloaded(f"All endpoints of '{model}' have as many calls as they take.", retry_after=COME_BACK)
-        tried = "; ".join(f"{attempt.endpoint.name}: {attempt.reason}" for attempt in attempts)
-        others = [attempt.verdict for attempt in attempts if attempt.cause not in OURS]
-        if others and all(verdict is Verdict.BUSY for verdict in others):
-            soonest = min((a.retry_after for a in attempts if a.retry_after is not None), default=COME_BACK)
-            return Overloaded(
-                f"All endpoints of '{model}' are busy ({tried}).", code="endpoints_busy", retry_after=soonest
-            )
-        return EndpointsFailed(f"No endpoint of '{model}' could answer ({tried}).")
+            return waited_in_vain(self._call.model, now - self._place.joined)
+        return exhausted(self._record, self._route, now)
 
     def _fail(self, error: RouterError) -> None:
         record, client = self._record, self._client

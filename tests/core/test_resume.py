@@ -319,6 +319,12 @@ def test_a_continuation_that_begins_again_is_another_answer() -> None:
         continued(begun, begun, " and then")
 
 
+def test_so_it_is_where_the_client_has_little() -> None:
+    for begun in ("The ", "w0", "Yes, "):
+        with pytest.raises(Diverged, match="again"):
+            continued(begun, begun, "quick brown fox")
+
+
 def test_a_continuation_that_begins_to_reason_is_another_answer() -> None:
     splice = Continuation(told(chunk(content="Hello")), "Hello")
     with pytest.raises(Diverged, match="reason"):
