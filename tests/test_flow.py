@@ -466,6 +466,20 @@ def test_a_refusal_cancels_a_rival(status: int) -> None:
     assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("b", "hedge", Verdict.ABANDONED)]
 
 
+def test_a_refusal_that_a_stream_begins_with_is_told_by_its_status() -> None:
+    said = error_event("no", code="content_filter")
+    play = Player(endpoint("a", opens(0.1) + sends(0.2, said)), endpoint("b", streams("never"), tier=2))
+    call = play.call()
+    play.run()
+    assert (call.status, call.body) == (400, said[6:-2])
+    assert call.headers["content-type"] == "application/json"
+    assert call.record.error == ""
+    play = Player(endpoint("a", opens(0.1) + sends(12.0, said)), hedge="off")
+    call = play.call()
+    play.run()
+    assert (call.status, call.error["code"]) == (200, "content_filter")  # its 200 has gone with the pings
+
+
 def test_a_rivals_refusal_waits_for_the_late_attempt_which_may_know_more() -> None:
     refuses = endpoint("b", fails_with(400, 0.1, message="no tools here"), tier=2)
     play = Player(endpoint("a", streams("late", first=4.0)), refuses, hedge=1.0)

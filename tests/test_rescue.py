@@ -15,6 +15,7 @@ from router.core.race import MAX_ATTEMPTS
 from router.core.verdict import Verdict
 from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import (
+    DONE,
     SILENT,
     Script,
     answers,
@@ -100,6 +101,24 @@ def test_every_way_to_break_is_rescued(script: Script) -> None:
     assert call.text == WHOLE
     assert call.done
     assert call.record.error == ""
+
+
+def test_a_done_without_a_reason_to_finish_is_no_end_where_there_was_one_before() -> None:
+    """A gateway between us and the endpoint ends every stream so, also those that were cut."""
+    cut_and_done = BEGUN + sends(0.5, DONE) + ends(0.5)
+    play = broken_and_sound(AGAIN, cut_and_done)
+    whole, cut = play.call(0.0), play.call(10.0)
+    play.run()
+    assert whole.text == cut.text == WHOLE
+    assert [role for _, role, _ in verdicts(cut)] == ["first", "rescue"]
+    play = broken_and_sound(AGAIN, cut_and_done, resume="off")
+    whole, cut = play.call(0.0), play.call(10.0)
+    play.run()
+    assert_broken(cut)
+    play = broken_and_sound(cut_and_done)  # of an endpoint that never gave one it can't be told
+    call = play.call()
+    play.run()
+    assert (call.text, call.done, call.record.error) == ("The quick ", True, "")
 
 
 def test_a_stream_that_is_told_to_be_refused_is_not_rescued() -> None:

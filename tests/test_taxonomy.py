@@ -147,7 +147,9 @@ def test_as_the_first_event_of_a_stream(
         exchange = streamed(kind, before, sse(in_a_stream(said)), DONE)
         assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
         assert exchange.first_token is (cause.verdict is Verdict.REFUSED)  # else it wins no race
-        assert exchange.take() == before
+        refused = cause.verdict is Verdict.REFUSED
+        assert exchange.streams is not refused
+        assert json.loads(exchange.take())["error"] if refused else exchange.take() == before
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)

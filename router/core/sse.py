@@ -25,6 +25,7 @@ _FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could n
 _KEPT_BY_CLIENTS = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
 _NAMED_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
 CUT_SHORT = {"message": _FAILED, "code": _FAILED}
+UNFINISHED = {"message": "[DONE] before any reason to finish", "code": "unfinished"}
 # Never found within a text, where its quotes would have backslashes.
 _FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')
 
@@ -132,6 +133,7 @@ class Scanner:
         "_held",
         "_instead",
         "_limit",
+        "_must_finish",
         "choices",
         "done",
         "error",
@@ -143,9 +145,18 @@ class Scanner:
         "usage",
     )
 
-    def __init__(self, choices: int = 1, limit: int = 4 << 20, finishes: Mapping[str, str] | None = None) -> None:
-        """`finishes`: reasons to finish, and what they are called when they go on."""
-        self.choices, self._limit, self._finishes = choices, limit, finishes or {}
+    def __init__(
+        self,
+        choices: int = 1,
+        limit: int = 4 << 20,
+        finishes: Mapping[str, str] | None = None,
+        *,
+        must_finish: bool = False,
+    ) -> None:
+        """`finishes`: reasons to finish, and what they are called when they go on. `must_finish`: an answer without any
+        is not whole, though [DONE] says so.
+        """
+        self.choices, self._limit, self._finishes, self._must_finish = choices, limit, finishes or {}, must_finish
         self._instead = b""  # of an event that does not go on as it is
         self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
         self._begun = False  # the very first bytes are over
@@ -155,6 +166,11 @@ class Scanner:
         self.error_event = b""
         self.usage: Usage | None = None
         self.events = self.malformed = 0
+
+    @property
+    def finishes(self) -> bool:
+        """It gave a reason to finish."""
+        return bool(self._finished)
 
     @property
     def whole(self) -> bool:
@@ -251,6 +267,8 @@ class Scanner:
         if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
             return True  # a comment
         if data[:6] == b"[DONE]":
+            if self._must_finish and self.first_token and not self._finished:
+                return self._fail(UNFINISHED)
             self.done = self.over = True
             return False
         if data and _NAMED_ERROR.search(event):

@@ -16,7 +16,7 @@ from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on
 from router.proxy.headers import lines, without
-from router.upstream.exchange import Exchange, Limits, Listener, Request
+from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
 from router.upstream.pool import Address
 
 # What is sent where the operator says nothing of it, and what is sent in any case.
@@ -33,13 +33,25 @@ class Pool(Protocol):
 class Target:
     """One endpoint as dispatch asks it."""
 
-    __slots__ = ("_adapt", "_changes", "_heads", "_limits", "_model", "_name", "_names", "_prefill", "dialect", "pool")
+    __slots__ = (
+        "_adapt",
+        "_changes",
+        "_habits",
+        "_heads",
+        "_limits",
+        "_model",
+        "_name",
+        "_names",
+        "_prefill",
+        "dialect",
+        "pool",
+    )
 
     def __init__(
         self, told: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
     ) -> None:
         self.dialect: Dialect = DIALECTS[told.kind]
-        self.pool, self._limits = pool, limits
+        self.pool, self._limits, self._habits = pool, limits, Habits()
         self._name = endpoint.model
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
@@ -62,7 +74,7 @@ class Target:
 
     def begin(self, call: Call, listener: Listener) -> Exchange:
         """Start an attempt; it never calls back before it returns."""
-        exchange = Exchange(listener, self.dialect, call.choices, self._limits)
+        exchange = Exchange(listener, self.dialect, call.choices, self._limits, self._habits)
         self.pool.begin(self.request(call), exchange)
         return exchange
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from router.core.shape import error_of, is_error
-from router.core.sse import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, renamed
+from router.core.sse import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, data_of, renamed
 from router.core.verdict import OURS, Cause, Verdict
 from router.dialects.base import Dialect
 
@@ -69,6 +69,16 @@ class _Answer(msgspec.Struct, gc=False):
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
+class Habits(msgspec.Struct):
+    """What was learned of how an endpoint answers.
+
+    One that gives reasons to finish gives one in each answer: a [DONE] without is of something between us and it that
+    ends every stream so, also those that were cut.
+    """
+
+    finishes: bool = False
+
+
 class Exchange(msgspec.Struct, eq=False):
     """`verdict` stays None until the answer has ended; `reason` then says why in a few words, without any secret."""
 
@@ -76,6 +86,7 @@ class Exchange(msgspec.Struct, eq=False):
     _dialect: Dialect
     _choices: int = 1
     _limits: Limits = LIMITS
+    _habits: Habits = msgspec.field(default_factory=Habits)
     _scanner: Scanner | None = None  # of a token stream
     _chunks: list[bytes] = []
     _size: int = 0
@@ -151,7 +162,8 @@ class Exchange(msgspec.Struct, eq=False):
             elif not good and name[:11] == b"retry-after":
                 self.retry_after = _retry_after(name, value, self.retry_after)
         if good and kind[:17].lower() == b"text/event-stream":
-            self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes)
+            must_finish = self._habits.finishes
+            self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes, must_finish=must_finish)
         if good and encoding and encoding.lower() != b"identity":
             self.fail("it compressed an answer that was asked for as it is", passing=False)
 
@@ -241,6 +253,15 @@ class Exchange(msgspec.Struct, eq=False):
     def _error_event(self, scanner: Scanner) -> None:
         self.usage = scanner.usage
         self._judge(200, scanner.error, "an error event")
+        if self.verdict is Verdict.REFUSED and not scanner.first_token:
+            self._refused_at_once(scanner)
+
+    def _refused_at_once(self, scanner: Scanner) -> None:
+        """Nothing was answered yet, so it is a refusal like any, and no stream: a status can still say so."""
+        self._scanner, self.error = None, scanner.error
+        self._chunks[:] = [data_of(scanner.error_event)]
+        others = [header for header in self.headers if header[0] != b"content-type"]
+        self.headers = [*others, (b"content-type", b"application/json")]
 
     def _end_of_stream(self, scanner: Scanner, broken: str) -> None:
         rest = scanner.finish()
@@ -253,6 +274,7 @@ class Exchange(msgspec.Struct, eq=False):
             self._end(Verdict.FAULT, "an empty stream" if scanner.done else broken)
         elif scanner.whole:
             self._end(Verdict.SERVED)
+            self._habits.finishes = self._habits.finishes or scanner.finishes
         else:
             self._end(Verdict.FAULT, broken)
 
