@@ -167,9 +167,9 @@ class Dispatch:
         self._timer.at(min(race.wake_at, race.deadline, self._ping_at))
 
     def _begin(self, attempt: Attempt) -> Exchange:
-        target, call = self._serving.targets[attempt.endpoint], self._call
-        if self._broken and self._rescue is not None:
-            call = self._rescue.call_for(target) or call
+        target = self._serving.targets[attempt.endpoint]
+        call = self._rescue.call_for(target) if self._rescue is not None else self._call
+        assert call is not None  # its route has only those that can be asked
         return target.begin(call, self)
 
     def _lined_up(self, now: float) -> bool:
