@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,10 @@ import openai
 import pytest
 
 from tests.fake_endpoint import TEXT
-from tests.processes import HI, Fake, Json, Raw, Router, await_that, entry, fake, router, text_of
+from tests.processes import HI, Fake, Json, Raw, Router, await_that, entry, router, text_of
 
+pytestmark = pytest.mark.usefixtures("direct")
 STOPPING = {"status": "stopping"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _direct() -> Iterator[None]:
-    """The SDKs heed proxies from the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def alpha() -> Iterator[Fake]:
-    with fake("alpha") as endpoint:
-        yield endpoint
 
 
 def served_by(endpoint: Fake, *modes: str) -> Json:

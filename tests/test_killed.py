@@ -22,6 +22,7 @@ import pytest
 from loadtest.answers import answer_to
 from tests.processes import HI, Json, Router, router
 
+pytestmark = pytest.mark.usefixtures("direct")
 STREAMS = 200
 WHOLE = answer_to(HI)
 BACK_WITHIN = 10.0  # seconds
@@ -109,12 +110,6 @@ async def comes_back(running: Router) -> float:
             assert time.monotonic() < began + BACK_WITHIN
             await asyncio.sleep(0.1)
     return time.monotonic() - began
-
-
-@pytest.fixture(autouse=True)
-def _direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDK heeds proxies from the environment."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def test_an_endpoint_that_is_killed_under_200_streams_costs_nobody_a_silent_end(tmp_path: Path) -> None:

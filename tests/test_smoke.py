@@ -37,6 +37,7 @@ from tests.processes import (
 
 HERE = Path(__file__).parent
 NODE = shutil.which("node")
+pytestmark = pytest.mark.usefixtures("direct")
 TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 CALLS = [
     {"id": "call_0", "name": "weather", "arguments": '{"city": "Paris"}'},
@@ -65,20 +66,6 @@ BOTH = {  # what alpha does, and what beta does
     "failover-error": ("error", "quick"),
     "failover-busy": ("refuse-529", "quick"),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _direct() -> Iterator[None]:
-    """The SDKs heed proxies from the environment."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        yield
-
-
-@pytest.fixture(scope="module")
-def alpha() -> Iterator[Fake]:
-    with fake("alpha") as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(scope="module")

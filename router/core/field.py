@@ -83,12 +83,12 @@ class Field:
         "_began",
         "_longer",
         "_policies",
-        "_rescues",
         "_rng",
         "_route",
         "_tried",
         "_wait",
         "line_until",
+        "rescues",
     )
 
     def __init__(self, route: Route, wait: Wait, now: float, rng: Random) -> None:
@@ -96,12 +96,12 @@ class Field:
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # of those that failed: when they may be tried once more
         self._longer: Collection[Endpoint] | None = None  # who may take what was too long for others; None: it was not
-        self._rescues = False
+        self.rescues = False
         self.line_until = inf
 
     def rescue(self, before: Field, broken: Endpoint, now: float) -> None:
         """Make it the field for an answer that broke: those that failed then are tried again only as the last."""
-        self._rescues = True
+        self.rescues = True
         then = now + self._pause()
         self._again_at = {e: inf if at == inf else then for e, at in before._again_at.items()}
         self._again_at[broken] = inf if broken in before._again_at else then
@@ -158,7 +158,7 @@ class Field:
                 quicker = self.untried(live, now, lambda e: not e.late(now)) if endpoint.late(now) else None
                 return Next(quicker or endpoint)
             again_at, endpoint = self._soonest(tier, now)
-            if again_at < self._began + self._route.patience and not self._rescues:  # its client waits within an answer
+            if again_at < self._began + self._route.patience and not self.rescues:  # its client waits within an answer
                 return self._now_or_then(endpoint, again_at, now)
         in_line = self._in_line(lambda e: e.lacks_a_slot(now), now, deadline)
         if in_line is not None:

@@ -40,7 +40,6 @@ class Race:
         "_hold_until",
         "_most",
         "_policies",
-        "_rescues",
         "_rival_at",
         "_route",
         "_wait",
@@ -61,7 +60,6 @@ class Race:
         self._wait, self.began = wait, now
         self.deadline = now + (route.deadline if limit > route.deadline else limit)
         self.attempts, self._most = 0, max(FEWEST, MAX_ATTEMPTS >> asked_before) if asked_before else MAX_ATTEMPTS
-        self._rescues = False
         self.live: list[Attempt] = []  # oldest first
         self.winner: Attempt | None = None
         self._hold_until = inf  # nobody runs; somebody will, then
@@ -74,7 +72,7 @@ class Race:
         Endpoints that failed there are asked again only where no other is left, once, and after a pause.
         """
         assert before.winner is not None
-        self._rescues, self.attempts = True, before.attempts
+        self.attempts = before.attempts
         self._field.rescue(before._field, before.winner.endpoint, now)
 
     # What is due.
@@ -185,7 +183,7 @@ class Race:
             return None
         if self._field.only_longer:
             return self._begin(endpoint, "retry", now)
-        if self._rescues:
+        if self._field.rescues:
             return self._begin(endpoint, "rescue", now) if self._pay(endpoint, now) else None
         if not self.attempts:
             policy = self._policies[endpoint]

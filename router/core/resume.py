@@ -227,10 +227,6 @@ class Continuation:
         self._beginning: str | None = ""  # what has come of it; None once it was looked at
         self._last: Shape = {}
 
-    @property
-    def caught_up(self) -> bool:
-        return self._beginning is None
-
     def feed(self, data: bytes) -> bytes:
         return b"".join([self._event(event) for event in split(data)])
 

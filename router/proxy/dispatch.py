@@ -167,10 +167,9 @@ class Dispatch:
         self._timer.at(min(race.wake_at, race.deadline, self._ping_at))
 
     def _begin(self, attempt: Attempt) -> Exchange:
-        target = self._serving.targets[attempt.endpoint]
-        call = self._rescue.call_for(target) if self._rescue is not None else self._call
-        assert call is not None  # its route has only those that can be asked
-        return target.begin(call, self)
+        endpoint = attempt.endpoint
+        call = self._call if self._rescue is None else self._rescue.call_for(endpoint)
+        return self._serving.targets[endpoint].begin(call, self)
 
     def _lined_up(self, now: float) -> bool:
         """In line for what the race wants, or no longer in line; False where that ended the call."""

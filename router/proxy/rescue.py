@@ -25,11 +25,12 @@ Way = Literal["replay", "continue"]
 class Rescue:
     """Of one call. `transcript` is what its client was sent; `splice` makes one with it what rescues it."""
 
-    __slots__ = ("_call", "_text", "_way", "splice", "transcript")
+    __slots__ = ("_call", "_calls", "_text", "_way", "splice", "transcript")
 
     def __init__(self, call: Call, way: Way) -> None:
         self._call, self._way = call, way
-        self._text: str | None = None  # what the client has, where others are asked for what follows it
+        self._text: str | None = None  # what the client has, where others are asked for what follows it,
+        self._calls: dict[Endpoint, Call] = {}  # and how each is asked who can
         self.splice: Replay | Continuation | None = None
         self.transcript = Transcript()
 
@@ -53,18 +54,21 @@ class Rescue:
         self._text = self.transcript.plain
         if self._text is None:
             raise Diverged("it is more than a text")
-        tiers = (tuple(e for e in tier if self.call_for(targets[e]) is not None) for tier in route.tiers)
+        given = self._text.rstrip()
+        for endpoint in route.endpoints if given else ():
+            call = targets[endpoint].going_on(self._call, given, self.transcript.tokens)
+            if call is not None:
+                self._calls[endpoint] = call
+        tiers = (tuple(e for e in tier if e in self._calls) for tier in route.tiers)
         return replace(route, tiers=tuple(tier for tier in tiers if tier))
 
-    def call_for(self, target: Target) -> Call | None:
-        """What an endpoint is asked; None where it can't go on from a text."""
-        if self._text is None:
-            return self._call
-        given = self._text.rstrip()
-        return target.going_on(self._call, given, self.transcript.tokens) if given else None
+    def call_for(self, endpoint: Endpoint) -> Call:
+        """What an endpoint of that route is asked."""
+        return self._call if self._text is None else self._calls[endpoint]
 
     def begun(self) -> None:
         """An endpoint goes on: from now on its stream is spliced."""
+        self._calls.clear()
         self.splice = (
             Replay(self.transcript) if self._text is None else Continuation(self.transcript, self._text.rstrip())
         )

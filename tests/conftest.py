@@ -1,0 +1,21 @@
+"""What several tests of the whole program share: no proxy between them and the router, and a fake endpoint."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes import Fake, fake
+
+
+@pytest.fixture(scope="module")
+def direct() -> Iterator[None]:
+    """The SDKs heed proxies from the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def alpha() -> Iterator[Fake]:
+    with fake("alpha") as endpoint:
+        yield endpoint
