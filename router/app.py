@@ -47,7 +47,7 @@ class Router:
 
     def __init__(self, config: Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
-        self.scheduler = LoopScheduler(asyncio.get_running_loop())
+        self.scheduler = LoopScheduler(asyncio.get_running_loop(), settings.speed)
         self.rng, self.tls = Random(), tls_context()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         limits = Limits(settings.max_event, settings.max_answer)
@@ -68,7 +68,7 @@ class Router:
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
         self.handler = Handler(self.tables, self.admission, shell)
         bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
-        self.protocol = front.front(self.handler, bounds)
+        self.protocol = front.front(self.handler, bounds, self.scheduler.now)
         self.connections: set[Any] = set()  # uvicorn's, once it runs
         self.admin = self._admin()
         self.asgi = self._application()
@@ -139,10 +139,10 @@ class Router:
                 self.access_log.close()
 
     def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        probers = probes.probers(self._table(), client, self.tls, self.scheduler.now, self.rng)
+        probers = probes.probers(self._table(), client, self.tls, self.scheduler, self.rng)
         return [("sweep", self._sweep), *((repr(prober), prober.run) for prober in probers)]
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(SWEEP)
+            await asyncio.sleep(SWEEP / self.scheduler.speed)
             front.expire(self.connections, self.scheduler.now())

@@ -70,6 +70,10 @@ def serve(config: Path | None, host: str | None, port: int | None, allow_open: b
     _raise_open_files()
     for line in _summary(table):
         click.echo(line, err=True)
+    if settings.speed != 1.0:
+        click.echo(
+            f"  Time runs {settings.speed:g} times as fast here, for load tests only: FIRSTTOKEN_SPEED.", err=True
+        )
     uvloop.run(_serve(table, settings))
 
 

@@ -19,8 +19,12 @@ class Handle(Protocol):
 
 
 class Scheduler(Protocol):
-    """`now` in seconds, monotonic; `call_at` never calls before its time, nor before it returns."""
+    """`now` in seconds, monotonic; `call_at` never calls before its time, nor before it returns. `speed` of its seconds
+    pass in one of the machine's, in which asyncio sleeps.
+    """
 
+    @property
+    def speed(self) -> float: ...
     def now(self) -> float: ...
     def call_at(self, when: float, callback: Callable[[], None]) -> Handle: ...
 
@@ -29,18 +33,18 @@ class LoopScheduler:
     """The real one: the monotonic clock, which is finer than the loop's, and all alarms on one timer of the loop.
 
     Almost every alarm is cancelled (a hedge that was not needed, a stall that did not happen), and a timer of the loop
-    costs more to make and to cancel than the rest of a race's bookkeeping.
+    costs more to make and to cancel than the rest of a race's bookkeeping. At another `speed` than 1 both are faster
+    or slower than the machine's time, for endpoints that are so too: those of a load test.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, speed: float = 1.0) -> None:
+        self._loop, self.speed = loop, speed
+        self.now: Callable[[], float] = time.monotonic if speed == 1.0 else lambda: speed * time.monotonic()
         self._heap: list[tuple[float, int, _Alarm]] = []
         self._numbers = count()  # alarms of one time ring in the order they were set
         self._ring_at = inf
         self._handle: asyncio.TimerHandle | None = None
         self.cancelled = 0
-
-    now = staticmethod(time.monotonic)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Handle:
         alarm = _Alarm(self, callback)
@@ -53,12 +57,12 @@ class LoopScheduler:
         if self._handle is not None:
             self._handle.cancel()
         self._ring_at = when
-        left = when - time.monotonic()
+        left = (when - self.now()) / self.speed
         self._handle = self._loop.call_later(left + SLACK if left > 0.0 else 0.0, self._ring)
 
     def _ring(self) -> None:
         self._ring_at, self._handle = -inf, None  # what is set meanwhile is looked at below
-        heap, now = self._heap, time.monotonic()
+        heap, now = self._heap, self.now()
         try:
             while heap and heap[0][0] <= now:
                 alarm = heappop(heap)[2]

@@ -71,6 +71,8 @@ class Settings(BaseSettings):
     """How long calls may go on after a signal to stop."""
     notice: Duration = 10.0
     """How long of that new ones are still served, where something asks /readyz."""
+    speed: Annotated[float, Field(ge=0.1, le=100)] = 1.0
+    """For load tests only: so many seconds of the router pass in one of the machine's."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     """How much to log."""

@@ -5,7 +5,6 @@ import math
 import re
 import resource
 import ssl
-import time
 from pathlib import Path
 from random import Random
 from textwrap import dedent
@@ -23,6 +22,7 @@ from router.config import Config, ConfigError, EndpointConfig, Overrides, Params
 from router.core.endpoint import Endpoint
 from router.ops.probes import Prober
 from router.settings import Settings
+from tests.support import VirtualScheduler
 
 TOP = Path(__file__).resolve().parent.parent
 SHIPPED = TOP / "endpoints.yaml"
@@ -239,7 +239,7 @@ def test_authorization_may_be_a_header_of_its_own() -> None:
 
 def test_it_wins_over_the_key_in_probes_as_in_calls() -> None:
     told, tls = endpoint("api_key: k\nheaders: {Authorization: Token abc}"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    prober = Prober([Endpoint("a", "chat")], told, httpx.AsyncClient(verify=tls), tls, time.monotonic, Random())
+    prober = Prober([Endpoint("a", "chat")], told, httpx.AsyncClient(verify=tls), tls, VirtualScheduler(), Random())
     assert prober._headers()["authorization"] == "Token abc"
 
 
@@ -750,7 +750,7 @@ def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> No
         "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
         "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
         "max_calls": None, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
-        "connect_timeout": 5.0, "drain": 120.0, "notice": 10.0, "log_level": "info", "access_log": False,
+        "connect_timeout": 5.0, "drain": 120.0, "notice": 10.0, "speed": 1.0, "log_level": "info", "access_log": False,
     }  # fmt: skip
 
 

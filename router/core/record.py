@@ -15,7 +15,7 @@ class _Endpoint(Protocol):
 
 
 class AttemptRecord(Protocol):
-    """What the sinks read of an attempt; times are of the monotonic clock."""
+    """What the sinks read of an attempt; times are of the scheduler's clock."""
 
     @property
     def endpoint(self) -> _Endpoint: ...
@@ -38,7 +38,7 @@ class AttemptRecord(Protocol):
 
 
 class CallRecord(msgspec.Struct, eq=False):
-    """`arrived` is a time of the monotonic clock, `first_token` and `ended` are seconds since then.
+    """`arrived` is a time of the scheduler's clock, `first_token` and `ended` are seconds since then.
 
     `error` is the code of what its client was told, or what became of the client; `queued` are the seconds that it
     waited in line for a slot.

@@ -27,6 +27,7 @@ from router.core.endpoint import Endpoint
 from router.core.sse import Scanner
 from router.core.table import Table
 from router.dialects import DIALECTS
+from router.scheduler import Scheduler
 from router.upstream.pool import Address
 
 MAX_READ = 1 << 20  # bytes of an answer; some lists of models have half of that
@@ -45,11 +46,11 @@ class Prober:
         told: EndpointConfig,
         client: httpx.AsyncClient,
         tls: ssl.SSLContext,
-        now: Callable[[], float],
+        scheduler: Scheduler,
         rng: Random,
     ) -> None:
         self._endpoints, self._told, self._client, self._tls = endpoints, told, client, tls
-        self._now, self._rng = now, rng
+        self._now, self._speed, self._rng = scheduler.now, scheduler.speed, rng
         self.kind = _kind(told)
 
     def __repr__(self) -> str:
@@ -61,7 +62,8 @@ class Prober:
             unheard = [e for e in self._endpoints if self._now() - e.served_at >= interval]
             if unheard:
                 self._note(unheard, await self.probe())
-            await asyncio.sleep(self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0)))
+            pause = self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0))
+            await asyncio.sleep(pause / self._speed)
 
     @property
     def pause(self) -> float:
@@ -75,7 +77,7 @@ class Prober:
     async def probe(self) -> str:
         """Why it is down, or nothing."""
         try:
-            async with asyncio.timeout(self._told.probe.timeout):
+            async with asyncio.timeout(self._told.probe.timeout / self._speed):
                 return await _KINDS[self.kind](self)
         except TimeoutError:
             return f"no answer within {self._told.probe.timeout:g} s"
@@ -151,13 +153,13 @@ _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
 
 
 def probers(
-    table: Table, client: httpx.AsyncClient, tls: ssl.SSLContext, now: Callable[[], float], rng: Random
+    table: Table, client: httpx.AsyncClient, tls: ssl.SSLContext, scheduler: Scheduler, rng: Random
 ) -> Iterator[Prober]:
     """One for each server that the file names; where chats are asked, one for each of its models."""
     for told in table.config.enabled:
         endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is told]
         for together in [[e] for e in endpoints] if _kind(told) == "chat" else [endpoints]:
-            yield Prober(together, told, client, tls, now, rng)
+            yield Prober(together, told, client, tls, scheduler, rng)
 
 
 def _kind(told: EndpointConfig) -> str:

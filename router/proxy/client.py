@@ -16,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One complete client request; names of headers are in lower case, `arrived` is a time of the monotonic clock."""
+    """One complete client request; names of headers are in lower case, `arrived` is a time of the scheduler's clock."""
 
     path: bytes
     headers: Headers

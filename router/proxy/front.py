@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -44,10 +45,11 @@ class Bounds(NamedTuple):
 
 
 class Front(HttpToolsProtocol):
-    """One client connection. `handler` and `bounds` are set on the subclass that `front` makes."""
+    """One client connection. `handler`, `bounds` and `now` are set on the subclass that `front` makes."""
 
     handler: Handler
     bounds: Bounds
+    now: Callable[[], float]
     _date_headers: ClassVar[list[tuple[bytes, bytes]]] = []
     _date_lines: ClassVar[bytes] = b""
 
@@ -61,7 +63,7 @@ class Front(HttpToolsProtocol):
         self._body_size = self._trailer_size = 0
         self._overhead = 0  # bytes read of the request's head, or after it of what is no body
         self._in_head = True
-        self._since = time.monotonic()  # when the request that is read began, or the silence before it
+        self._since = self.now()  # when the request that is read began, or the silence before it
         self._reading = False
         self._expected = False  # what the request's head says of its body has been looked at
         self._unsent = 0  # bytes of an answer that its client had not read when `expire` last looked
@@ -153,7 +155,7 @@ class Front(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._trailer_size = True, 0
         if not self._answering and self._keep:
-            self._reading, self._since = True, time.monotonic()
+            self._reading, self._since = True, self.now()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:
@@ -229,7 +231,7 @@ class Front(HttpToolsProtocol):
         if self._ours:
             self._handle()
         else:
-            self._since = time.monotonic()
+            self._since = self.now()
             super().on_message_complete()
 
     # What it does.
@@ -402,7 +404,7 @@ class Front(HttpToolsProtocol):
     def _next(self) -> None:
         self.owner = None
         self._answering = False
-        self._since = time.monotonic()
+        self._since = self.now()
         self.server_state.total_requests += 1
         if self._failed and self.transport.can_write_eof():
             self.transport.write_eof()  # and `expire` closes it
@@ -421,9 +423,9 @@ def _has_path(target: bytes) -> bool:
         return False
 
 
-def front(handler: Handler, bounds: Bounds) -> type[Front]:
-    """The protocol class for uvicorn's `http` setting."""
-    return cast(type[Front], type("Front", (Front,), {"handler": handler, "bounds": bounds}))
+def front(handler: Handler, bounds: Bounds, now: Callable[[], float] = time.monotonic) -> type[Front]:
+    """The protocol class for uvicorn's `http` setting; `now` is the clock of the handler's calls."""
+    return cast(type[Front], type("Front", (Front,), {"handler": handler, "bounds": bounds, "now": staticmethod(now)}))
 
 
 def expire(connections: set[Any], now: float) -> None:

@@ -245,7 +245,7 @@ class Pool:
     async def _connect(self) -> None:
         reason = ""
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(self._connect_timeout / self._scheduler.speed):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self),
                     self.address.host,

@@ -65,6 +65,8 @@ class Transport(asyncio.Transport):
 class StillTime:
     """A scheduler at which nothing is ever due."""
 
+    speed = 1.0
+
     def now(self) -> float:
         return 1000.0
 

@@ -25,6 +25,7 @@ from tests.upstream.servers import (
     DONE,
     FINISH,
     ROLE,
+    Clock,
     head,
     on_uvloop,
     serving,
@@ -54,7 +55,7 @@ endpoints:
 @asynccontextmanager
 async def probing(told: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS) -> AsyncIterator[Prober]:
     async with httpx.AsyncClient(trust_env=False, timeout=0.001, verify=TLS) as client:  # the time must not matter
-        yield Prober(endpoints or [Endpoint("there", "m")], told, client, tls, lambda: 1000.0, Random(7))
+        yield Prober(endpoints or [Endpoint("there", "m")], told, client, tls, Clock(), Random(7))
 
 
 @pytest.fixture
@@ -257,7 +258,7 @@ endpoints:
   - {{name: c, base_url: "http://c/v1", models: {{chat: m}}, api_key: "${{NOT_SET}}"}}
 """
     table = rebuild(parse(text, "endpoints.yaml", {}))
-    return [repr(prober) for prober in probers(table, httpx.AsyncClient(verify=TLS), TLS, lambda: 0.0, Random(7))]
+    return [repr(prober) for prober in probers(table, httpx.AsyncClient(verify=TLS), TLS, Clock(), Random(7))]
 
 
 def test_a_server_is_asked_once_for_all_its_models_but_a_chat_of_each() -> None:
@@ -324,13 +325,14 @@ async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter
     endpoint, looks = Endpoint("there", "m"), 0
     endpoint.served_at = 1000.0
 
-    def now() -> float:
-        nonlocal looks
-        looks += 1
-        return 1000.0
+    class Looked(Clock):
+        def now(self) -> float:
+            nonlocal looks
+            looks += 1
+            return 1000.0
 
     async with httpx.AsyncClient(verify=TLS) as client:
-        loop = asyncio.ensure_future(Prober([endpoint], told(interval="2ms"), client, TLS, now, Random(7)).run())
+        loop = asyncio.ensure_future(Prober([endpoint], told(interval="2ms"), client, TLS, Looked(), Random(7)).run())
         await until(lambda: looks > 3)
         assert route.call_count == 0
         loop.cancel()

@@ -26,6 +26,8 @@ class Alarm:
 class VirtualScheduler:
     """What `router.scheduler.Scheduler` asks for; calls for the same time are made in the order they were asked for."""
 
+    speed = 1.0
+
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
         self._due: list[tuple[float, int, Alarm]] = []

@@ -120,6 +120,8 @@ async def settled(measure: Callable[[], object]) -> None:
 class Clock:
     """A scheduler whose time passes when it is told to."""
 
+    speed = 1.0
+
     def __init__(self) -> None:
         self._now = 1000.0
         self._timers: list[_Alarm] = []
