@@ -41,7 +41,7 @@ async def test_a_call_sees_the_routers_seconds() -> None:
         answer = await router.ask(post(STREAMING))
         assert answer.status == 200
         assert time.monotonic() - began < SECONDS
-        assert router.counted("first_token_seconds_sum") >= 20.0
+        assert router.counted("first_token_seconds_sum") > SECONDS
 
 
 @on_uvloop
