@@ -1,0 +1,115 @@
+"""What a scenario says about one endpoint: its law, how much it takes at once, and when it misbehaves."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from loadtest.latency.laws import AnyLaw, Seconds, Share
+
+Whole = Annotated[int, Field(gt=0)]
+Time = Annotated[float, Field(ge=0)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Window(Strict):
+    """From `start` until `until` (without it, to the end); `every`: and again after so many seconds each."""
+
+    start: Time = 0.0
+    until: Seconds = inf
+    every: Seconds | None = None
+
+    @model_validator(mode="after")
+    def in_order(self) -> Window:
+        if self.until <= self.start:
+            raise ValueError(f"until ({self.until:g}) must be more than start ({self.start:g})")
+        if self.every is not None and self.every < self.until - self.start:
+            raise ValueError(f"every ({self.every:g}) is less than the window is long ({self.until - self.start:g})")
+        return self
+
+    def holds(self, now: float) -> bool:
+        if now < self.start:
+            return False
+        since = now - self.start
+        return (since % self.every if self.every else since) < self.until - self.start
+
+    def spans(self, end: float) -> list[tuple[float, float]]:
+        """Each time that it holds, up to `end`."""
+        spans, start = [], self.start
+        while start < end:
+            spans.append((start, min(end, start + self.until - self.start)))
+            start += self.every or inf
+        return spans
+
+
+class Errors(Window):
+    """A share of the calls that come then get this status; some with a code and a Retry-After in seconds."""
+
+    share: Share = 1.0
+    status: Annotated[int, Field(ge=400, le=599)] = 503
+    code: str | None = None
+    retry_after: Seconds | None = None
+
+
+class Cap(Strict):
+    """From this time on at most so many calls at once; one more is refused."""
+
+    at: Time
+    most: Whole
+
+
+class Cold(Strict):
+    """Unloaded at first, and after so many seconds without a call; the next one loads it, and all wait for that."""
+
+    after: Seconds
+    load: Seconds
+
+
+class Cuts(Strict):
+    """A share of the answers breaks after so many tokens."""
+
+    share: Share
+    after: Whole
+
+
+class Endpoint(Strict):
+    """One endpoint. `slots` and a queue make it wait, `caps` make it refuse; without either it takes any number."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    kind: Literal["openai", "zhipu", "vllm"] = "openai"
+    tier: Whole = 1
+    concurrency: Whole | None = None  # what the router is told, not what the endpoint does
+    law: AnyLaw
+    rate: Seconds = 40.0  # tokens a second after the first
+    slots: Whole | None = None
+    caps: tuple[Cap, ...] = ()
+    cold: Cold | None = None
+    refuses_in: Seconds = 0.05  # seconds until a refusal is said
+    errors: tuple[Errors, ...] = ()
+    cuts: Cuts | None = None
+    silent: tuple[Window, ...] = ()  # takes the call and never answers
+    absent: tuple[Window, ...] = ()  # nobody listens
+
+    @model_validator(mode="after")
+    def caps_in_order(self) -> Endpoint:
+        times = [cap.at for cap in self.caps]
+        if times != sorted(set(times)):
+            raise ValueError(f"the times of caps must rise, not {times}")
+        return self
+
+    def cap(self, now: float) -> float:
+        return next((cap.most for cap in reversed(self.caps) if cap.at <= now), inf)
+
+    def is_absent(self, now: float) -> bool:
+        return any(window.holds(now) for window in self.absent)
+
+    def is_silent(self, now: float) -> bool:
+        return any(window.holds(now) for window in self.silent)
+
+    def failing(self, now: float) -> Errors | None:
+        return next((errors for errors in self.errors if errors.holds(now)), None)

@@ -1,0 +1,208 @@
+"""One endpoint as a machine over scenario time: it is asked, says when the first token is due, and counts who is there.
+
+    ask ──┬─ absent, failing, over its cap ──> refused                  (nothing to end)
+          ├─ silent ─────────────────────────> due = inf                (until it is ended)
+          ├─ a slot is free ─────────────────> due, ends                (until `ends`, or until it is ended)
+          └─ all slots are taken ────────────> due = None, in line ──> due, ends, when its turn comes
+
+Whatever ends by itself ends at its exact time, however late anybody looks: `tick` is only how to learn who got a slot.
+What chance decides is a function of (seed, endpoint, call, attempt), and the law is that of the moment at which the
+call arrived, so that a call's first-token time here is the same whenever it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from loadtest.latency.draws import uniform
+from loadtest.latency.endpoints import Endpoint
+from loadtest.latency.laws import Data, Floats, Given, Law
+
+POINTS = 500  # of a law, for whom it is known: a share of 0.2 % is still seen
+CHANCES = [(number + 0.5) / POINTS for number in range(POINTS)]
+GRAIN = 64  # tokens: prompts are told apart so finely when a law is looked up
+
+
+class Refusal(NamedTuple):
+    """What is said instead of an answer, `delay` seconds after the call came. Status 0: the connection was refused."""
+
+    status: int
+    code: str | None
+    retry_after: float | None
+    delay: float
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One attempt. `due` is None while it is in line, inf where it is never answered; `cut`: tokens until it breaks."""
+
+    k: int
+    at: float
+    tokens: int
+    generated: int
+    attempt: int
+    asked: float
+    refusal: Refusal | None = None
+    due: float | None = None
+    ends: float = inf
+    cut: int | None = None
+    ended: bool = False
+
+
+class Server:
+    """Told of a call by `ask` and of a client that left by `end`; `now` never goes back."""
+
+    def __init__(self, endpoint: Endpoint, seed: int, data: Data | None = None) -> None:
+        self.endpoint, self.name, self.seed = endpoint, endpoint.name, seed
+        self.law: Law = endpoint.law.bound(Given(seed, endpoint.name, data))
+        self.running: set[Ticket] = set()  # hold a slot
+        self.line: deque[Ticket] = deque()
+        self._silent: set[Ticket] = set()
+        self._ends: list[tuple[float, int, Ticket]] = []
+        self._begun: list[Ticket] = []
+        self._seen: Counter[int] = Counter()
+        self._loaded_at, self._idle_since = -inf, -inf
+        self._known: dict[Hashable, Floats] = {}
+        self._probes = count(1)
+        self._order = count()  # of tickets that end at the same time
+
+    # What happens to it.
+
+    def ask(self, k: int | None, at: float, tokens: int, generated: int, now: float) -> Ticket:
+        """A call that arrived at `at` asks now. A k of None is nobody's call: a probe, whose draw goes by its order."""
+        self._pass(now)
+        k = -next(self._probes) if k is None else k
+        ticket = Ticket(k, at, tokens, generated, self._seen[k], now)
+        self._seen[k] += 1
+        ticket.refusal = self._refusal(ticket, now)
+        if ticket.refusal:
+            ticket.ended = True
+        elif self.endpoint.is_silent(now):
+            ticket.due = inf
+            self._silent.add(ticket)
+        elif self.full:
+            self.line.append(ticket)
+        else:
+            self._begin(ticket, now)
+        return ticket
+
+    def end(self, ticket: Ticket, now: float) -> None:
+        """It was served, or its client left: what it held is free. To say so twice changes nothing."""
+        self._pass(now)
+        if not ticket.ended:
+            self._free(ticket, now)
+
+    @property
+    def next_at(self) -> float:
+        """When the first of those in line gets a slot, if nobody leaves before; inf where nobody is in line."""
+        return self._ends[0][0] if self.line and self._ends else inf
+
+    def tick(self, now: float) -> list[Ticket]:
+        """Those who got a slot out of the line since the last time, with their `due`."""
+        self._pass(now)
+        begun, self._begun = self._begun, []
+        return [ticket for ticket in begun if not ticket.ended]
+
+    # What is seen of it.
+
+    @property
+    def in_flight(self) -> int:
+        return len(self.running) + len(self.line) + len(self._silent)
+
+    @property
+    def full(self) -> bool:
+        return self.endpoint.slots is not None and len(self.running) >= self.endpoint.slots
+
+    def takes(self, now: float) -> bool:
+        """Whether a call that came now would be answered, but for bad luck."""
+        self._pass(now)
+        failing = self.endpoint.failing(now)
+        return not (
+            self.endpoint.is_absent(now)
+            or self.endpoint.is_silent(now)
+            or (failing and failing.share == 1)
+            or self.in_flight >= self.endpoint.cap(now)
+        )
+
+    def wait(self, at: float, tokens: int, now: float) -> float:
+        """Expected seconds until a call that came now would begin to be answered: the line, and the loading."""
+        self._pass(now)
+        loading = self._loading(now)
+        if not self.full:
+            return loading
+        held = self.law.mean(at, tokens) + np.mean([each.generated for each in self.running]) / self.endpoint.rate
+        return loading + float((len(self.line) + 1) * held / len(self.running))
+
+    def known(self, at: float, tokens: int) -> Floats:
+        """The law for such a call as `POINTS` times, each as likely, in order."""
+        grains = round(tokens / GRAIN)
+        key = grains, self.law.state(at)
+        if key not in self._known:
+            self._known[key] = np.sort([self.law.first_token(u, at, grains * GRAIN) for u in CHANCES])
+        return self._known[key]
+
+    # Steps.
+
+    def _refusal(self, ticket: Ticket, now: float) -> Refusal | None:
+        endpoint, failing = self.endpoint, self.endpoint.failing(now)
+        if endpoint.is_absent(now):
+            return Refusal(0, None, None, 0.0)
+        if failing and self._draw(ticket, "error") < failing.share:
+            return Refusal(failing.status, failing.code, failing.retry_after, endpoint.refuses_in)
+        if self.in_flight >= endpoint.cap(now):
+            return Refusal(429, "1302" if endpoint.kind == "zhipu" else None, None, endpoint.refuses_in)
+        return None
+
+    def _begin(self, ticket: Ticket, now: float) -> None:
+        ready = now + self._loading(now)
+        if ready > now:
+            self._loaded_at = ready
+        first_token = self.law.first_token(self._draw(ticket), ticket.at, ticket.tokens)
+        ticket.due = ready + first_token
+        if self.endpoint.cuts and self._draw(ticket, "cut") < self.endpoint.cuts.share:
+            ticket.cut = min(self.endpoint.cuts.after, ticket.generated)
+        ticket.ends = ticket.due + (ticket.cut or ticket.generated) / self.endpoint.rate
+        self.running.add(ticket)
+        heappush(self._ends, (ticket.ends, next(self._order), ticket))
+
+    def _loading(self, now: float) -> float:
+        cold = self.endpoint.cold
+        if cold is None:
+            return 0.0
+        if now < self._loaded_at:
+            return self._loaded_at - now
+        return cold.load if not self.running and now - max(self._idle_since, self._loaded_at) > cold.after else 0.0
+
+    def _pass(self, now: float) -> None:
+        """Time has passed: who is done leaves, at the time at which it was done."""
+        while self._ends and self._ends[0][0] <= now:
+            ends, _, ticket = heappop(self._ends)
+            if not ticket.ended:
+                self._free(ticket, ends)
+
+    def _free(self, ticket: Ticket, now: float) -> None:
+        ticket.ended = True
+        self._silent.discard(ticket)
+        if ticket in self.running:
+            self.running.remove(ticket)
+            self._idle_since = now
+            self._next_in_line(now)
+        elif ticket in self.line:
+            self.line.remove(ticket)
+
+    def _next_in_line(self, now: float) -> None:
+        if self.line:
+            ticket = self.line.popleft()
+            self._begin(ticket, now)
+            self._begun.append(ticket)
+
+    def _draw(self, ticket: Ticket, what: str = "first token") -> float:
+        return uniform(self.seed, self.name, ticket.k, ticket.attempt, what)
