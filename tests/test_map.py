@@ -63,12 +63,13 @@ ONLY: dict[str, set[str]] = {
     "httptools": {"router.proxy.front", "router.upstream"},
     "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange", "loadtest.clients"},
     "prometheus_client": {"router.ops.metrics"},
-    "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"},
+    "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"}
+    | {f"loadtest.latency.{part}" for part in ("arrivals", "endpoints", "laws", "scenarios")},
     "pydantic_settings": {"router.settings"},
     "starlette": {"router.ops.admin", "router.proxy.application", "router.proxy.models"},
     "tenacity": {"router.ops.keep"},
     "uvicorn": {"router.app", "router.cli", "router.proxy.front", "router.server"},
-    "yaml": {"router.yamlfile"},
+    "yaml": {"router.yamlfile", "loadtest.latency.scenarios"},
 }
 
 # All that core may use of the outside: no clock, no chance but one that is passed, no I/O.

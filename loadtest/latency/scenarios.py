@@ -90,7 +90,7 @@ class Soonest(Strict):
 
 
 class Ask(Strict):
-    """The share of the calls between two times that first ask an endpoint; or that as a multiple of the informed one's."""
+    """The share of the calls from `after` to `until` that first ask it; or that as a multiple of the informed one's."""
 
     kind: Literal["share"] = "share"
     endpoint: str
