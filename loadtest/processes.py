@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +74,29 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         self.stop(*self.running)
 
-    def start(self, name: str, command: list[str], place: Place) -> subprocess.Popen:
-        with self.log_of(name).open("ab") as log:
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        place: Place,
+        *,
+        told: str = "",
+        listen: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen:
+        """`told` is its standard input; its output goes to its log, or with `listen` to us, through `stdout`."""
+        given = self.folder / f"{name}.in"
+        given.write_text(told)
+        with self.log_of(name).open("ab") as log, given.open("rb") as read:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdin=read,
+                stdout=subprocess.PIPE if listen else log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=place.take,
+                env=env,
+                text=listen or None,
             )
         self.running.append(process)
         return process
