@@ -60,16 +60,17 @@ NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.field", "router.c
 ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
-    "httptools": {"router.proxy.front", "router.upstream"},
-    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange", "loadtest.clients"},
+    "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.endpoint"},
+    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange", "loadtest.clients"}
+    | {"loadtest.latency.hammer", "loadtest.latency.run"},
     "prometheus_client": {"router.ops.metrics"},
     "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"}
-    | {f"loadtest.latency.{part}" for part in ("arrivals", "endpoints", "laws", "scenarios")},
+    | {f"loadtest.latency.{part}" for part in ("arrivals", "endpoints", "laws", "scenarios", "stand")},
     "pydantic_settings": {"router.settings"},
     "starlette": {"router.ops.admin", "router.proxy.application", "router.proxy.models"},
     "tenacity": {"router.ops.keep"},
     "uvicorn": {"router.app", "router.cli", "router.proxy.front", "router.server"},
-    "yaml": {"router.yamlfile", "loadtest.latency.scenarios"},
+    "yaml": {"router.yamlfile", "loadtest.latency.routers", "loadtest.latency.scenarios"},
 }
 
 # All that core may use of the outside: no clock, no chance but one that is passed, no I/O.
