@@ -9,17 +9,17 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, limit, line, endpoint; balance, budget, field, race;
-                table; shape, sse, resume
+                call, record, verdict; latency, breaker, health, limit, line, load, endpoint;
+                balance, budget, field, race; table; shape, sse, resume
     dialects/   how kinds of servers differ
-                base, prefill; openai, vllm, zhipu, simulated
+                base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections
                 exchange, http1, pool; simulated
     proxy/      moves one request
                 client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
                 last_words, headers, shell, models
     ops/        runs beside requests
-                probes, keep; telemetry, metrics, logs, changes; admin
+                asking, probes, signals, keep; telemetry, metrics, logs, changes; admin
 
 A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/field.py, core/endpoint.py and proxy/relay.py.
 """

@@ -14,7 +14,7 @@ import httpx
 from router.config import Config, EndpointConfig
 from router.core.table import Table, rebuild
 from router.dialects import DIALECTS
-from router.ops import probes
+from router.ops import probes, signals
 from router.ops.admin import Admin
 from router.ops.changes import Changes
 from router.ops.keep import keep
@@ -140,7 +140,12 @@ class Router:
 
     def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         probers = probes.probers(self._table(), client, self.tls, self.scheduler, self.rng)
-        return [("sweep", self._sweep), *((repr(prober), prober.run) for prober in probers)]
+        listeners = signals.listeners(self._table(), client, self.scheduler, self.rng)
+        return [
+            ("sweep", self._sweep),
+            *((repr(prober), prober.run) for prober in probers),
+            *((repr(listener), listener.run) for listener in listeners),
+        ]
 
     async def _sweep(self) -> None:
         while True:

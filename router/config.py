@@ -40,6 +40,7 @@ from router.values import (
     PositiveDuration,
     Secret,
     Share,
+    Signals,
     Tokens,
     ZeroOrMore,
     worded,
@@ -131,7 +132,7 @@ class EndpointConfig(Section):
 
     # `kind` stands before those that depend on it: they see only what was validated before them.
     name: Name
-    kind: Literal["openai", "zhipu", "vllm", "simulated"] = "openai"
+    kind: Literal["openai", "zhipu", "vllm", "sglang", "simulated"] = "openai"
     base_url: BaseUrl | None = None
     api_key: Annotated[Secret | None, AfterValidator(lambda key: key or None)] = None
     models: ModelNames
@@ -143,6 +144,7 @@ class EndpointConfig(Section):
     params: Params = Field(default_factory=Params)
     headers: Headers = Field(default={}, repr=False)  # their values may be secrets
     probe: Probe = Probe()
+    signals: Signals = "auto"  # how often its own word on its load is asked for
     pool: PoolConfig = PoolConfig()
     simulate: Simulate = Simulate()
     policy: Overrides = Overrides()  # in the file its keys stand directly on the endpoint
@@ -158,6 +160,13 @@ class EndpointConfig(Section):
             raise ValueError(f"a simulated endpoint has no {key}: it runs inside the router")
         if key == "simulate" and value != Simulate() and kind not in (None, "simulated"):
             raise ValueError("only an endpoint of kind simulated has it")
+        return value
+
+    @field_validator("signals")
+    @classmethod
+    def _are_told(cls, value: float | str, info: ValidationInfo) -> float | str:
+        if not isinstance(value, str) and info.data.get("kind") not in (None, "vllm", "sglang"):
+            raise ValueError("only endpoints of kind vllm or sglang tell their load")
         return value
 
 

@@ -60,6 +60,7 @@ def _not_a_switch(value: object) -> object:
 Duration = Annotated[float, _duration()]
 PositiveDuration = Annotated[float, _duration(zero=False)]
 Hedge = Annotated[float | Literal["auto", "off"], _duration("auto", "off")]
+Signals = Annotated[float | Literal["auto", "off"], _duration("auto", "off", zero=False)]
 Idle = Annotated[float | Literal["auto"], _duration("auto")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_not_a_switch)]
 Share = Annotated[float, Field(ge=0, le=10), BeforeValidator(_not_a_switch)]  # 10 catches a percentage written as 20

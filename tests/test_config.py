@@ -4,13 +4,10 @@ import json
 import math
 import re
 import resource
-import ssl
 from pathlib import Path
-from random import Random
 from textwrap import dedent
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -19,10 +16,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from router import config, values
 from router.config import Config, ConfigError, EndpointConfig, Overrides, Params, Policy, Simulate, load, parse
-from router.core.endpoint import Endpoint
-from router.ops.probes import Prober
+from router.ops import asking
 from router.settings import Settings
-from tests.support import VirtualScheduler
 
 TOP = Path(__file__).resolve().parent.parent
 SHIPPED = TOP / "endpoints.yaml"
@@ -238,9 +233,8 @@ def test_authorization_may_be_a_header_of_its_own() -> None:
 
 
 def test_it_wins_over_the_key_in_probes_as_in_calls() -> None:
-    told, tls = endpoint("api_key: k\nheaders: {Authorization: Token abc}"), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    prober = Prober([Endpoint("a", "chat")], told, httpx.AsyncClient(verify=tls), tls, VirtualScheduler(), Random())
-    assert prober._headers()["authorization"] == "Token abc"
+    told = endpoint("api_key: k\nheaders: {Authorization: Token abc}")
+    assert asking.headers(told)["authorization"] == "Token abc"
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -419,7 +413,8 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
     """) == [
         f"f.yaml:2: defaults.deadline: given 0; {A_DURATION}, more than 0",
         "f.yaml:3: defaults.hegde: unknown key; did you mean 'hedge'?",
-        "f.yaml:6: endpoints[0] (zhipu-flash).kind: given 'zhipuu'; expected 'openai', 'zhipu', 'vllm' or 'simulated'",
+        "f.yaml:6: endpoints[0] (zhipu-flash).kind: given 'zhipuu'; "
+        "expected 'openai', 'zhipu', 'vllm', 'sglang' or 'simulated'",
         "f.yaml:7: endpoints[0] (zhipu-flash).tierr: unknown key; did you mean 'tier'?",
         f"f.yaml:8: endpoints[0] (zhipu-flash).base_url: {A_URL}",
         f"f.yaml:10: endpoints[0] (zhipu-flash).stall: given 'soon'; {A_DURATION}, more than 0",
@@ -480,6 +475,7 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         ("pool: 3", "pool: expected a mapping"),
         ("probe: off", "probe: expected a mapping"),
         ("simulate: {rate: 1}", "simulate: only an endpoint of kind simulated has it"),
+        ("signals: 2s", "signals: only endpoints of kind vllm or sglang tell their load"),
         ("models: {}", "models: empty; expected at least one"),
         ("models: []", "models: empty; expected at least one"),
         ("models: chat", "models: expected a mapping"),
@@ -523,7 +519,7 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
 def test_refusals_that_need_more_words() -> None:
     known = (
         "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
-        "params, pool, prefill, probe, retry_budget, simulate, stall, tier, weight"
+        "params, pool, prefill, probe, retry_budget, signals, simulate, stall, tier, weight"
     )
     for stray in ("zzz", "disabled"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"

@@ -109,9 +109,11 @@ def test_what_speaks_as_openai_does_is_sent_what_the_client_sent(kind: str) -> N
     assert set(DIALECTS[kind].paths) == {"chat/completions", "completions", "embeddings"}
 
 
-def test_only_vllm_closes_an_unused_connection_soon() -> None:
-    assert DIALECTS["vllm"].idle < 5.0
-    assert all(DIALECTS[kind].idle > 60.0 for kind in KINDS if kind != "vllm")
+def test_only_vllm_and_sglang_close_an_unused_connection_soon_and_tell_their_load() -> None:
+    for kind in KINDS:
+        on_uvicorn = kind in ("sglang", "vllm")
+        assert DIALECTS[kind].idle < 5.0 if on_uvicorn else DIALECTS[kind].idle > 60.0
+        assert (DIALECTS[kind].gauges is not None) == on_uvicorn
 
 
 # Zhipu.

@@ -17,6 +17,7 @@ import pytest
 
 from router.core.breaker import State
 from router.core.budget import RESERVE
+from router.core.load import ServerLoad
 from router.core.verdict import Verdict
 from router.dialects.zhipu import BEIJING
 from router.proxy.relay import HTTP_END
@@ -1847,3 +1848,51 @@ def test_an_answer_says_what_was_asked_of_whom() -> None:
     )
     assert (line.verdict, line.reason) == (Verdict.FAULT, "status 500")
     assert json.loads(json.dumps(call.headers))["x-router-attempts"] == "2"
+
+
+# ---- Servers that tell their load
+
+
+def two_of_one_kind() -> Player:
+    """`a`, which is known as the quicker one, and `b` beside it."""
+    play = Player(endpoint("a", streams("a"), kind="vllm"), endpoint("b", streams("b", first=0.9), kind="sglang"))
+    for _ in range(6):
+        play.call()
+        play.run()
+    return play
+
+
+def test_a_server_with_a_queue_is_left_alone_until_it_has_none_or_says_no_more() -> None:
+    play = two_of_one_kind()
+    now = play.scheduler.now()
+    play.endpoint("a").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    calls = [play.call(now + at) for at in (0.0, 4.9, 5.0)]
+    play.run()
+    assert [call.text for call in calls] == ["b", "b", "a"]
+    now = play.scheduler.now()
+    play.endpoint("a").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    play.endpoint("b").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    call = play.call(now)
+    play.run()
+    assert call.text == "a"
+
+
+def test_a_tier_whose_servers_are_all_hot_still_serves() -> None:
+    play = Player(endpoint("a", streams("a"), kind="vllm"), endpoint("b", streams("b"), tier=2))
+    play.endpoint("a").says(ServerLoad(running=40.0, waiting=9.0, kv=1.0), 0.0, 5.0)
+    call = play.call()
+    play.run()
+    assert verdicts(call) == [("a", "first", Verdict.SERVED)]
+
+
+def test_a_rival_is_sought_among_the_cold_ones() -> None:
+    play = Player(
+        endpoint("a", streams("a", first=9.0)),
+        endpoint("hot", streams("hot"), kind="vllm", tier=2),
+        endpoint("cold", streams("cold"), kind="vllm", tier=2),
+        hedge="1s",
+    )
+    play.endpoint("hot").says(ServerLoad(waiting=1.0), 0.0, 5.0)
+    call = play.call()
+    play.run()
+    assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("cold", "hedge", Verdict.SERVED)]

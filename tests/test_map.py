@@ -33,12 +33,13 @@ MAY: dict[str, set[str]] = {
     "router.core.budget": set(),
     "router.core.call": set(),
     "router.core.endpoint": {
-        f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "verdict")
+        f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "load", "verdict")
     },
     "router.core.health": set(),
     "router.core.latency": set(),
     "router.core.line": set(),
     "router.core.limit": set(),
+    "router.core.load": set(),
     "router.core.field": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "line")},
     "router.core.race": {f"router.core.{part}" for part in ("breaker", "endpoint", "field", "verdict")},
     "router.core.record": {"router.core.verdict"},
@@ -61,9 +62,16 @@ ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
     "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.endpoint"},
-    "httpx": {"router.app", "router.ops.probes", "router.upstream.httpx_exchange", "loadtest.clients"}
+    "httpx": {
+        "router.app",
+        "router.ops.asking",
+        "router.ops.probes",
+        "router.ops.signals",
+        "router.upstream.httpx_exchange",
+        "loadtest.clients",
+    }
     | {"loadtest.latency.hammer", "loadtest.latency.run"},
-    "prometheus_client": {"router.ops.metrics"},
+    "prometheus_client": {"router.ops.metrics", "router.ops.signals"},
     "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"}
     | {f"loadtest.latency.{part}" for part in ("arrivals", "endpoints", "laws", "scenarios", "stand")},
     "pydantic_settings": {"router.settings"},

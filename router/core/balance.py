@@ -3,7 +3,8 @@
 With two to ten endpoints a full scan is cheaper than it is clever to sample, and it never takes the worse of two (Envoy
 added it for that reason). Costs that are about equal are drawn from at random, or everybody would follow the same
 noise; one call in a hundred goes to any of them, so that a slow endpoint's recovery is noticed. A newcomer gets one
-trial at once, as if it were as cheap as the best, and no second one before the first has ended.
+trial at once, as if it were as cheap as the best, and no second one before the first has ended. Those whose servers say
+that they have too much to do are left alone, whatever they cost, while there is another.
 """
 
 from __future__ import annotations
@@ -19,11 +20,8 @@ EXPLORE = 0.01
 
 def pick(endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random) -> Endpoint | None:
     """The endpoint to ask next, or None where none is available."""
-    available, costs = [], []
-    for endpoint in endpoints:
-        if endpoint.available(now):
-            available.append(endpoint)
-            costs.append(endpoint.cost(wait, now))
+    available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
+    costs = [endpoint.cost(wait, now) for endpoint in available]
     if len(available) <= 1:
         return available[0] if available else None
     if rng.random() >= EXPLORE:
@@ -31,6 +29,14 @@ def pick(endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random) -> 
         if max(costs) > near:
             available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
     return _draw(available, rng)
+
+
+def _cold(endpoints: list[Endpoint], now: float) -> list[Endpoint]:
+    """Without those whose servers say that requests wait there, unless all say so."""
+    for endpoint in endpoints:
+        if now < endpoint.hot_until:
+            return [e for e in endpoints if now >= e.hot_until] or endpoints
+    return endpoints
 
 
 def _draw(endpoints: Sequence[Endpoint], rng: Random) -> Endpoint:

@@ -17,6 +17,7 @@ from router.core.health import Health
 from router.core.latency import Latency
 from router.core.limit import Limit
 from router.core.line import Line
+from router.core.load import ServerLoad
 from router.core.verdict import OURS, Cause, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
@@ -66,10 +67,14 @@ class Endpoint:
 
     __slots__ = (
         "_latency",
+        "_others",
+        "_said",
+        "_said_until",
         "breaker",
         "busy_wait",
         "context",
         "health",
+        "hot_until",
         "in_flight",
         "key",
         "limit",
@@ -103,6 +108,9 @@ class Endpoint:
         self.served_at = -inf  # when traffic last showed it alive
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
+        self._said: ServerLoad | None = None  # by the server itself, which counts until then
+        self._said_until = self.hot_until = -inf
+        self._others = 0.0  # requests that it runs and that are not ours
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.name}/{self.model} {self.in_flight} in flight, {len(self.waiting)} waiting>"
@@ -162,7 +170,8 @@ class Endpoint:
         """
         latency, waiting = self._latency[wait], self.waiting
         expected = latency.mean(now)
-        load = 1.0 + STREAM_SHARE * self.in_flight / (BATCH * self.weight)
+        streams = self.in_flight + self._others if now < self._said_until else self.in_flight
+        load = 1.0 + STREAM_SHARE * streams / (BATCH * self.weight)
         if waiting:
             load += (1.0 - STREAM_SHARE) * len(waiting) / (BATCH * self.weight)
             if latency.unknown:
@@ -176,6 +185,14 @@ class Endpoint:
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
         return self._latency[wait].unknown and not self.waiting
+
+    def load(self, now: float) -> ServerLoad | None:
+        """What its server said of itself lately; None is unknown."""
+        return self._said if now < self._said_until else None
+
+    def hot(self, now: float) -> bool:
+        """Its server has more than it can begin with, by its own word: better ask another."""
+        return now < self.hot_until
 
     def hedge_after(self, wait: Wait, budget: float, now: float) -> float:
         """Seconds after which an answer is late enough for a rival, such that a share `budget` of the calls sees one.
@@ -228,6 +245,12 @@ class Endpoint:
     def _leave_alone(self, now: float, wait: float, cause: Cause | None) -> None:
         self.out_until = max(self.out_until, now + wait)
         self.out_since, self.out_because = now, cause
+
+    def says(self, load: ServerLoad, now: float, until: float) -> None:
+        """What its server says of itself now, which counts until then; for whoever listens to it."""
+        self._said, self._said_until = load, until
+        self._others = max(0.0, (load.running or 0.0) - self.slots.used)
+        self.hot_until = until if load.hot else now
 
     def probed(self, ok: bool, now: float) -> bool:
         """A probe's result; True where it changed whether the endpoint is up.

@@ -59,6 +59,17 @@ class Judgement(NamedTuple):
         return self.cause.verdict
 
 
+class Gauges(NamedTuple):
+    """What a server's page of metrics calls the requests that run and that wait there and the share of its key-value
+    cache in use, each by its names, the newest first; and the label that tells engines apart, whose requests add up.
+    """
+
+    running: tuple[str, ...]
+    waiting: tuple[str, ...]
+    kv: tuple[str, ...]
+    engine: str
+
+
 def no_reset(code: str, message: str, now: float) -> float | None:
     """For kinds that name no time in their messages."""
     return None
@@ -79,6 +90,7 @@ class Dialect:
     resets_in: Callable[[str, str, float], float | None] = no_reset
     finishes: Mapping[str, str] = field(default_factory=dict)
     prefill: Prefill | None = None  # how it is asked to go on from a text
+    gauges: Gauges | None = None  # how it tells its load, at GET /metrics beside the API
 
     def judge(self, status: int, said: Any, retry_after: float | None, now: float) -> Judgement:
         """What a refusal or failure means: the vendor's code where it is known, else the status, else the words.

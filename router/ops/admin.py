@@ -77,6 +77,7 @@ class Admin:
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
         told = self._table().endpoints[endpoint]
+        load = endpoint.load(now)
         breaker, latency, pool = endpoint.breaker, endpoint.latency("first_token"), self._pools()[told.name]
         return {
             "name": endpoint.name,
@@ -101,6 +102,7 @@ class Admin:
                 "p90": latency.quantile(0.9),
                 "known": not latency.unknown,
             },
+            "server": None if load is None else {**load._asdict(), "hot": load.hot},
             "cost": round(endpoint.cost("first_token", now), 4),
             "pool": {state: getattr(pool, state) for state in (*NOW, *EVER)},
         }

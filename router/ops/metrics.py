@@ -111,6 +111,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._of_calls()
         yield from self._of_endpoints()
+        yield from self._of_servers()
         yield from self._of_budgets()
         yield from self._of_pools()
 
@@ -157,6 +158,24 @@ class Metrics(Collector):
         yield _gauge("breaker_state", "1 for the state it is in.", ("endpoint", "model", "state"), states)
         expected = ((n, e.latency("first_token").mean(now)) for n, e in named)
         yield _gauge("expected_first_token_seconds", "The estimate that endpoints are compared by.", labels, expected)
+
+    def _of_servers(self) -> Iterator[Metric]:
+        """What they say of themselves; nothing where that is unknown."""
+        now = self._now()
+        said = [((e.name, e.model), load) for e in self._table().endpoints if (load := e.load(now)) is not None]
+        requests = [
+            ((*named, state), value)
+            for named, load in said
+            for state, value in (("running", load.running), ("waiting", load.waiting))
+            if value is not None
+        ]
+        yield _gauge(
+            "server_requests", "What an endpoint's server says it has.", ("endpoint", "model", "state"), requests
+        )
+        use = [(named, load.kv) for named, load in said if load.kv is not None]
+        yield _gauge("server_kv_usage", "And the share of its cache in use, 0 to 1.", ("endpoint", "model"), use)
+        hot = [(named, load.hot) for named, load in said]
+        yield _gauge("server_hot", "And whether it has too much to do.", ("endpoint", "model"), hot)
 
     def _of_budgets(self) -> Iterator[Metric]:
         now, table = self._now(), self._table()

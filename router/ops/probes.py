@@ -27,6 +27,7 @@ from router.core.endpoint import Endpoint
 from router.core.sse import Scanner
 from router.core.table import Table
 from router.dialects import DIALECTS
+from router.ops.asking import beside, get, headers
 from router.scheduler import Scheduler
 from router.upstream.pool import Address
 
@@ -95,26 +96,21 @@ class Prober:
                     log.info("endpoint %s (%s): down -> up", endpoint.name, endpoint.model)
 
     async def _health(self) -> str:
-        return await self._get(f"{(self._told.base_url or '').removesuffix('/v1')}/health")
+        return await self._get(beside(self._told, "/health"))
 
     async def _models(self) -> str:
         return await self._get(f"{self._told.base_url}/models")
 
     async def _get(self, url: str) -> str:
-        async with self._client.stream("GET", url, headers=self._headers(), timeout=None) as response:
-            read = 0
-            async for chunk in response.aiter_raw():  # to its end, so that the connection is good for the next one
-                read += len(chunk)
-                if read > MAX_READ:
-                    break
-            return _down(response)
+        response, _ = await get(self._client, url, self._told, MAX_READ)
+        return _down(response)
 
     async def _chat(self) -> str:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
         body |= dict(self._told.params.force) | {"model": self._endpoints[0].model}
         path = DIALECTS[self._told.kind].paths["chat/completions"]
         url = f"{self._told.base_url}{path}"
-        request = self._client.stream("POST", url, json=body, headers=self._headers(), timeout=None)
+        request = self._client.stream("POST", url, json=body, headers=headers(self._told), timeout=None)
         async with request as response:
             down = _down(response) or (f"status {response.status_code}" if response.status_code >= 400 else "")
             if down:
@@ -136,12 +132,6 @@ class Prober:
         _, writer = await asyncio.open_connection(address.host, address.port, ssl=self._tls if address.tls else None)
         writer.transport.abort()
         return ""
-
-    def _headers(self) -> Mapping[str, str]:
-        """As calls send them: an authorization among the headers, whose names are in lower case, wins over the key."""
-        key = self._told.api_key
-        ours = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key.get_secret_value()}"} if key else {})
-        return ours | dict(self._told.headers)
 
 
 _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {

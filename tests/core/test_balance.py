@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.balance import EXPLORE, NEAR, least_bad, pick
 from router.core.endpoint import Endpoint
+from router.core.load import ServerLoad
 from router.core.verdict import Verdict
 from tests.core.helpers import Steady, T, busy, endpoint, full, properties, trip
 
@@ -177,3 +178,34 @@ def test_the_last_endpoint_is_never_ejected() -> None:
     only.probed(False, T)
     trip(only)
     assert least_bad([only], T) is only
+
+
+# Those whose servers have too much to do.
+
+
+def hot(name: str, seconds: float) -> Endpoint:
+    made = endpoint(name, seconds)
+    made.says(ServerLoad(running=8.0, waiting=2.0), T, T + 5.0)
+    return made
+
+
+def test_a_hot_one_is_left_alone_while_there_is_a_cold_one_whatever_that_costs() -> None:
+    assert shares([hot("quick", 0.1), endpoint("slow", 5.0)], 1000) == {"slow": 1.0}
+    assert shares([hot("quick", 0.1), endpoint("a", 1.0), endpoint("b", 1.0)], 1000).keys() == {"a", "b"}
+
+
+def test_where_all_are_hot_the_cheapest_is_asked() -> None:
+    share = shares([hot("quick", 0.1), hot("slow", 5.0)])
+    assert share["quick"] > 1.0 - EXPLORE
+
+
+def test_a_cold_one_that_may_not_be_asked_is_no_reason_to_leave_a_hot_one_alone() -> None:
+    out = endpoint("out", 0.1)
+    busy(out, 5.0)
+    assert shares([out, hot("hot", 5.0)], 100) == {"hot": 1.0}
+
+
+def test_a_server_that_says_no_more_is_hot_no_more() -> None:
+    was_hot, other = hot("quick", 0.1), endpoint("slow", 5.0)
+    assert pick([was_hot, other], "first_token", T + 4.9, Steady()) is other
+    assert pick([was_hot, other], "first_token", T + 5.0, Steady()) is was_hot
