@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 Data = Mapping[str, Sequence[float]]  # measured first-token times by endpoint
 
 NORMAL = NormalDist()
+EDGE = 1e-9  # keeps a chance off the ends of (0, 1)
 SPELLS = 200  # of each kind are drawn for an endpoint; then they come again
 
 
@@ -63,6 +64,11 @@ class Law(BaseModel):
     def survival(self, times: Floats, at: float = 0.0, tokens: int = 0) -> Floats: ...
     @abstractmethod
     def mean(self, at: float = 0.0, tokens: int = 0) -> float: ...
+
+    @property
+    def reads(self) -> bool:
+        """Whether the prompt's size matters."""
+        return False
 
     def state(self, at: float) -> Hashable:
         return None
@@ -147,17 +153,23 @@ class Mixture(Law):
         return self.model_copy(update={"parts": parts})
 
     def first_token(self, u: float, at: float = 0.0, tokens: int = 0) -> float:
-        for part in self.parts:
+        for part in self.parts[:-1]:
             if u < part.share:
-                return part.law.first_token(u / part.share, at, tokens)
+                break
             u -= part.share
-        return self.parts[-1].law.first_token(1 - 1e-12, at, tokens)  # u was 1 but for rounding
+        else:
+            part = self.parts[-1]
+        return part.law.first_token(min(max(u / part.share, EDGE), 1 - EDGE), at, tokens)  # 0 or 1 but for rounding
 
     def survival(self, times: Floats, at: float = 0.0, tokens: int = 0) -> Floats:
         return np.sum([part.share * part.law.survival(times, at, tokens) for part in self.parts], axis=0)
 
     def mean(self, at: float = 0.0, tokens: int = 0) -> float:
         return math.fsum(part.share * part.law.mean(at, tokens) for part in self.parts)
+
+    @property
+    def reads(self) -> bool:
+        return any(part.law.reads for part in self.parts)
 
     def state(self, at: float) -> Hashable:
         return tuple(part.law.state(at) for part in self.parts)
@@ -181,6 +193,10 @@ class Linear(Law):
 
     def mean(self, at: float = 0.0, tokens: int = 0) -> float:
         return self.base.mean(at, tokens) + self.per_token * tokens
+
+    @property
+    def reads(self) -> bool:
+        return True
 
     def state(self, at: float) -> Hashable:
         return self.base.state(at)
@@ -226,9 +242,25 @@ class Schedule(Law):
     def mean(self, at: float = 0.0, tokens: int = 0) -> float:
         return self.laws[self.number(at)].law.mean(at, tokens)
 
+    @property
+    def reads(self) -> bool:
+        return any(each.law.reads for each in self.laws)
+
     def state(self, at: float) -> Hashable:
         number = self.number(at)
         return number, self.laws[number].law.state(at)
+
+
+class Spells(Schedule):
+    """A schedule of two laws in turn."""
+
+    @property
+    def reads(self) -> bool:
+        return any(each.law.reads for each in self.laws[:2])
+
+    def state(self, at: float) -> Hashable:
+        number = self.number(at)
+        return number % 2, self.laws[number].law.state(at)
 
 
 # ---- Laws that only a run makes definite
@@ -267,7 +299,7 @@ class TwoState(Unbound):
         for law, length in two * SPELLS:
             laws.append(From.model_construct(at=at, law=law))
             at += rng.expovariate(1 / length) if self.periods == "exponential" else length
-        return Schedule.model_construct(laws=tuple(laws), every=at)
+        return Spells.model_construct(laws=tuple(laws), every=at)
 
 
 class Empirical(Unbound):

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from loadtest.latency.arrivals import Call
 from loadtest.latency.draws import uniform
 from loadtest.latency.endpoints import Endpoint
 from loadtest.latency.laws import Data, Floats, Given, Law
@@ -70,7 +71,6 @@ class Server:
         self._begun: list[Ticket] = []
         self._seen: Counter[int] = Counter()
         self._loaded_at, self._idle_since = -inf, -inf
-        self._known: dict[Hashable, Floats] = {}
         self._probes = count(1)
         self._order = count()  # of tickets that end at the same time
 
@@ -138,16 +138,29 @@ class Server:
         loading = self._loading(now)
         if not self.full:
             return loading
-        held = self.law.mean(at, tokens) + np.mean([each.generated for each in self.running]) / self.endpoint.rate
-        return loading + float((len(self.line) + 1) * held / len(self.running))
+        generated = sum(each.generated for each in self.running) / len(self.running)
+        held = self.law.mean(at, tokens) + generated / self.endpoint.rate
+        return loading + (len(self.line) + 1) * held / len(self.running)
+
+    def state(self, at: float, tokens: int) -> Hashable:
+        """Equal for two calls for which the law is the same, but for less than `GRAIN` tokens."""
+        return round(tokens / GRAIN) if self.law.reads else 0, self.law.state(at)
 
     def known(self, at: float, tokens: int) -> Floats:
         """The law for such a call as `POINTS` times, each as likely, in order."""
-        grains = round(tokens / GRAIN)
-        key = grains, self.law.state(at)
-        if key not in self._known:
-            self._known[key] = np.sort([self.law.first_token(u, at, grains * GRAIN) for u in CHANCES])
-        return self._known[key]
+        return np.sort([self.law.first_token(u, at, tokens) for u in CHANCES])
+
+    def foreseen(self, call: Call, now: float) -> float:
+        """Seconds from now to the first token if the call came now, for whom even the draws are known; inf: none."""
+        ticket = Ticket(call.k, call.at, call.tokens, call.generated, self._seen[call.k], now)
+        if not self.takes(now) or self._refusal(ticket, now):
+            return inf
+        begins, slots = now + self._loading(now), sorted(each.ends for each in self.running)
+        if self.full:
+            for other in (*self.line, ticket):
+                begins = heappop(slots)
+                heappush(slots, begins + self._first_token(other) + other.generated / self.endpoint.rate)
+        return begins + self._first_token(ticket) - now
 
     # Steps.
 
@@ -165,13 +178,15 @@ class Server:
         ready = now + self._loading(now)
         if ready > now:
             self._loaded_at = ready
-        first_token = self.law.first_token(self._draw(ticket), ticket.at, ticket.tokens)
-        ticket.due = ready + first_token
+        ticket.due = ready + self._first_token(ticket)
         if self.endpoint.cuts and self._draw(ticket, "cut") < self.endpoint.cuts.share:
             ticket.cut = min(self.endpoint.cuts.after, ticket.generated)
         ticket.ends = ticket.due + (ticket.cut or ticket.generated) / self.endpoint.rate
         self.running.add(ticket)
         heappush(self._ends, (ticket.ends, next(self._order), ticket))
+
+    def _first_token(self, ticket: Ticket) -> float:
+        return self.law.first_token(self._draw(ticket), ticket.at, ticket.tokens)
 
     def _loading(self, now: float) -> float:
         cold = self.endpoint.cold
