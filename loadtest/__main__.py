@@ -1,4 +1,4 @@
-"""`python -m loadtest`: the faults that a router is judged by, runs of them side by side, and the fake endpoint."""
+"""`python -m loadtest`: the faults that a router is judged by, their fake endpoint, and what latency/cli.py adds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from loadtest import beside, faults, faults_report
 from loadtest.cases import CASES, FALLBACK, PRIMARY, Case
 from loadtest.clients import NAMES
 from loadtest.fake import Fake
+from loadtest.latency import cli
 from loadtest.processes import BenchError
 
 PORTS = (9101, 9102)
@@ -46,7 +47,10 @@ class Cases(click.ParamType):
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """What a router does when its endpoints misbehave; any router, over HTTP alone. See docs/faults.md."""
+    """What any router does when its endpoints misbehave, and how long its clients wait; over HTTP alone.
+
+    See docs/faults.md and docs/latency.md.
+    """
 
 
 @main.command("faults")
@@ -149,6 +153,10 @@ def run_fake(port: int, host: str, as_fallback: bool, voice: str, speed: float) 
         pass
     except OSError as error:
         raise click.ClickException(str(error)) from None
+
+
+for command in (cli.run_scenarios, cli.compare, cli.run_hammer):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ time; here it is divided by the speed and put on the wire.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,11 +80,17 @@ class Fakes:
     def log(self) -> list[Json]:
         return [asdict(entry) for fake in self.fakes for entry in fake.log]
 
-    async def serve(self) -> None:
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Fakes]:
+        control = await self.loop.create_server(lambda: Control(self), "127.0.0.1", self.stand.control)
         for fake in self.fakes:
             await fake.listen()
-        await self.loop.create_server(lambda: Control(self), "127.0.0.1", self.stand.control)
-        await self.loop.create_future()
+        try:
+            yield self
+        finally:
+            control.close()
+            for fake in self.fakes:
+                fake.close()
 
 
 class Fake:
@@ -98,15 +105,31 @@ class Fake:
         self.server: Server | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.listener: asyncio.Server | None = None
+        self.coming: list[asyncio.TimerHandle] = []  # of absences
 
     def start(self) -> None:
-        for connection in list(self.connections):
-            connection.reset()
+        self.forget()
         self.server = Server(self.endpoint, self.fakes.stand.seed, self.fakes.stand.data)
         self.log.clear()
         self.follow_absences()
 
+    def forget(self) -> None:
+        for connection in list(self.connections):
+            connection.reset()
+        for timer in self.coming:
+            timer.cancel()
+        self.coming.clear()
+
+    def close(self) -> None:
+        self.forget()
+        if self.listener is not None:
+            self.listener.close()
+
     # Whether it listens.
+
+    @property
+    def listens(self) -> bool:
+        return self.listener is not None and self.listener.is_serving()
 
     async def listen(self) -> None:
         self.listener = await self.loop.create_server(
@@ -116,9 +139,9 @@ class Fake:
     def follow_absences(self) -> None:
         for window in self.endpoint.absent:
             for start, until in window.spans(self.fakes.end):
-                self.loop.call_at(self.fakes.when(start), self.leave)
-                if not math.isinf(until):
-                    self.loop.call_at(self.fakes.when(until), self.come_back)
+                self.coming.append(self.loop.call_at(self.fakes.when(start), self.leave))
+                if until < self.fakes.end:
+                    self.coming.append(self.loop.call_at(self.fakes.when(until), self.come_back))
 
     def leave(self) -> None:
         """Nobody listens, and no connection waits for another question; what is being answered is."""
@@ -334,10 +357,11 @@ class Control(Http):
 
 
 def main() -> None:
-    stand = Stand.model_validate_json(sys.stdin.read())
+    stand = Stand.from_json(sys.stdin.read())
 
     async def serve() -> None:
-        await Fakes(stand).serve()
+        async with Fakes(stand).serving():
+            await asyncio.Event().wait()
 
     punctual.run(serve())
 

@@ -109,7 +109,7 @@ def start_fakes(order: Order, processes: Processes, places: Places, ports: Mappi
         told_faster=1.0 if order.router.lives_faster else order.speed,
     )
     command = [sys.executable, "-m", "loadtest.latency.endpoint"]
-    process = processes.start("endpoints", command, places.load, told=stand.model_dump_json())
+    process = processes.start("endpoints", command, places.load, told=stand.as_json())
     processes.wait_ready("endpoints", process, control)
     return Fakes(control)
 

@@ -1,0 +1,213 @@
+"""The subcommands of `python -m loadtest` that measure latency: run, compare, hammer."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from loadtest.latency import hammer, plots, punctual, report, run, scenarios, tables
+from loadtest.latency.arrivals import TraceError
+from loadtest.latency.client import Target
+from loadtest.latency.laws import DataError
+from loadtest.latency.report import Report
+from loadtest.latency.routers import Router
+from loadtest.latency.run import Order
+from loadtest.latency.scenarios import SCENARIOS, Scenario, ScenarioError
+from loadtest.processes import BenchError
+
+PORT = 9201  # of the first fake endpoint, where a router that runs must know it
+ALL = "all"
+WRONG = (BenchError, ScenarioError, DataError, TraceError, OSError)
+FILE = click.Path(exists=True, path_type=Path)
+
+
+@click.command("run")
+@click.argument("names", nargs=-1, required=True, metavar="SCENARIO…")
+@click.option("--target", metavar="URL", help="a router that runs, as http://127.0.0.1:8080/v1; see --print-config")
+@click.option(
+    "--router",
+    "command",
+    metavar="CMD",
+    help="start another router; {port}, {config} (an endpoints.yaml) and {endpoints} (URLs, with commas) are filled in",
+)
+@click.option("--speed", type=click.FloatRange(0.1, 100), default=10.0, show_default=True, help="so many times as fast")
+@click.option("--seed", type=int, default=1, show_default=True, help="of all chance; the same seed is the same fleet")
+@click.option(
+    "--runs", type=click.IntRange(1), default=1, show_default=True, help="so many seeds in a row, and medians"
+)
+@click.option("--calls", type=click.IntRange(1), help="the first so many of the scenario's")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="a folder for run.json, calls.csv, pictures"
+)
+@click.option(
+    "--data", type=FILE, help="measured first-token times: a JSON file in llmperf's form, or a folder of them"
+)
+@click.option("--trace", type=FILE, help="a CSV of TIMESTAMP, ContextTokens, GeneratedTokens to replay the arrivals of")
+@click.option("--without", metavar="ENDPOINT", help="leave this endpoint out of the fleet")
+@click.option("--scenarios", "file", type=FILE, default=SCENARIOS, help="another file of scenarios")
+@click.option(
+    "--port", type=int, help=f"of the first fake endpoint, the others follow ({PORT} with --target, else any)"
+)
+@click.option("--print-config", is_flag=True, help="only print the endpoints.yaml that a --target needs")
+def run_scenarios(
+    names: Sequence[str], target: str | None, command: str | None, speed: float, seed: int, runs: int,
+    calls: int | None, out: Path | None, data: Path | None, trace: Path | None, without: str | None, file: Path,
+    port: int | None, print_config: bool,
+) -> None:  # fmt: skip
+    """Play scenarios over fake endpoints, drive a router through them, and say what first token its clients got.
+
+    `all` plays every scenario of the file. Without --target or --router, firsttoken is started, and its clock told the
+    speed. The exit status is 0 if all marks are reached.
+    """
+    if target and command:
+        raise click.UsageError("Either --target or --router, not both.")
+    router = Router(target, command)
+    port = port or (PORT if target or print_config else None)
+    try:
+        chosen = [fitted(each, calls, without) for each in wanted(names, file, trace)]
+        measured = scenarios.read_data(data) if data else None
+        plans = [
+            [
+                Order(each, each.arriving(one, trace), one, speed, router, measured, port)
+                for one in range(seed, seed + runs)
+            ]
+            for each in chosen
+        ]
+        if print_config:
+            for plan in plans:
+                click.echo(plan[0].config(plan[0].ports()), nl=False)
+            return
+        ok = [play(plan, out, len(plans) > 1, list(remarks(plan[0], data))) for plan in plans]
+    except WRONG as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(not all(ok))
+
+
+def wanted(names: Sequence[str], file: Path, trace: Path | None) -> Iterator[Scenario]:
+    """`all` are those that can be played: without a trace, not those that replay one."""
+    if ALL in names:
+        yield from (each for each in scenarios.load(file).values() if trace or not each.needs_a_trace)
+    else:
+        yield from (scenarios.find(name, file) for name in names)
+
+
+def fitted(scenario: Scenario, calls: int | None, without: str | None) -> Scenario:
+    scenario = scenario.without(without) if without else scenario
+    if calls is None:
+        return scenario
+    return scenario.model_copy(update={"calls": calls, "warmup": min(scenario.warmup, calls // 2)})
+
+
+def remarks(order: Order, data: Path | None) -> Iterator[str]:
+    """What a reader must know to take the figures for what they are."""
+    if not order.router.lives_faster and order.speed != 1:
+        yield (
+            f"The endpoints live {order.speed:g} times as fast; the waits of {order.router.name} are as long as they "
+            "are set: divide them, or run at --speed 1."
+        )
+    if any(endpoint.law.kind == "empirical" for endpoint in order.scenario.endpoints):
+        yield (
+            f"First-token times are samples of {data.name}."
+            if data
+            else ("First-token times follow distributions fitted to percentiles; --data takes measured ones.")
+        )
+
+
+def play(plan: Sequence[Order], out: Path | None, several: bool, said: Sequence[str]) -> bool:
+    """All runs of one scenario; whether every mark was reached in each."""
+    reports = []
+    for order in plan:
+        into = out
+        if into is not None and several:
+            into /= order.scenario.name
+        if into is not None and len(plan) > 1:
+            into /= f"seed-{order.seed}"
+        reports.append(play_one(order, into, said))
+        tables.console().print(tables.of_report(reports[-1]))
+    if len(plan) > 1:
+        tables.console().print(tables.of_medians(reports))
+    return all(mark.ok for each in reports for mark in each.marks)
+
+
+def play_one(order: Order, out: Path | None, said: Sequence[str]) -> Report:
+    with tempfile.TemporaryDirectory(prefix="latency-") as folder, watched(order) as progress:
+        task = progress.add_task(f"{order.scenario.name}, seed {order.seed}", total=len(order.calls))
+        seen = run.run(order, Path(folder), lambda over: progress.update(task, completed=over))
+        progress.update(task, completed=len(order.calls), description="reckoning the references")
+        told = report.of(order, seen, said)
+    if out is not None:
+        report.keep(told, order, out)
+    return told
+
+
+def watched(order: Order) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Drawn rarely: it runs beside the driver.
+    return Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
+
+
+@click.command("compare")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="the picture, a PNG or an SVG")
+def compare(runs: Sequence[str], out: Path | None) -> None:
+    """Show runs side by side, from their --out folders: one table, and with --out one picture.
+
+    NAME=RUN gives a run another name than its folder's.
+    """
+    try:
+        reports = [(name, report.read(path)) for name, path in map(named, runs)]
+    except WRONG as error:
+        raise click.ClickException(str(error)) from None
+    tables.console().print(tables.beside(reports))
+    if out is not None:
+        plots.cdf(out, "first tokens", {name: each.times for name, each in reports})
+
+
+def named(said: str) -> tuple[str, Path]:
+    name, equals, path = said.partition("=")
+    return (name, Path(path)) if equals else (Path(said).name, Path(said))
+
+
+@click.command("hammer")
+@click.argument("url", metavar="URL")
+@click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="calls at once")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="instead, so many calls a second, at random")
+@click.option("--calls", type=click.IntRange(1), help="stop after so many")
+@click.option(
+    "--duration", type=click.FloatRange(min=0, min_open=True), help="ask for so many seconds (10 without --calls)"
+)
+@click.option("--stream/--no-stream", default=True, show_default=True, help="streams, or plain answers")
+@click.option("--model", help="by default the first that URL/models lists")
+@click.option("--key", default="any", envvar="OPENAI_API_KEY", help="the API key, or OPENAI_API_KEY")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=16, show_default=True, help="about so many")
+@click.option("--max-tokens", type=click.IntRange(1), help="of each answer")
+def run_hammer(
+    url: str, concurrency: int, rate: float | None, calls: int | None, duration: float | None, stream: bool,
+    model: str | None, key: str, prompt_tokens: int, max_tokens: int | None,
+) -> None:  # fmt: skip
+    """Ask any OpenAI-compatible URL as fast as it answers, or at a rate, and print throughput and latency.
+
+    URL goes up to and without /chat/completions: http://127.0.0.1:8080/v1. The exit status is 0 if all were answered.
+    """
+    try:
+        target = Target.of(url, key)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    seconds = duration or (None if calls else 10.0)
+    try:
+        load = hammer.Load(
+            target, model or hammer.first_model(target.url, key), stream, prompt_tokens, max_tokens,
+            concurrency, rate, calls, seconds,
+        )  # fmt: skip
+    except BenchError as error:
+        raise click.ClickException(str(error)) from None
+    with Console(stderr=True).status("hammering", refresh_per_second=2):
+        blows = punctual.run(hammer.hammer(load))
+    tables.console().print(hammer.table(blows))
+    sys.exit(bool(blows.errors))

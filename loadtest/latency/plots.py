@@ -1,0 +1,115 @@
+"""The pictures of a run: how long first tokens took, when and from whom, and what the extra attempts were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from loadtest.latency.play import DEADLINE
+from loadtest.latency.results import Asked, Outcome
+from loadtest.latency.servers import Server
+
+# Okabe and Ito's: told apart by all eyes.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+GREYS = {
+    "random": ("#bbbbbb", ":"),
+    "best fixed": ("#999999", "--"),
+    "informed": ("#444444", "-."),
+    "clairvoyant": ("#000000", ":"),
+}
+STEP = 0.5  # seconds between two looks at an endpoint
+TROUBLE = 2.0  # times its own best mean
+WINDOW = 10.0  # seconds over which extra attempts are counted
+USUAL_TOKENS = 200  # of a prompt, for which an endpoint's mean is asked
+
+
+def colours(names: Sequence[str]) -> dict[str, str]:
+    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+
+
+def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
+    """The share of calls with their first token within so many seconds; references are grey."""
+    figure, axes = canvas(title)
+    coloured = iter(COLOURS)
+    for name, times in series.items():
+        line: dict[str, Any] = {"color": next(coloured), "linewidth": 2} if name not in GREYS else {}
+        if name in GREYS:
+            line = dict(zip(("color", "linestyle"), GREYS[name], strict=True))
+        ordered = np.sort(np.minimum(times, DEADLINE))
+        axes.plot(ordered, (np.arange(len(ordered)) + 1) / len(ordered), label=name, **line)
+    axes.set(xscale="log", xlabel="seconds to the first token", ylabel="share of calls", ylim=(0, 1.02))
+    axes.legend(loc="lower right")
+    save(figure, file)
+
+
+def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[str, Server], warmup: int) -> None:
+    """Each call at its time, coloured by who answered it; shaded in an endpoint's colour: it is not itself."""
+    figure, axes = canvas(title)
+    palette = colours(list(servers))
+    end = calls[-1].at
+    for number, (name, server) in enumerate(servers.items()):
+        for start, until in troubles(server, end):
+            axes.axvspan(start, until, color=palette[name], alpha=0.13, linewidth=0)
+        answered = [call for call in calls if call.endpoint == name and call.first_token is not None]
+        axes.scatter(
+            [call.at for call in answered],
+            [call.first_token or 0 for call in answered],
+            s=4, color=palette[name], label=name, zorder=3 + number / 100,
+        )  # fmt: skip
+    lost = [call.at for call in calls if call.first_token is None]
+    if lost:
+        axes.scatter(lost, [DEADLINE] * len(lost), marker="x", color="red", label="no answer", zorder=4)
+    if warmup < len(calls):
+        axes.axvline(calls[warmup].at, color="#888888", linewidth=0.8, linestyle=":")
+    axes.set(yscale="log", xlabel="seconds of the scenario", ylabel="seconds to the first token", xlim=(0, end))
+    axes.legend(loc="upper right", markerscale=3, framealpha=0.9)
+    save(figure, file)
+
+
+def extra(file: Path, title: str, calls: Sequence[Outcome], attempts: Sequence[Asked], budget: float) -> None:
+    """Attempts beyond one a call, for a hundred calls that arrived about then."""
+    figure, axes = canvas(title)
+    arrived = {call.k: call.at for call in calls}
+    edges = np.arange(0, calls[-1].at + WINDOW, WINDOW)
+    all_calls, _ = np.histogram(list(arrived.values()), edges)
+    asked, _ = np.histogram([arrived[each.k] for each in attempts], edges)
+    share = np.where(all_calls > 0, 100 * (asked - all_calls) / np.maximum(all_calls, 1), 0)
+    axes.bar(edges[:-1], share, width=WINDOW * 0.9, align="edge", color=COLOURS[0])
+    axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label=f"{budget:.0%}")
+    axes.set(xlabel="seconds of the scenario", ylabel="extra attempts for 100 calls", xlim=(0, calls[-1].at))
+    axes.legend(loc="upper right")
+    save(figure, file)
+
+
+def troubles(server: Server, end: float) -> Iterator[tuple[float, float]]:
+    """When it is away, silent, failing, or more than `TROUBLE` times slower than at its best."""
+    endpoint, times = server.endpoint, np.arange(0, end + STEP, STEP)
+    means = [server.law.mean(at, USUAL_TOKENS) for at in times]
+    slow = TROUBLE * min(means)
+    began: float | None = None
+    for at, mean in zip(times, means, strict=True):
+        ill = mean > slow or endpoint.is_absent(at) or endpoint.is_silent(at) or endpoint.failing(at) is not None
+        if ill and began is None:
+            began = at
+        elif not ill and began is not None:
+            yield began, at
+            began = None
+    if began is not None:
+        yield began, end
+
+
+def canvas(title: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    axes.grid(True, which="major", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, dpi=110, metadata={"Software": None})

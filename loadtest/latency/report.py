@@ -1,0 +1,109 @@
+"""What is told of one run: its figures, those of the references, the marks; kept in a folder, and read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.latency import figures, plots
+from loadtest.latency.figures import Figures
+from loadtest.latency.references import BUDGET, references
+from loadtest.latency.results import Run
+from loadtest.latency.run import Order
+from loadtest.processes import BenchError
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something to reach, as it is told."""
+
+    says: str
+    reached: str
+    bound: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """`reference_times` are the first-token times of the calls that count, for the pictures."""
+
+    title: str
+    run: Run
+    warmup: int
+    figures: Figures
+    references: Sequence[Figures]
+    reference_times: Mapping[str, Sequence[float]]
+    marks: Sequence[Mark]
+    remarks: Sequence[str]
+
+    @property
+    def times(self) -> list[float]:
+        return figures.first_tokens(figures.counted(self.run, self.warmup))
+
+    @property
+    def overhead(self) -> list[float]:
+        return figures.overhead(self.run, self.warmup)
+
+    @property
+    def late(self) -> list[float]:
+        return [call.late for call in figures.counted(self.run, self.warmup)]
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "run": self.run.as_json()}
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Report:
+        return cls(
+            **{
+                **said,
+                "run": Run.from_json(said["run"]),
+                "figures": Figures(**said["figures"]),
+                "references": [Figures(**each) for each in said["references"]],
+                "marks": [Mark(**each) for each in said["marks"]],
+            }
+        )
+
+
+def of(order: Order, run: Run, remarks: Sequence[str] = ()) -> Report:
+    """The references are played here, which takes a while."""
+    scenario, warmup = order.scenario, order.scenario.warmup
+    four = references(scenario, order.seed, order.calls, order.data)
+    return Report(
+        title=f"{scenario.name}, seed {run.seed}, {len(run.calls) - warmup} calls at speed {run.speed:g}: {run.router}",
+        run=run,
+        warmup=warmup,
+        figures=figures.measured(run, warmup),
+        references=[figures.referred(reference, warmup) for reference in four.values()],
+        reference_times={
+            name: [round(played.first_token, 4) for played in reference.played if played.k >= warmup]
+            for name, reference in four.items()
+        },
+        marks=[],  # until marks.py is there
+        remarks=list(remarks),
+    )
+
+
+def keep(report: Report, order: Order, folder: Path) -> None:
+    """run.json, calls.csv and the three pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN).write_text(json.dumps(report.as_json()) + "\n")
+    run = report.run
+    run.write_csv(folder / "calls.csv")
+    servers = order.scenario.servers(run.seed, order.data)
+    plots.cdf(folder / "first-token.png", report.title, {"measured": report.times, **report.reference_times})
+    plots.timeline(folder / "timeline.png", report.title, run.calls, servers, report.warmup)
+    plots.extra(folder / "extra.png", report.title, run.calls, run.attempts, BUDGET)
+
+
+def read(path: Path) -> Report:
+    """From the folder that --out made, or its run.json."""
+    file = path / RUN if path.is_dir() else path
+    try:
+        return Report.from_json(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchError(f"{file}: not what `loadtest run --out` writes ({error!r})") from None

@@ -1,0 +1,196 @@
+"""The fake endpoints over real sockets do what their servers decide, and log every attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+from loadtest.latency.endpoint import Fakes
+from loadtest.latency.stand import Stand
+from tests.loadtest.stands import endpoint, standing, told, url
+
+Json = dict[str, Any]
+
+
+def asking(k: int | None = 0, **more: Any) -> Json:
+    said = "Hello" if k is None else f"call {k} word word"
+    return {"model": "m", "messages": [{"role": "user", "content": said}], **more}
+
+
+async def ask(fakes: Fakes, k: int | None = 0, name: str = "alpha", **more: Any) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+        return await http.post(f"{url(fakes, name)}/chat/completions", json=asking(k, **more))
+
+
+def log(fakes: Fakes) -> list[tuple[Any, ...]]:
+    return [(each["k"], each["endpoint"], each["first_token"], each["became"]) for each in fakes.log()]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  # it is the fake's state, which nobody signals
+        await asyncio.sleep(0.001)
+
+
+def test_a_stream_is_what_the_sdk_takes_for_whole() -> None:
+    async def story() -> None:
+        async with standing(endpoint()) as fakes:
+            sdk = AsyncOpenAI(base_url=url(fakes), api_key="any", http_client=DefaultAsyncHttpxClient(trust_env=False))
+            async with sdk:
+                stream: Any = await sdk.chat.completions.create(
+                    **asking(3, stream=True, stream_options={"include_usage": True})
+                )
+                chunks = [chunk async for chunk in stream]
+            texts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+            assert texts[0] == "alpha"
+            assert "".join(texts).count(" word") == 5
+            assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+            assert chunks[-1].usage.total_tokens == 46
+            assert log(fakes) == [(3, "alpha", 0.5, "served")]
+
+    told(story)
+
+
+def test_an_answer_that_does_not_stream_is_whole_when_the_last_token_would_be_there() -> None:
+    async def story() -> None:
+        async with standing(endpoint(rate=40)) as fakes:
+            before = fakes.now()
+            said = (await ask(fakes, 3)).json()
+            assert said["choices"][0]["message"]["content"] == "alpha" + " word" * 5
+            assert said["usage"]["prompt_tokens"] == 40
+            assert fakes.now() - before >= 0.5 + 6 / 40
+
+    told(story)
+
+
+def test_the_model_and_its_health_are_told() -> None:
+    async def story() -> None:
+        async with standing(endpoint()) as fakes, httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{url(fakes)}/models")).json()["data"][0]["id"] == "m"
+            assert (await http.get(f"{url(fakes).removesuffix('/v1')}/health")).status_code == 200
+            assert (await http.get(f"{url(fakes)}/else")).status_code == 404
+            assert fakes.log() == []
+
+    told(story)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("openai", "rate_limit_exceeded"), ("zhipu", "1302")])
+def test_one_call_too_many_is_refused_as_the_kind_words_it(kind: str, code: str) -> None:
+    async def story() -> None:
+        async with standing(endpoint(kind=kind, first_token=50, caps=[{"at": 0, "most": 1}])) as fakes:
+            first = asyncio.create_task(ask(fakes, 0))
+            await until(fakes.log)
+            refused = await ask(fakes, 1)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, code)
+            assert log(fakes)[1][3].startswith("429")
+            assert (await first).status_code == 200
+
+    told(story)
+
+
+def test_a_retry_after_is_in_the_seconds_of_who_is_told() -> None:
+    async def story(told_faster: float, expected: str) -> None:
+        errors = [{"status": 503, "retry_after": 5}]
+        async with standing(endpoint(errors=errors), told_faster=told_faster) as fakes:
+            refused = await ask(fakes)
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, expected)
+
+    told(lambda: story(1, "5"))
+    told(lambda: story(50, "0.1"))
+
+
+def test_who_is_silent_never_answers_and_logs_that_the_client_left() -> None:
+    async def story() -> None:
+        async with standing(endpoint(silent=[{}])) as fakes:
+            with pytest.raises(httpx.ReadTimeout):
+                async with httpx.AsyncClient(trust_env=False, timeout=0.1) as http:
+                    await http.post(f"{url(fakes)}/chat/completions", json=asking(2, stream=True))
+            await until(lambda: log(fakes) == [(2, "alpha", None, "cancelled")])
+
+    told(story)
+
+
+def test_nobody_listens_while_an_endpoint_is_absent() -> None:
+    async def story() -> None:
+        away = [{"start": 5, "until": 30}]
+        async with standing(endpoint(absent=away)) as fakes, httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{url(fakes)}/models")).status_code == 200
+            await until(lambda: fakes.now() > 5)
+            with pytest.raises(httpx.TransportError):
+                await http.get(f"{url(fakes)}/models")
+            await until(lambda: fakes.now() > 30 and fakes.fakes[0].listens)
+            assert (await http.get(f"{url(fakes)}/models")).status_code == 200
+
+    told(story)
+
+
+def test_who_waits_in_line_gets_the_slot_of_a_client_that_left() -> None:
+    async def story() -> None:
+        async with standing(endpoint(slots=1, first_token=2)) as fakes:
+            first = asyncio.create_task(ask(fakes, 0, stream=True))
+            await until(lambda: len(fakes.log()) == 1)
+            second = asyncio.create_task(ask(fakes, 1, stream=True))
+            await until(lambda: len(fakes.log()) == 2)
+            first.cancel()
+            assert (await second).text.endswith("data: [DONE]\n\n")
+            (_, _, _, left), (_, _, waited, served) = log(fakes)
+            assert (left, served) == ("cancelled", "served")
+            assert waited >= 2
+
+    told(story)
+
+
+def test_a_stream_that_is_cut_breaks_after_its_tokens() -> None:
+    async def story() -> None:
+        async with standing(endpoint(cuts={"share": 1, "after": 3})) as fakes:
+            received = b""
+            async with (
+                httpx.AsyncClient(trust_env=False) as http,
+                http.stream("POST", f"{url(fakes)}/chat/completions", json=asking(0, stream=True)) as answer,
+            ):
+                with contextlib.suppress(httpx.TransportError):
+                    async for data in answer.aiter_bytes():
+                        received += data
+                    pytest.fail("it ended as if it were whole")
+            assert received.count(b" word") == 2
+            assert b"[DONE]" not in received
+            assert log(fakes)[0][3] == "cut"
+
+    told(story)
+
+
+def test_before_the_start_everything_is_answered_at_once_and_counts_for_nothing() -> None:
+    async def story() -> None:
+        async with (
+            standing(endpoint(first_token=1000), begun=None) as fakes,
+            httpx.AsyncClient(trust_env=False) as http,
+        ):
+            assert (await ask(fakes, None, stream=True)).text.endswith("data: [DONE]\n\n")
+            control = f"http://127.0.0.1:{fakes.stand.control}"
+            assert (await http.post(f"{control}/start", json={"epoch": fakes.loop.time()})).status_code == 200
+            assert fakes.epoch is not None
+            assert (await http.get(f"{control}/log")).json() == []
+
+    told(story)
+
+
+def test_a_question_that_is_no_call_gets_a_time_and_no_number() -> None:
+    async def story() -> None:
+        async with standing(endpoint()) as fakes:
+            assert (await ask(fakes, None)).status_code == 200
+            assert log(fakes) == [(None, "alpha", 0.5, "served")]
+
+    told(story)
+
+
+def test_a_stand_travels_as_json() -> None:
+    async def story() -> None:
+        async with standing(endpoint(silent=[{}], absent=[{"start": 5, "until": 6}])) as fakes:
+            assert Stand.from_json(fakes.stand.as_json()) == fakes.stand
+
+    told(story)
