@@ -38,6 +38,11 @@ class Asked:
     first_token: float | None  # None: refused, never answered, or left while it was in line
     became: str  # "served", "cancelled", "cut", "no connection", "waiting", or a status and a code, as in "429 1302"
 
+    @property
+    def failed(self) -> bool:
+        """It was refused or broke; nobody had to be impatient."""
+        return self.became not in ("served", "cancelled", "waiting")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -49,6 +54,13 @@ class Run:
     router: str
     calls: Sequence[Outcome]
     attempts: Sequence[Asked]
+
+    def by_call(self) -> dict[int, list[Asked]]:
+        """The attempts of each call in the order in which they were made."""
+        asked: dict[int, list[Asked]] = {call.k: [] for call in self.calls}
+        for attempt in sorted(self.attempts, key=lambda attempt: attempt.at):
+            asked[attempt.k].append(attempt)
+        return asked
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -74,12 +74,18 @@ class Refused(Strict):
     at_most: Share
 
 
-class Switches(Strict):
-    """Most calls leave the endpoint that was best within `leave` seconds, and ask the new best first within `find`."""
+class Leaves(Strict):
+    """Most calls no longer first ask the endpoint that was the best, so many seconds after another became it."""
 
-    kind: Literal["switches"] = "switches"
-    leave: Seconds
-    find: Seconds
+    kind: Literal["leaves"] = "leaves"
+    within: Seconds
+
+
+class Finds(Strict):
+    """Most calls first ask the endpoint that is the best, so many seconds after it became it."""
+
+    kind: Literal["finds"] = "finds"
+    within: Seconds
 
 
 class Soonest(Strict):
@@ -89,25 +95,29 @@ class Soonest(Strict):
     at_least: Share
 
 
-class Ask(Strict):
-    """The share of the calls from `after` to `until` that first ask it; or that as a multiple of the informed one's."""
+class Goes(Strict):
+    """The share of the calls from `after` to `until` that first ask an endpoint."""
 
-    kind: Literal["share"] = "share"
+    kind: Literal["goes"] = "goes"
     endpoint: str
     after: float = 0.0
     until: float | None = None
-    at_most: Share | None = None
-    of_informed: Ratio | None = None
+    at_most: Share
 
-    @model_validator(mode="after")
-    def one_bound(self) -> Ask:
-        if (self.at_most is None) == (self.of_informed is None):
-            raise ValueError("a share has either at_most or of_informed")
-        return self
+
+class Serves(Strict):
+    """An endpoint's share of the answers from `after` to `until`, as a multiple of what the informed one has of it."""
+
+    kind: Literal["serves"] = "serves"
+    endpoint: str
+    after: float = 0.0
+    until: float | None = None
+    at_least: Ratio
 
 
 Mark = Annotated[
-    Answered | Extra | Within | Compared | Without | Refused | Switches | Soonest | Ask, Field(discriminator="kind")
+    Answered | Extra | Within | Compared | Without | Refused | Leaves | Finds | Soonest | Goes | Serves,
+    Field(discriminator="kind"),
 ]
 
 
@@ -140,7 +150,7 @@ class Scenario(Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"two endpoints have the same name: {', '.join(names)}")
         for mark in self.marks:
-            if isinstance(mark, Without | Ask) and mark.endpoint not in names:
+            if isinstance(mark, Without | Goes | Serves) and mark.endpoint not in names:
                 raise ValueError(f"a mark speaks of {mark.endpoint}, the endpoints are {', '.join(names)}")
         return self
 

@@ -181,7 +181,7 @@ class Server:
         ticket.due = ready + self._first_token(ticket)
         if self.endpoint.cuts and self._draw(ticket, "cut") < self.endpoint.cuts.share:
             ticket.cut = min(self.endpoint.cuts.after, ticket.generated)
-        ticket.ends = ticket.due + (ticket.cut or ticket.generated) / self.endpoint.rate
+        ticket.ends = ticket.due + ticket.generated / self.endpoint.rate
         self.running.add(ticket)
         heappush(self._ends, (ticket.ends, next(self._order), ticket))
 
