@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -54,11 +55,18 @@ FILE = click.Path(exists=True, path_type=Path)
 @click.option(
     "--port", type=int, help=f"of the first fake endpoint, the others follow ({PORT} with --target, else any)"
 )
+@click.option(
+    "--nice",
+    type=click.IntRange(-20, 19),
+    default=0,
+    show_default=True,
+    help="niceness of all that is started; root may go below 0 on a busy machine",
+)
 @click.option("--print-config", is_flag=True, help="only print the endpoints.yaml that a --target needs")
 def run_scenarios(
     names: Sequence[str], target: str | None, command: str | None, speed: float, seed: int, runs: int,
     calls: int | None, out: Path | None, data: Path | None, trace: Path | None, without: str | None, file: Path,
-    port: int | None, print_config: bool,
+    port: int | None, nice: int, print_config: bool,
 ) -> None:  # fmt: skip
     """Play scenarios over fake endpoints, drive a router through them, and say what first token its clients got.
 
@@ -72,13 +80,9 @@ def run_scenarios(
     try:
         chosen = [fitted(each, calls, without) for each in wanted(names, file, trace)]
         measured = scenarios.read_data(data) if data else None
-        plans = [
-            [
-                Order(each, each.arriving(one, trace), one, speed, router, measured, port)
-                for one in range(seed, seed + runs)
-            ]
-            for each in chosen
-        ]
+        order = partial(Order, speed=speed, router=router, data=measured, nice=nice, port=port)
+        seeds = range(seed, seed + runs)
+        plans = [[order(each, each.arriving(one, trace), one) for one in seeds] for each in chosen]
         if print_config:
             for plan in plans:
                 click.echo(plan[0].config(plan[0].ports()), nl=False)

@@ -7,6 +7,7 @@ reckon from one `epoch` of the machine's monotonic clock.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ class Order:
     speed: float
     router: Router
     data: Data | None = None
+    nice: int = 0
     port: int | None = None  # of the first fake endpoint, the others follow; None takes any
 
     def ports(self) -> dict[str, int]:
@@ -72,8 +74,10 @@ class Fakes:
 
 def run(order: Order, folder: Path, tell: Told = lambda _: None) -> Run:
     """Everything that it started has ended when it returns or raises; their logs are in `folder`."""
+    if order.nice < 0 and os.geteuid() != 0:
+        raise BenchError("--nice below 0 is for root")
     raise_file_limit()
-    places = Places.of_this_machine(0)
+    places = Places.of_this_machine(order.nice)
     with Processes(folder) as processes:
         ports = order.ports()
         fakes = start_fakes(order, processes, places, ports)
