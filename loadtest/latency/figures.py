@@ -12,16 +12,20 @@ from statistics import median
 
 import numpy as np
 
+from loadtest.latency.marks import hedges
 from loadtest.latency.play import DEADLINE
 from loadtest.latency.references import Reference
-from loadtest.latency.results import Asked, Outcome, Run
+from loadtest.latency.results import Outcome, Run
 
 PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """First-token times, attempts beyond one a call, calls without a whole answer, and who answered how many."""
+    """First-token times; extra attempts and retries a call; calls without a whole answer; who answered how many.
+
+    An extra attempt is one that no failure asked for, a retry one that did.
+    """
 
     name: str
     p50: float
@@ -30,6 +34,7 @@ class Figures:
     p99: float
     mean: float
     extra: float
+    retries: float
     failed: int
     shares: Mapping[str, float]
 
@@ -39,7 +44,7 @@ class Figures:
 
 
 def figures(
-    name: str, first_tokens: Sequence[float], attempts: int, failed: int, endpoints: Sequence[str | None]
+    name: str, first_tokens: Sequence[float], extra: int, attempts: int, failed: int, endpoints: Sequence[str | None]
 ) -> Figures:
     times = np.minimum(first_tokens, DEADLINE)
     p50, p90, p95, p99 = (float(value) for value in np.percentile(times, PERCENTILES))
@@ -51,7 +56,8 @@ def figures(
         p95,
         p99,
         mean=float(np.mean(times)),
-        extra=attempts / len(first_tokens) - 1,
+        extra=extra / len(first_tokens),
+        retries=max(0, attempts - extra) / len(first_tokens) - 1,
         failed=failed,
         shares={endpoint: count / len(first_tokens) for endpoint, count in sorted(answered.items())},
     )
@@ -67,18 +73,20 @@ def first_tokens(calls: Sequence[Outcome]) -> list[float]:
 
 def measured(run: Run, warmup: int) -> Figures:
     """As the client saw it, with the attempts as the endpoints counted them."""
-    calls = counted(run, warmup)
-    attempts = sum(asked.k >= warmup for asked in run.attempts)
+    calls, asked = counted(run, warmup), run.by_call()
+    extra = sum(hedges(asked[call.k]) for call in calls)
+    attempts = sum(len(asked[call.k]) for call in calls)
     failed = sum(call.error is not None for call in calls)
-    return figures("measured", first_tokens(calls), attempts, failed, [call.endpoint for call in calls])
+    return figures("measured", first_tokens(calls), extra, attempts, failed, [call.endpoint for call in calls])
 
 
 def referred(reference: Reference, warmup: int) -> Figures:
     played = [each for each in reference.played if each.k >= warmup]
     times = [each.first_token for each in played]
+    extra = sum(each.rivals for each in played)
     attempts = sum(len(each.asked) for each in played)
     failed = sum(time >= DEADLINE for time in times)
-    return figures(reference.name, times, attempts, failed, [each.endpoint for each in played])
+    return figures(reference.name, times, extra, attempts, failed, [each.endpoint for each in played])
 
 
 def overhead(run: Run, warmup: int) -> list[float]:
@@ -87,10 +95,7 @@ def overhead(run: Run, warmup: int) -> list[float]:
     It is the time that was measured, less what the endpoint's law and line said; in it is also what a router makes
     a call wait in a line of its own before it asks.
     """
-    attempts: dict[int, list[Asked]] = {}
-    for asked in run.attempts:
-        attempts.setdefault(asked.k, []).append(asked)
-    alone = {k: each[0].first_token for k, each in attempts.items() if len(each) == 1}
+    alone = {k: each[0].first_token for k, each in run.by_call().items() if len(each) == 1}
     return [
         call.first_token - due
         for call in counted(run, warmup)
@@ -110,6 +115,7 @@ def medians(name: str, several: Sequence[Figures]) -> Figures:
         p99,
         mean,
         extra=median(each.extra for each in several),
+        retries=median(each.retries for each in several),
         failed=sum(each.failed for each in several),
         shares={endpoint: median(each.shares.get(endpoint, 0.0) for each in several) for endpoint in endpoints},
     )

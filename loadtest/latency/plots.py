@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
+from loadtest.latency.marks import hedges
 from loadtest.latency.play import DEADLINE
-from loadtest.latency.results import Asked, Outcome
+from loadtest.latency.results import Outcome, Run
 from loadtest.latency.servers import Server
 
 # Okabe and Ito's: told apart by all eyes.
@@ -21,6 +23,7 @@ GREYS = {
     "informed": ("#444444", "-."),
     "clairvoyant": ("#000000", ":"),
 }
+PLAIN = LogFormatter(minor_thresholds=(2, 0.5))
 STEP = 0.5  # seconds between two looks at an endpoint
 TROUBLE = 2.0  # times its own best mean
 WINDOW = 10.0  # seconds over which extra attempts are counted
@@ -42,6 +45,7 @@ def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
         ordered = np.sort(np.minimum(times, DEADLINE))
         axes.plot(ordered, (np.arange(len(ordered)) + 1) / len(ordered), label=name, **line)
     axes.set(xscale="log", xlabel="seconds to the first token", ylabel="share of calls", ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter(PLAIN)
     axes.legend(loc="lower right")
     save(figure, file)
 
@@ -66,21 +70,28 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
     if warmup < len(calls):
         axes.axvline(calls[warmup].at, color="#888888", linewidth=0.8, linestyle=":")
     axes.set(yscale="log", xlabel="seconds of the scenario", ylabel="seconds to the first token", xlim=(0, end))
+    axes.yaxis.set_major_formatter(PLAIN)
+    axes.yaxis.set_minor_formatter(PLAIN)
     axes.legend(loc="upper right", markerscale=3, framealpha=0.9)
     save(figure, file)
 
 
-def extra(file: Path, title: str, calls: Sequence[Outcome], attempts: Sequence[Asked], budget: float) -> None:
-    """Attempts beyond one a call, for a hundred calls that arrived about then."""
+def extra(file: Path, title: str, run: Run, budget: float) -> None:
+    """Attempts that no failure asked for, and those that one did, for a hundred calls that arrived about then."""
     figure, axes = canvas(title)
-    arrived = {call.k: call.at for call in calls}
-    edges = np.arange(0, calls[-1].at + WINDOW, WINDOW)
-    all_calls, _ = np.histogram(list(arrived.values()), edges)
-    asked, _ = np.histogram([arrived[each.k] for each in attempts], edges)
-    share = np.where(all_calls > 0, 100 * (asked - all_calls) / np.maximum(all_calls, 1), 0)
-    axes.bar(edges[:-1], share, width=WINDOW * 0.9, align="edge", color=COLOURS[0])
-    axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label=f"{budget:.0%}")
-    axes.set(xlabel="seconds of the scenario", ylabel="extra attempts for 100 calls", xlim=(0, calls[-1].at))
+    asked = run.by_call()
+    arrived = np.array([call.at for call in run.calls])
+    extras = np.array([hedges(asked[call.k]) for call in run.calls])
+    retries = np.array([max(0, len(asked[call.k]) - 1) for call in run.calls]) - extras
+    edges = np.arange(0, arrived[-1] + WINDOW, WINDOW)
+    calls = np.maximum(1, np.histogram(arrived, edges)[0])
+    below = np.zeros(len(calls))
+    for label, counts, colour in (("extra", extras, COLOURS[0]), ("after a failure", retries, COLOURS[4])):
+        share = 100 * np.histogram(arrived, edges, weights=counts)[0] / calls
+        axes.bar(edges[:-1], share, WINDOW * 0.9, below, align="edge", color=colour, label=label)
+        below += share
+    axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label="the budget for extra ones")
+    axes.set(xlabel="seconds of the scenario", ylabel="more attempts for 100 calls", xlim=(0, arrived[-1]))
     axes.legend(loc="upper right")
     save(figure, file)
 

@@ -8,24 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.latency import figures, plots
+from loadtest.latency import figures, marks, plots
 from loadtest.latency.figures import Figures
+from loadtest.latency.marks import Reached
 from loadtest.latency.references import BUDGET, references
 from loadtest.latency.results import Run
 from loadtest.latency.run import Order
 from loadtest.processes import BenchError
 
 RUN = "run.json"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something to reach, as it is told."""
-
-    says: str
-    reached: str
-    bound: str
-    ok: bool
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Report:
     figures: Figures
     references: Sequence[Figures]
     reference_times: Mapping[str, Sequence[float]]
-    marks: Sequence[Mark]
+    marks: Sequence[Reached]
     remarks: Sequence[str]
 
     @property
@@ -64,13 +55,13 @@ class Report:
                 "run": Run.from_json(said["run"]),
                 "figures": Figures(**said["figures"]),
                 "references": [Figures(**each) for each in said["references"]],
-                "marks": [Mark(**each) for each in said["marks"]],
+                "marks": [Reached(**each) for each in said["marks"]],
             }
         )
 
 
-def of(order: Order, run: Run, remarks: Sequence[str] = ()) -> Report:
-    """The references are played here, which takes a while."""
+def of(order: Order, run: Run, without: Mapping[str, Run], remarks: Sequence[str] = ()) -> Report:
+    """The references are played here, which takes a while. `without`: of the same router, without an endpoint."""
     scenario, warmup = order.scenario, order.scenario.warmup
     four = references(scenario, order.seed, order.calls, order.data)
     return Report(
@@ -83,7 +74,9 @@ def of(order: Order, run: Run, remarks: Sequence[str] = ()) -> Report:
             name: [round(played.first_token, 4) for played in reference.played if played.k >= warmup]
             for name, reference in four.items()
         },
-        marks=[],  # until marks.py is there
+        marks=marks.marks(
+            scenario, run, four, {name: marks.times(each.calls) for name, each in without.items()}, order.data
+        ),
         remarks=list(remarks),
     )
 
@@ -97,7 +90,7 @@ def keep(report: Report, order: Order, folder: Path) -> None:
     servers = order.scenario.servers(run.seed, order.data)
     plots.cdf(folder / "first-token.png", report.title, {"measured": report.times, **report.reference_times})
     plots.timeline(folder / "timeline.png", report.title, run.calls, servers, report.warmup)
-    plots.extra(folder / "extra.png", report.title, run.calls, run.attempts, BUDGET)
+    plots.extra(folder / "extra.png", report.title, run, BUDGET)
 
 
 def read(path: Path) -> Report:

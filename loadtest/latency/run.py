@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from loadtest.latency.driver import Drive, Driven
 from loadtest.latency.laws import Data
 from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.routers import Router
-from loadtest.latency.scenarios import Scenario
+from loadtest.latency.scenarios import Scenario, Without
 from loadtest.latency.stand import Stand
 from loadtest.processes import BenchError, Places, Processes, free_ports, raise_file_limit
 
@@ -49,6 +49,14 @@ class Order:
         if self.port is not None:
             return {name: self.port + number for number, name in enumerate(names)}
         return dict(zip(names, free_ports(len(names)), strict=True))
+
+    def without(self, name: str) -> Order:
+        return replace(self, scenario=self.scenario.without(name))
+
+    @property
+    def to_do_without(self) -> list[str]:
+        """Endpoints that a mark compares the run with one without."""
+        return sorted({mark.endpoint for mark in self.scenario.marks if isinstance(mark, Without)})
 
     def config(self, ports: Mapping[str, int]) -> str:
         return routers.endpoints_yaml(self.scenario.endpoints, ports, self.scenario.policy)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import median
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -11,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.latency.figures import Figures, medians
-from loadtest.latency.report import Mark, Report
+from loadtest.latency.marks import Reached
+from loadtest.latency.report import Report
 
 TIMES = ("p50", "p90", "p95", "p99", "mean")
+COUNTS = ("extra", "retries", "failed")
 LATE = 0.02  # of the median first token: from there on the driver's lateness is worth a word
 WIDTH = 150  # columns where nobody says how many there are
 
@@ -29,7 +33,7 @@ def of_report(report: Report) -> RenderableType:
     names = sorted({name for each in (measured, *report.references) for name in each.shares})
     table = Table(title=escape(report.title), title_justify="left")
     table.add_column("first token, seconds")
-    for heading in (*TIMES, "extra", "failed", *names):
+    for heading in (*TIMES, *COUNTS, *names):
         table.add_column(heading, justify="right")
     table.add_row(*row(measured, names), style="bold")
     for reference in report.references:
@@ -47,9 +51,12 @@ def of_report(report: Report) -> RenderableType:
 def row(figures: Figures, names: Sequence[str]) -> Iterator[str]:
     yield figures.name
     yield from map(seconds, figures.times)
-    yield f"{figures.extra:.1%}"
-    yield str(figures.failed)
+    yield from counts(figures)
     yield from (f"{figures.shares.get(name, 0):.0%}" for name in names)
+
+
+def counts(figures: Figures) -> tuple[str, str, str]:
+    return f"{figures.extra:.1%}", f"{figures.retries:.1%}", str(figures.failed)
 
 
 def times_of(values: Sequence[float]) -> list[float]:
@@ -60,12 +67,14 @@ def seconds(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
-def of_marks(marks: Sequence[Mark]) -> Table:
-    table = Table(title="to reach", title_justify="left")
-    for heading in ("", "reached", "bound", ""):
-        table.add_column(heading, justify="right" if heading in ("reached", "bound") else "left")
+def of_marks(marks: Sequence[Reached]) -> Table:
+    table = Table(title="to reach", title_justify="left", show_header=False)
+    for justify in ("left", "right", "left", "left"):
+        table.add_column(justify=justify)
     for mark in marks:
-        table.add_row(escape(mark.says), mark.reached, mark.bound, "[green]ok[/]" if mark.ok else "[bold red]short[/]")
+        figure = "–" if mark.figure is None else f"{mark.figure:.3f}"
+        bound = f"at {'least' if mark.at_least else 'most'} {mark.bound:g}"
+        table.add_row(escape(mark.mark), figure, bound, "[green]ok[/]" if mark.ok else "[bold red]short[/]")
     return table
 
 
@@ -85,13 +94,13 @@ def beside(reports: Sequence[tuple[str, Report]]) -> Table:
     table = Table(title="first token, seconds of the scenario", title_justify="left")
     for heading in ("run", "scenario", "seed", "router"):
         table.add_column(heading)
-    for heading in (*TIMES, "extra", "failed", "mean / informed", "p99 / informed"):
+    for heading in (*TIMES, *COUNTS, "mean / informed", "p99 / informed"):
         table.add_column(heading, justify="right")
     for name, report in reports:
         run, figures = report.run, report.figures
         table.add_row(
             escape(name), run.scenario, str(run.seed), escape(run.router), *map(seconds, figures.times),
-            f"{figures.extra:.1%}", str(figures.failed), *ratios_to_informed(report),
+            *counts(figures), *ratios_to_informed(report),
         )  # fmt: skip
     return table
 
@@ -104,7 +113,7 @@ def ratios_to_informed(report: Report) -> tuple[str, str]:
 
 
 def of_medians(reports: Sequence[Report]) -> RenderableType:
-    """Several seeds of one scenario: every figure is the median of the runs', a mark what most of them came to."""
+    """Several seeds of one scenario: every figure is the median of the runs'."""
     first = reports[0]
     rows = [medians("measured", [each.figures for each in reports])]
     rows += [
@@ -114,8 +123,19 @@ def of_medians(reports: Sequence[Report]) -> RenderableType:
     names = sorted({name for each in rows for name in each.shares})
     table = Table(title=f"{first.run.scenario}: medians of {len(reports)} runs", title_justify="left")
     table.add_column("first token, seconds")
-    for heading in (*TIMES, "extra", "failed", *names):
+    for heading in (*TIMES, *COUNTS, *names):
         table.add_column(heading, justify="right")
     for each in rows:
         table.add_row(*row(each, names))
-    return table
+    return Group(table, of_marks(median_marks(reports)))
+
+
+def median_marks(reports: Sequence[Report]) -> list[Reached]:
+    """A mark that one of the runs could not be reckoned for is not reached."""
+    several = zip(*(each.marks for each in reports), strict=True)
+    return [replace(marks[0], figure=median_of([mark.figure for mark in marks])) for marks in several]
+
+
+def median_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if len(known) == len(values) else None
