@@ -203,7 +203,7 @@ def load(path: Path = SCENARIOS) -> dict[str, Scenario]:
         try:
             scenarios[name] = Scenario.model_validate({"name": name, **keys})
         except ValidationError as error:
-            problems += [f"{path}: {name}{place(each['loc'], keys)}: {told(each)}" for each in error.errors()]
+            problems += [f"{path}: {name}{place(each['loc'], keys)}: {told(each)}" for each in true_ones(error)]
     if problems:
         raise ScenarioError("\n".join(problems))
     return scenarios
@@ -214,6 +214,13 @@ def find(name: str, path: Path = SCENARIOS) -> Scenario:
     if name not in scenarios:
         raise ScenarioError(f"{path}: no scenario {name}; there are {', '.join(scenarios)}")
     return scenarios[name]
+
+
+def true_ones(error: ValidationError) -> list[Any]:
+    """Not that a list is too short because what is in it is wrong."""
+    errors = error.errors()
+    inner = {each["loc"][:length] for each in errors for length in range(len(each["loc"]))}
+    return [each for each in errors if not (each["type"] == "too_short" and each["loc"] in inner)]
 
 
 def place(loc: Iterable[int | str], said: Any) -> str:

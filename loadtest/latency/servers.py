@@ -97,6 +97,8 @@ class Server:
     def end(self, ticket: Ticket, now: float) -> None:
         """It was served, or its client left: what it held is free. To say so twice changes nothing."""
         self._pass(now)
+        if ticket in self._begun:
+            self._begun.remove(ticket)
         if not ticket.ended:
             self._free(ticket, now)
 
@@ -109,7 +111,7 @@ class Server:
         """Those who got a slot out of the line since the last time, with their `due`."""
         self._pass(now)
         begun, self._begun = self._begun, []
-        return [ticket for ticket in begun if not ticket.ended]
+        return begun
 
     # What is seen of it.
 

@@ -1,0 +1,149 @@
+"""scenarios.yaml is sound, and another file that is not says where and why."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from loadtest.latency import scenarios
+from loadtest.latency.laws import Empirical
+from loadtest.latency.scenarios import WARM_UP, ScenarioError
+from tests.loadtest.fleets import QUICK, constant, endpoint, fleet
+
+ALL = scenarios.load()
+WANTED = {
+    "roadmap", "mixed", "switching", "one-slow", "one-silent", "flapping", "throttled", "all-slow", "cold",
+    "long-prompts", "newcomer-good", "newcomer-bad", "azure",
+}  # fmt: skip
+FILE = """
+small:
+  story: two
+  arrivals: {kind: poisson, rate: 10}
+  endpoints:
+    - {name: alpha, law: {kind: constant, seconds: 1}}
+    - name: beta
+      law: {kind: mixture, parts: [{share: 1, law: {kind: lognormal, median: 1, sigma: 1}}]}
+"""
+
+
+def test_all_that_are_promised_are_there() -> None:
+    assert ALL.keys() >= WANTED
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_scenario_is_fit_for_two_cores_at_ten_times_the_speed(name: str) -> None:
+    scenario = ALL[name]
+    assert scenario.calls - scenario.warmup >= 2000
+    assert scenario.warmup == WARM_UP
+    assert scenario.arrivals.rate <= 20
+    assert scenario.sizes.generated[1] <= 8
+    assert {"answered", "extra"} <= {mark.kind for mark in scenario.marks}
+    assert set(scenario.servers(1)) == set(scenario.names)
+
+
+def test_switching_switches_at_least_six_times() -> None:
+    scenario = ALL["switching"]
+    servers = scenario.servers(1)
+    best = [
+        min(servers, key=lambda name: servers[name].law.mean(at))
+        for at in range(20, int(scenario.arriving(1)[-1].at), 10)
+    ]
+    assert sum(one != other for one, other in pairwise(best)) >= 6
+
+
+def test_without_an_endpoint_the_calls_are_the_same_and_its_marks_are_gone() -> None:
+    scenario = ALL["one-slow"]
+    left = scenario.without("alpha")
+    assert left.names == ["beta", "gamma"]
+    assert left.arriving(3) == scenario.arriving(3)
+    assert [mark.kind for mark in left.marks] == ["answered", "extra"]
+    with pytest.raises(ScenarioError, match="one-slow has no endpoint delta; it has alpha, beta, gamma"):
+        scenario.without("delta")
+    with pytest.raises(ScenarioError, match="has no endpoint but one"):
+        fleet(endpoint("one")).without("one")
+
+
+def test_a_trace_takes_the_place_of_the_arrivals_and_some_scenarios_need_one(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,5000,44\n2023-11-16 18:15:47,7,1\n")
+    with pytest.raises(ScenarioError, match="azure replays a trace: say which with --trace FILE"):
+        ALL["azure"].arriving(1)
+    assert [ALL[name].needs_a_trace for name in ("azure", "mixed")] == [True, False]
+    for name in ("azure", "mixed", "cold"):
+        calls = ALL[name].arriving(1, trace)
+        assert len(calls) == ALL[name].calls
+        assert {call.tokens for call in calls} == {5000, 7}
+        assert max(call.generated for call in calls) == 8
+    assert ALL["mixed"].arriving(1, trace)[-1].at == pytest.approx(219.9)
+
+
+def test_data_is_read_from_a_file_or_a_folder_and_its_endpoints_are_those_of_mixed(tmp_path: Path) -> None:
+    told = {endpoint.law.endpoint for endpoint in ALL["mixed"].endpoints if isinstance(endpoint.law, Empirical)}
+    (tmp_path / "measured.json").write_text(json.dumps({name: {"ttft_s": [1, 2.5], "requests": 2} for name in told}))
+    for path in (tmp_path, tmp_path / "measured.json"):
+        data = scenarios.read_data(path)
+        assert {server.law.mean() for server in ALL["mixed"].servers(1, data).values()} == {1.75}
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": {"times": [1]}}', '{"a": {"ttft_s": ["x"]}}', "nonsense", "{}"])
+def test_data_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "measured.json"
+    path.write_text(text)
+    with pytest.raises(ScenarioError, match=r"measured.json: .*first-token times"):
+        scenarios.read_data(path)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "told"),
+    [
+        ("seconds: 1", "secs: 1", "small.endpoints[0].law.seconds: field required"),
+        ("seconds: 1", "seconds: 0", "small.endpoints[0].law.seconds: input should be greater than 0"),
+        ("share: 1", "share: 0.5", "small.endpoints[1].law: the shares of the parts come to 0.5 instead of 1"),
+        ("median: 1", "median: x", "small.endpoints[1].law.parts[0].law.median: input should be a valid number"),
+        ("name: beta", "name: alpha", "small: two endpoints have the same name: alpha, alpha"),
+        ("name: beta", "nam: beta", "small.endpoints[1].nam: unknown key"),
+        ("name: beta", "name: b eta", "small.endpoints[1].name: string should match pattern"),
+        ("kind: constant", "kind: fixed", "endpoints[0].law: input tag 'fixed' found using 'kind' does not match"),
+        ("story: two", "story: two\n  marks: [{kind: goes, endpoint: x, at_most: 1}]", "a mark speaks of x, the endp"),
+        ("story: two", "story: two\n  calls: 100", "small.calls: input should be greater than 200"),
+        ("story: two", "story: two\n  sizes: {generated: [9, 3]}", "sizes: generated is [least, most], not [9, 3]"),
+        ("name: beta", "name: beta\n      absent: [{start: 9, until: 3}]", "absent[0]: until (3) must be more than st"),
+        ("name: beta", "name: beta\n      caps: [{at: 9, most: 3}, {at: 1, most: 1}]", "the times of caps must rise"),
+        ("small:", "small: 5\nother:", "must be a mapping from a scenario's name to its keys"),
+        ("small:", "small", "mapping values are not allowed here"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_says_where_and_what(tmp_path: Path, good: str, bad: str, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.replace(good, bad, 1))
+    with pytest.raises(ScenarioError) as error:
+        scenarios.load(path)
+    assert told in str(error.value)
+    assert str(error.value).startswith(str(path))
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE.replace("seconds: 1", "seconds: 0").replace("median: 1", "median: 0"))
+    with pytest.raises(ScenarioError) as error:
+        scenarios.load(path)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_scenario_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(FILE)
+    assert scenarios.find("small", path).names == ["alpha", "beta"]
+    with pytest.raises(ScenarioError, match=r"mine.yaml: no scenario big; there are small"):
+        scenarios.find("big", path)
+    with pytest.raises(ScenarioError, match=r"none.yaml"):
+        scenarios.load(tmp_path / "none.yaml")
+
+
+def test_marks_that_are_said_take_the_place_of_those_of_all() -> None:
+    said = fleet(endpoint("a", QUICK), endpoint("b", constant(1)), marks=[{"kind": "extra", "at_most": 0.02}])
+    assert {mark.kind: mark for mark in said.marks}.keys() == {"answered", "extra"}
+    assert [mark.at_most for mark in said.marks if mark.kind == "extra"] == [0.02]
