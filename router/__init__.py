@@ -10,7 +10,7 @@
 
     core/       decides: pure, with time and chance as arguments
                 call, record, verdict; latency, breaker, health, limit, line, load, endpoint;
-                balance, budget, field, race; table; shape, sse, resume
+                affinity, balance, budget, field, race; table; shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections

@@ -118,6 +118,11 @@ HeaderName = Annotated[
         f"a header's name, and none of {_OUR_HEADERS}: those are the router's",
     ),
 ]
+Affinity = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    _matching(r"prefix|off|header:[a-z0-9!#$%&'*+.^_`|~-]+", "prefix, off, or header: and a header's name"),
+]
 HeaderValue = Annotated[str, StringConstraints(strip_whitespace=True), _matching(r"[\t -~]*", _ONE_LINE)]
 Parameter = Annotated[
     str,

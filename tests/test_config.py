@@ -129,6 +129,8 @@ def test_the_defaults_of_a_policy() -> None:
         "resume": "auto",
         "queue": 1000,
         "queue_wait": 10.0,
+        "affinity": "off",
+        "affinity_margin": 0.5,
     }
 
 
@@ -524,7 +526,7 @@ def test_refusals_that_need_more_words() -> None:
     for stray in ("zzz", "disabled"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
     of_a_model = "unknown key here; it belongs into 'defaults', or to a model under 'models'"
-    for stray in ("patience", "queue", "queue_wait", "resume"):
+    for stray in ("affinity", "affinity_margin", "patience", "queue", "queue_wait", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: {of_a_model}"
     of_an_endpoint = "unknown key here; it belongs to an endpoint, under 'endpoints'"
     assert problems(around("") + "resume: off\ndefaults: {prefill: off}\n") == [
@@ -537,6 +539,19 @@ def test_refusals_that_need_more_words() -> None:
     assert problems(around("params: {default: {<<: 3}}")) == [
         "f.yaml:5: endpoints[0] (a).params.default: << takes a mapping, or a list of them"
     ]
+
+
+@pytest.mark.parametrize("said", ["off", "prefix", "header:X-Session-Id"])
+def test_affinity_is_the_models_and_names_a_header_whatever_its_case(said: str) -> None:
+    config = read(around("") + f"models: {{chat: {{affinity: {said}, affinity_margin: 2s}}}}\n")
+    policy = config.policy("chat", config.endpoints[0])
+    assert (policy.affinity, policy.affinity_margin) == (said.lower(), 2.0)
+
+
+@pytest.mark.parametrize("said", ["session", "'header:'", "header:a b", "'header: x'", "on"])
+def test_affinity_is_nothing_else(said: str) -> None:
+    (problem,) = problems(around("") + f"defaults: {{affinity: {said}}}\n")
+    assert problem.endswith("expected prefix, off, or header: and a header's name")
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "", "x" * 65, "a\tb", "é"])

@@ -28,7 +28,8 @@ MAY: dict[str, set[str]] = {
     "router.yamlfile": {"router.values"},
     "router.config": {"router.values", "router.yamlfile"},
     "router.core": set(),
-    "router.core.balance": {"router.core.endpoint"},
+    "router.core.affinity": {"router.core.call", "router.core.endpoint"},
+    "router.core.balance": {"router.core.affinity", "router.core.endpoint"},
     "router.core.breaker": set(),
     "router.core.budget": set(),
     "router.core.call": set(),
@@ -40,8 +41,8 @@ MAY: dict[str, set[str]] = {
     "router.core.line": set(),
     "router.core.limit": set(),
     "router.core.load": set(),
-    "router.core.field": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "line")},
-    "router.core.race": {f"router.core.{part}" for part in ("breaker", "endpoint", "field", "verdict")},
+    "router.core.field": {f"router.core.{part}" for part in ("affinity", "balance", "budget", "endpoint", "line")},
+    "router.core.race": {f"router.core.{part}" for part in ("affinity", "breaker", "endpoint", "field", "verdict")},
     "router.core.record": {"router.core.verdict"},
     "router.core.resume": {"router.core.sse"},
     "router.core.shape": set(),
@@ -83,8 +84,8 @@ ONLY: dict[str, set[str]] = {
 
 # All that core may use of the outside: no clock, no chance but one that is passed, no I/O.
 CORE_USES = {
-    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "hashlib", "math", "msgspec",
-    "random.Random", "re", "types", "typing",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "math",
+    "msgspec", "random.Random", "re", "types", "typing",
 }  # fmt: skip
 
 

@@ -12,19 +12,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from random import Random
 
+from router.core.affinity import Sticky
 from router.core.endpoint import Endpoint, Wait
 
 NEAR = 1.1  # times the lowest cost count as equal: first-token times differ by more from one call to the next
 EXPLORE = 0.01
 
 
-def pick(endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random) -> Endpoint | None:
-    """The endpoint to ask next, or None where none is available."""
+def pick(
+    endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random, sticky: Sticky | None = None
+) -> Endpoint | None:
+    """The endpoint to ask next, or None where none is available; a call may be drawn to one by its conversation."""
     available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
     costs = [endpoint.cost(wait, now) for endpoint in available]
     if len(available) <= 1:
         return available[0] if available else None
     if rng.random() >= EXPLORE:
+        if sticky is not None:
+            return sticky.choose(available, costs, wait)
         near = min(costs) * NEAR
         if max(costs) > near:
             available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]

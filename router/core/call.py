@@ -27,7 +27,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing.
 
     `headers` are the lines to pass on, each with its end. `patience` is how many seconds its client waits, `retries`
-    how often that has asked before.
+    how often that has asked before. `conversation` is what it has in common with others that would rather go to the
+    same endpoint; empty where that doesn't matter.
     """
 
     operation: Operation
@@ -39,6 +40,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     choices: int = 1
     patience: float = inf
     retries: int = 0
+    conversation: bytes = b""
 
     @property
     def wait(self) -> Literal["first_token", "answer", "embedding"]:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from router.core.affinity import Sticky
 from router.core.balance import least_bad, pick
 from router.core.budget import Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
@@ -89,6 +90,7 @@ class Field:
         "_wait",
         "line_until",
         "rescues",
+        "sticky",
     )
 
     def __init__(self, route: Route, wait: Wait, now: float, rng: Random) -> None:
@@ -97,6 +99,7 @@ class Field:
         self._again_at: dict[Endpoint, float] = {}  # of those that failed: when they may be tried once more
         self._longer: Collection[Endpoint] | None = None  # who may take what was too long for others; None: it was not
         self.rescues = False
+        self.sticky: Sticky | None = None  # where the first attempt would rather go
         self.line_until = inf
 
     def rescue(self, before: Field, broken: Endpoint, now: float) -> None:
@@ -153,7 +156,8 @@ class Field:
         if self._longer is not None:
             return self._next_longer(live, now, deadline)
         for tier in self._route.tiers:
-            endpoint = pick(self._not_tried(tier, live, now), self._wait, now, self._rng)
+            sticky = self.sticky if not self._tried else None
+            endpoint = pick(self._not_tried(tier, live, now), self._wait, now, self._rng, sticky)
             if endpoint is not None:
                 quicker = self.untried(live, now, lambda e: not e.late(now)) if endpoint.late(now) else None
                 return Next(quicker or endpoint)

@@ -21,6 +21,7 @@ from collections.abc import Collection
 from math import inf
 from random import Random
 
+from router.core.affinity import Sticky
 from router.core.breaker import State
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
 from router.core.field import RECHECK, Field, Policy, Route
@@ -65,6 +66,10 @@ class Race:
         self._hold_until = inf  # nobody runs; somebody will, then
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
         self.wanted: Collection[Endpoint] = ()  # nobody runs, because these are full
+
+    def stick(self, to: Sticky) -> None:
+        """Let the first attempt go where the call's conversation has its cache, if it may."""
+        self._field.sticky = to
 
     def rescue(self, before: Race, now: float) -> None:
         """Make it the race for an answer that broke after that race was won.

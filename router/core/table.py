@@ -37,6 +37,8 @@ class Route:
     shortest_deadline: float
     patience: float
     resume: Literal["auto", "replay", "continue", "off"]
+    affinity: str  # what holds a conversation together: prefix, header: and a name, or off
+    affinity_margin: float
     queue: Queue
 
     @property
@@ -124,5 +126,7 @@ def _route(
         min(policy.deadline for policy in policies.values()),
         max(policy.patience for policy in policies.values()),
         anyone.resume,
+        anyone.affinity,
+        anyone.affinity_margin,
         queue,
     )

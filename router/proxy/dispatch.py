@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from math import inf
 
+from router.core.affinity import Sticky
 from router.core.call import Call
 from router.core.endpoint import Attempt
 from router.core.line import Place, expected
@@ -72,6 +73,8 @@ class Dispatch:
         self._call, self._route, self._serving, self._client = call, route, serving, client
         self._record, self._shell, self._ended = record, shell, ended
         self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries)
+        if call.conversation:
+            self._race.stick(Sticky(call.conversation, route.affinity_margin))
         self._exchanges: dict[Exchange, Attempt] = {}
         self._refused: tuple[Exchange, Attempt] | None = None  # the first that did, where somebody may still serve it
         self._full = False

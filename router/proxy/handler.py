@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
+from router.core.affinity import key_of
 from router.core.call import Call, InvalidCall, Operation, parse
 from router.core.record import CallRecord
 from router.core.table import Route
@@ -52,6 +55,8 @@ class Handler:
             call = self._call(request)
             serving = self.tables.current  # read once: the call keeps this snapshot to its end
             route = self._route(serving, call)
+            if route.affinity != "off":
+                call = replace(call, conversation=key_of(route.affinity, call, request.headers))
             record.model, record.stream = call.model, call.stream
             self._admission.admit(len(self._open))
         except RouterError as error:
