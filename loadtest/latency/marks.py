@@ -10,10 +10,9 @@ from itertools import pairwise
 import numpy as np
 
 from loadtest.latency import scenarios as wanted
-from loadtest.latency.arrivals import Call
 from loadtest.latency.laws import Data
 from loadtest.latency.play import DEADLINE
-from loadtest.latency.references import Reference, informed
+from loadtest.latency.references import Reference
 from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.scenarios import Scenario
 
@@ -43,14 +42,6 @@ def times(calls: Sequence[Outcome]) -> Times:
 
 def times_of(reference: Reference) -> Times:
     return {played.k: min(played.first_token, DEADLINE) for played in reference.played}
-
-
-def informed_without(
-    scenario: Scenario, seed: int, calls: Sequence[Call], data: Data | None = None
-) -> dict[str, Times]:
-    """For each endpoint that a mark wants away: the times of the informed one that does not have it."""
-    names = {mark.endpoint for mark in scenario.marks if isinstance(mark, wanted.Without)}
-    return {name: times_of(informed(scenario.without(name), seed, calls, data)) for name in sorted(names)}
 
 
 def marks(

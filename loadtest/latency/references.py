@@ -90,7 +90,7 @@ def informed(
         return Reference("informed", played, "no hedges" if price == inf else f"{price:.3g} s a hedge")
 
     best, (low, high) = at(inf), PRICES
-    for _ in range(HALVINGS):
+    for _ in range(HALVINGS if budget else 0):
         price = exp((log(low) + log(high)) / 2)
         found = at(price)
         if found.extra <= budget:
