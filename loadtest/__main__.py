@@ -155,7 +155,7 @@ def run_fake(port: int, host: str, as_fallback: bool, voice: str, speed: float) 
         raise click.ClickException(str(error)) from None
 
 
-for command in (cli.run_scenarios, cli.compare, cli.run_hammer):
+for command in (cli.run_scenarios, cli.compare_runs, cli.run_hammer):
     main.add_command(command)
 
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loadtest.latency import hammer, plots, punctual, report, run, scenarios, tables
+from loadtest.latency import compare, hammer, medians, plots, punctual, report, run, scenarios, tables
 from loadtest.latency.arrivals import TraceError
 from loadtest.latency.client import Target
 from loadtest.latency.laws import DataError
@@ -136,8 +136,8 @@ def play(plan: Sequence[Order], out: Path | None, several: bool, said: Sequence[
         reports.append(play_one(order, into, said))
         tables.console().print(tables.of_report(reports[-1]))
     if len(plan) > 1:
-        tables.console().print(tables.of_medians(reports))
-    return all(mark.ok for mark in tables.median_marks(reports))
+        tables.console().print(tables.of_several(reports))
+    return all(mark.ok for mark in medians.of_marks(reports))
 
 
 def play_one(order: Order, out: Path | None, said: Sequence[str]) -> Report:
@@ -165,24 +165,25 @@ def watched(order: Order) -> Progress:
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="the picture, a PNG or an SVG")
-def compare(runs: Sequence[str], out: Path | None) -> None:
-    """Show runs side by side, from their --out folders: one table, and with --out one picture.
+@click.option("--medians", "together", is_flag=True, help="one row for all seeds of a scenario")
+@click.option("--markdown", is_flag=True, help="print the table as Markdown")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="a picture of them: a PNG, or an SVG")
+def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path | None) -> None:
+    """Show runs side by side, from the folders that --out made: one table, and with --out one picture.
 
-    NAME=RUN gives a run another name than its folder's.
+    RUN is such a folder or one with several in it; NAME=RUN calls it by that name.
     """
     try:
-        reports = [(name, report.read(path)) for name, path in map(named, runs)]
+        named = compare.read(runs)
     except WRONG as error:
         raise click.ClickException(str(error)) from None
-    tables.console().print(tables.beside(reports))
+    groups = (compare.together if together else compare.alone)(named)
+    if markdown:
+        click.echo(compare.markdown(groups))
+    else:
+        tables.console().print(compare.table(groups))
     if out is not None:
-        plots.cdf(out, "first tokens", {name: each.times for name, each in reports})
-
-
-def named(said: str) -> tuple[str, Path]:
-    name, equals, path = said.partition("=")
-    return (name, Path(path)) if equals else (Path(said).name, Path(said))
+        plots.cdf(out, "first tokens", compare.pictured(groups))
 
 
 @click.command("hammer")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 
@@ -101,21 +100,3 @@ def overhead(run: Run, warmup: int) -> list[float]:
         for call in counted(run, warmup)
         if call.first_token is not None and (due := alone.get(call.k)) is not None
     ]
-
-
-def medians(name: str, several: Sequence[Figures]) -> Figures:
-    """Figure by figure over several runs; `failed` is the sum."""
-    endpoints = sorted({endpoint for each in several for endpoint in each.shares})
-    p50, p90, p95, p99, mean = (median(column) for column in zip(*(each.times for each in several), strict=True))
-    return Figures(
-        name,
-        p50,
-        p90,
-        p95,
-        p99,
-        mean,
-        extra=median(each.extra for each in several),
-        retries=median(each.retries for each in several),
-        failed=sum(each.failed for each in several),
-        shares={endpoint: median(each.shares.get(endpoint, 0.0) for each in several) for endpoint in endpoints},
-    )

@@ -37,13 +37,18 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
     """The share of calls with their first token within so many seconds; references are grey."""
     figure, axes = canvas(title)
-    coloured = iter(COLOURS)
+    coloured = ((colour, style) for style in ("-", "--", "-.") for colour in COLOURS)
     for name, times in series.items():
-        line: dict[str, Any] = {"color": next(coloured), "linewidth": 2} if name not in GREYS else {}
-        if name in GREYS:
-            line = dict(zip(("color", "linestyle"), GREYS[name], strict=True))
+        colour, style = GREYS.get(name) or next(coloured, ("black", "-"))
         ordered = np.sort(np.minimum(times, DEADLINE))
-        axes.plot(ordered, (np.arange(len(ordered)) + 1) / len(ordered), label=name, **line)
+        axes.plot(
+            ordered,
+            (np.arange(len(ordered)) + 1) / len(ordered),
+            label=name,
+            color=colour,
+            linestyle=style,
+            linewidth=1.2 if name in GREYS else 2,
+        )
     axes.set(xscale="log", xlabel="seconds to the first token", ylabel="share of calls", ylim=(0, 1.02))
     axes.xaxis.set_major_formatter(PLAIN)
     axes.legend(loc="lower right")

@@ -37,6 +37,15 @@ class Report:
         return figures.first_tokens(figures.counted(self.run, self.warmup))
 
     @property
+    def ratios(self) -> dict[str, list[float]]:
+        """What was measured over each reference: its percentiles, then its mean."""
+        mine = self.figures.times
+        return {
+            each.name: [ours / theirs for ours, theirs in zip(mine, each.times, strict=True)]
+            for each in self.references
+        }
+
+    @property
     def overhead(self) -> list[float]:
         return figures.overhead(self.run, self.warmup)
 

@@ -1,10 +1,8 @@
-"""What a run, or several, look like in a terminal."""
+"""What a run, or several of one scenario, look like in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from statistics import median
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -12,14 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from loadtest.latency.figures import Figures, medians
+from loadtest.latency import medians
+from loadtest.latency.figures import Figures
 from loadtest.latency.marks import Reached
 from loadtest.latency.report import Report
 
 TIMES = ("p50", "p90", "p95", "p99", "mean")
 COUNTS = ("extra", "retries", "failed")
 LATE = 0.02  # of the median first token: from there on the driver's lateness is worth a word
-WIDTH = 150  # columns where nobody says how many there are
+FEW = 0.005  # of the answers: such endpoints are not named
+WIDTH = 160  # columns where nobody says how many there are
 
 
 def console() -> Console:
@@ -29,34 +29,49 @@ def console() -> Console:
 
 def of_report(report: Report) -> RenderableType:
     """Figures, references, ratios, overhead; then the marks, and what a reader should know of the run."""
-    measured = report.figures
-    names = sorted({name for each in (measured, *report.references) for name in each.shares})
-    table = Table(title=escape(report.title), title_justify="left")
-    table.add_column("first token, seconds")
-    for heading in (*TIMES, *COUNTS, *names):
-        table.add_column(heading, justify="right")
-    table.add_row(*row(measured, names), style="bold")
-    for reference in report.references:
-        table.add_row(*row(reference, names))
-    table.add_section()
-    for reference in report.references:
-        ratios = (mine / its for mine, its in zip(measured.times, reference.times, strict=True))
-        table.add_row(f"measured / {reference.name}", *(f"{ratio:.2f}" for ratio in ratios))
+    table = of_figures(report.title, [report.figures, *report.references], report.ratios)
     if report.overhead:
         table.add_section()
         table.add_row("router and machine", *(seconds(value) for value in times_of(report.overhead)))
     return Group(table, of_marks(report.marks), Text("\n".join(remarks(report))))
 
 
-def row(figures: Figures, names: Sequence[str]) -> Iterator[str]:
-    yield figures.name
-    yield from map(seconds, figures.times)
-    yield from counts(figures)
-    yield from (f"{figures.shares.get(name, 0):.0%}" for name in names)
+def of_several(reports: Sequence[Report]) -> RenderableType:
+    """Several seeds of one scenario: every figure, ratio and mark is the median of the runs'."""
+    first = reports[0].run
+    title = f"{first.scenario}, medians of {len(reports)} runs: {first.router}"
+    table = of_figures(title, medians.of_figures(reports), medians.of_ratios(reports))
+    return Group(table, of_marks(medians.of_marks(reports)))
+
+
+def of_figures(title: str, several: Sequence[Figures], ratios: Mapping[str, Sequence[float]]) -> Table:
+    """What was measured comes first."""
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("first token, seconds", no_wrap=True)
+    for heading in (*TIMES, *COUNTS):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("answered by, %")
+    for figures in several:
+        style = "bold" if figures is several[0] else ""
+        table.add_row(figures.name, *times(figures), *counts(figures), answered_by(figures), style=style)
+    table.add_section()
+    for name, each in ratios.items():
+        table.add_row(f"measured / {name}", *(f"{ratio:.2f}" for ratio in each))
+    return table
+
+
+def times(figures: Figures) -> Iterator[str]:
+    return map(seconds, figures.times)
 
 
 def counts(figures: Figures) -> tuple[str, str, str]:
     return f"{figures.extra:.1%}", f"{figures.retries:.1%}", str(figures.failed)
+
+
+def answered_by(figures: Figures) -> str:
+    """Who answered most comes first."""
+    shares = sorted(figures.shares.items(), key=lambda each: -each[1])
+    return ", ".join(f"{name} {100 * share:.0f}" for name, share in shares if share >= FEW)
 
 
 def times_of(values: Sequence[float]) -> list[float]:
@@ -69,8 +84,8 @@ def seconds(value: float) -> str:
 
 def of_marks(marks: Sequence[Reached]) -> Table:
     table = Table(title="to reach", title_justify="left", show_header=False)
-    for justify in ("left", "right", "left", "left"):
-        table.add_column(justify=justify)
+    table.add_column()
+    table.add_column(justify="right")
     for mark in marks:
         figure = "–" if mark.figure is None else f"{mark.figure:.3f}"
         bound = f"at {'least' if mark.at_least else 'most'} {mark.bound:g}"
@@ -79,63 +94,10 @@ def of_marks(marks: Sequence[Reached]) -> Table:
 
 
 def remarks(report: Report) -> Iterator[str]:
-    late = np.percentile(report.late, (50, 99))
-    usual = report.figures.p50
-    word = " (not negligible: the machine is too busy for this speed)" if late[1] > LATE * usual else ""
+    usual, most = np.percentile(report.late, (50, 99))
+    word = " (not negligible: the machine is too busy for this speed)" if most > LATE * report.figures.p50 else ""
     yield (
-        f"The driver asked {seconds(late[0])} s late in the median, {seconds(late[1])} s in the 99th percentile{word}; "
+        f"The driver asked {seconds(usual)} s late in the median, {seconds(most)} s in the 99th percentile{word}; "
         "it is in the figures."
     )
     yield from report.remarks
-
-
-def beside(reports: Sequence[tuple[str, Report]]) -> Table:
-    """Runs side by side, and each one's informed reference."""
-    table = Table(title="first token, seconds of the scenario", title_justify="left")
-    for heading in ("run", "scenario", "seed", "router"):
-        table.add_column(heading)
-    for heading in (*TIMES, *COUNTS, "mean / informed", "p99 / informed"):
-        table.add_column(heading, justify="right")
-    for name, report in reports:
-        run, figures = report.run, report.figures
-        table.add_row(
-            escape(name), run.scenario, str(run.seed), escape(run.router), *map(seconds, figures.times),
-            *counts(figures), *ratios_to_informed(report),
-        )  # fmt: skip
-    return table
-
-
-def ratios_to_informed(report: Report) -> tuple[str, str]:
-    informed = next((each for each in report.references if each.name == "informed"), None)
-    if informed is None:
-        return "–", "–"
-    return f"{report.figures.mean / informed.mean:.2f}", f"{report.figures.p99 / informed.p99:.2f}"
-
-
-def of_medians(reports: Sequence[Report]) -> RenderableType:
-    """Several seeds of one scenario: every figure is the median of the runs'."""
-    first = reports[0]
-    rows = [medians("measured", [each.figures for each in reports])]
-    rows += [
-        medians(name, [each.references[number] for each in reports])
-        for number, name in enumerate(each.name for each in first.references)
-    ]
-    names = sorted({name for each in rows for name in each.shares})
-    table = Table(title=f"{first.run.scenario}: medians of {len(reports)} runs", title_justify="left")
-    table.add_column("first token, seconds")
-    for heading in (*TIMES, *COUNTS, *names):
-        table.add_column(heading, justify="right")
-    for each in rows:
-        table.add_row(*row(each, names))
-    return Group(table, of_marks(median_marks(reports)))
-
-
-def median_marks(reports: Sequence[Report]) -> list[Reached]:
-    """A mark that one of the runs could not be reckoned for is not reached."""
-    several = zip(*(each.marks for each in reports), strict=True)
-    return [replace(marks[0], figure=median_of([mark.figure for mark in marks])) for marks in several]
-
-
-def median_of(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if len(known) == len(values) else None

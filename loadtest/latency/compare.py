@@ -1,0 +1,87 @@
+"""Runs beside each other, from what `run --out` kept: one row a run, or one for all seeds of a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from loadtest.latency import medians, report, tables
+from loadtest.latency.report import RUN, Report
+from loadtest.processes import BenchError
+
+HEADINGS = ("run", "scenario", *tables.TIMES, *tables.COUNTS, "mean / informed", "p99 / informed", "marks")
+
+Group = tuple[str, Sequence[Report]]  # a row's name, and the runs that it stands for
+
+
+def read(runs: Sequence[str]) -> list[tuple[str, Report]]:
+    """FOLDER or NAME=FOLDER; of a folder of runs each of them, by its path from there."""
+    return [(name, report.read(folder)) for run in runs for name, folder in folders(run)]
+
+
+def folders(run: str) -> Iterator[tuple[str, Path]]:
+    name, _, path = run.rpartition("=")
+    folder = Path(path)
+    if folder.is_file() or (folder / RUN).is_file():
+        yield name or folder.name, folder
+        return
+    found = sorted(file.parent for file in folder.rglob(RUN))
+    if not found:
+        raise BenchError(f"{path}: no {RUN} there or below; it is what `loadtest run --out` makes")
+    for each in found:
+        yield "/".join((name or folder.name, *each.relative_to(folder).parts)), each
+
+
+def alone(named: Sequence[tuple[str, Report]]) -> list[Group]:
+    return [(name, [each]) for name, each in named]
+
+
+def together(named: Sequence[tuple[str, Report]]) -> list[Group]:
+    """All seeds of a scenario are one row, by the part of their names before the first slash."""
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for name, each in named:
+        groups.setdefault((name.partition("/")[0], each.run.scenario), []).append(each)
+    return [(name, reports) for (name, _), reports in groups.items()]
+
+
+def rows(groups: Sequence[Group]) -> list[list[str]]:
+    return [[name, *row(reports)] for name, reports in groups]
+
+
+def row(reports: Sequence[Report]) -> Iterator[str]:
+    figures = medians.of_figures(reports)[0]
+    ratios = dict(zip(tables.TIMES, medians.of_ratios(reports)["informed"], strict=True))
+    yield reports[0].run.scenario
+    yield from tables.times(figures)
+    yield from tables.counts(figures)
+    yield from (f"{ratios[name]:.2f}" for name in ("mean", "p99"))
+    marks = medians.of_marks(reports)
+    yield f"{sum(mark.ok for mark in marks)} of {len(marks)}"
+
+
+def pictured(groups: Sequence[Group]) -> dict[str, Sequence[float]]:
+    """The times of each row; where all are of one scenario and seed, beside the informed one's."""
+    series: dict[str, Sequence[float]] = {
+        name: [time for each in reports for time in each.times] for name, reports in groups
+    }
+    all_reports = [each for _, reports in groups for each in reports]
+    if len({(each.run.scenario, each.run.seed) for each in all_reports}) == 1:
+        series["informed"] = all_reports[0].reference_times["informed"]
+    return series
+
+
+def table(groups: Sequence[Group]) -> Table:
+    shown = Table(title="first token, seconds of the scenario", title_justify="left")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in ("run", "scenario") else "right")
+    for cells in rows(groups):
+        shown.add_row(*map(escape, cells))
+    return shown
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    lines = [HEADINGS, ["---"] * len(HEADINGS), *rows(groups)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

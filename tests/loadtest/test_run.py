@@ -1,0 +1,221 @@
+"""run plays a scenario with the real router and keeps what it saw; compare shows such runs side by side."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from loadtest.__main__ import main
+from loadtest.latency import figures, medians, report
+from loadtest.latency.marks import Reached, hedges
+from loadtest.latency.report import Report
+from loadtest.latency.results import Asked, Outcome, Run
+from loadtest.latency.scenarios import load
+from tests.loadtest.stands import endpoint as an_endpoint
+from tests.loadtest.stands import standing, told
+
+CALLS = 400  # the silence begins after the three hundredth
+RESERVE = 3 + 60 / 10  # hedges that the budget allows at once, and in a minute
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+# ---- The whole of it, with the real router
+
+
+@pytest.fixture(scope="module", params=["mixed", "one-silent"])
+def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was shortened."""
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    done = invoke("run", request.param, "--calls", CALLS, "--speed", 10, "--out", folder)
+    assert done.exit_code in (0, 1), done.output
+    assert "measured / informed" in done.output
+    assert "answered, of those that any could answer" in done.output
+    return folder
+
+
+def test_every_call_is_answered_and_what_was_asked_is_within_the_budget(kept: Path) -> None:
+    told_of = report.read(kept)
+    run = told_of.run
+    assert [call.k for call in run.calls] == list(range(CALLS))
+    assert [call.error for call in run.calls if call.error] == []
+    asked = run.by_call()
+    assert all(asked.values())
+    assert sum(map(hedges, asked.values())) <= 0.1 * CALLS + RESERVE
+    for call in run.calls:
+        assert call.endpoint in {attempt.endpoint for attempt in asked[call.k] if attempt.became == "served"}
+        assert call.first_token is not None
+        assert call.first_token >= min(each.first_token for each in asked[call.k] if each.first_token is not None)
+    assert min(told_of.overhead) >= 0
+    assert {each.name for each in told_of.references} == {"random", "best fixed", "informed", "clairvoyant"}
+
+
+def test_what_it_saw_is_kept(kept: Path) -> None:
+    with (kept / "calls.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["k"]) for row in rows] == list(range(CALLS))
+    assert all(int(row["attempts"]) >= 1 for row in rows)
+    for picture in ("first-token.png", "timeline.png", "extra.png"):
+        with Image.open(kept / picture) as image:
+            assert image.width > 500
+
+
+def test_runs_are_shown_beside_each_other(kept: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "beside.png"
+    done = invoke("compare", f"one={kept}", kept, "--out", picture)
+    assert done.exit_code == 0, done.output
+    assert picture.stat().st_size > 0
+    rows = invoke("compare", f"one={kept}", "--markdown", "--medians").output.splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| run", "| ---", "| one"]
+
+
+# ---- Any router
+
+
+def test_a_router_that_runs_is_told_what_it_needs() -> None:
+    said = invoke("run", "mixed", "--target", "http://127.0.0.1:1/v1", "--print-config").output
+    assert "base_url: http://127.0.0.1:9201/v1" in said
+    assert said.count("models:") == 5
+
+
+def test_a_router_that_does_not_serve_is_said_to_and_shown_what_it_needs() -> None:
+    done = invoke("run", "one-slow", "--calls", 2, "--target", "http://127.0.0.1:1/v1")
+    assert done.exit_code == 1
+    assert "does not serve the model 'm'" in done.output
+    assert "http://127.0.0.1:9202/v1" in done.output
+
+
+def test_no_router_at_all_can_be_measured_as_one_endpoint_is(tmp_path: Path) -> None:
+    """The driver asks the first endpoint: what is left is the measuring's own."""
+    file = tmp_path / "scenarios.yaml"
+    file.write_text(json.dumps({"still": still(calls=20)}))
+    done = invoke(
+        "run", "still", "--scenarios", file, "--calls", 20, "--speed", 10, "--port", 9301,
+        "--target", "http://127.0.0.1:9301/v1", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code in (0, 1), done.output
+    assert "are as long as they are set" in done.output
+    assert [call.endpoint for call in report.read(tmp_path / "out").run.calls] == ["alpha"] * 20
+
+
+def still(**more: Any) -> dict[str, Any]:
+    constant = {"kind": "constant", "seconds": 0.5}
+    return {
+        "story": "Nothing happens.",
+        "arrivals": {"kind": "poisson", "rate": 20},
+        "endpoints": [{"name": "alpha", "law": constant}, {"name": "beta", "law": constant}],
+        **more,
+        "calls": 300,
+    }
+
+
+# ---- What is said of what cannot be done
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "mixde"), "no scenario mixde"),
+        (("run", "azure"), "--trace FILE"),
+        (("run", "mixed", "--without", "nobody"), "no endpoint nobody"),
+        (("run", "mixed", "--target", "http://x/v1", "--router", "x"), "not both"),
+        (("run", "mixed", "--router", "x {prot}"), "it may have {port}, {config}, {endpoints}"),
+        (("compare", "."), "no run.json"),
+        (("hammer", "https://127.0.0.1/v1"), "not an http:// URL"),
+        (("hammer", "http://127.0.0.1:1/v1"), "name one with --model"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_what_to_do_instead(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*words)
+    assert done.exit_code in (1, 2)
+    assert said in done.output
+
+
+def test_hammer_is_a_command() -> None:
+    async def story() -> None:
+        import asyncio
+
+        async with standing(an_endpoint()) as fakes:
+            url = f"http://127.0.0.1:{fakes.stand.ports['alpha']}/v1"
+            done = await asyncio.to_thread(invoke, "hammer", url, "--calls", 5, "--concurrency", 2)
+            assert done.exit_code == 0, done.output
+            assert "5 calls" in done.output
+
+    told(story)
+
+
+# ---- The figures
+
+
+def call(k: int, first_token: float | None, endpoint: str | None = "alpha", error: str | None = None) -> Outcome:
+    return Outcome(k, float(k), 10, first_token, 9.0, 200, error, endpoint, 0.0)
+
+
+def seen(*calls: Outcome, attempts: list[Asked]) -> Run:
+    return Run("some", 1, 10.0, "firsttoken", calls, attempts)
+
+
+def test_a_call_without_a_first_token_counts_with_the_whole_deadline() -> None:
+    run = seen(call(0, 1.0), call(1, None, None, "502"), attempts=[Asked(0, "alpha", 0.0, 1.0, "served")])
+    measured = figures.measured(run, 0)
+    assert (measured.mean, measured.failed, measured.shares) == (60.5, 1, {"alpha": 0.5})
+
+
+def test_extra_attempts_and_retries_are_told_apart_and_the_warm_up_is_not_counted() -> None:
+    attempts = [
+        Asked(0, "alpha", 0.0, 1.0, "cancelled"),
+        Asked(0, "beta", 0.5, 1.0, "served"),
+        Asked(1, "alpha", 1.0, 1.0, "cancelled"),
+        Asked(1, "beta", 1.5, 1.0, "served"),
+        Asked(2, "alpha", 2.0, None, "503"),
+        Asked(2, "beta", 2.1, 1.0, "served"),
+    ]
+    measured = figures.measured(seen(call(0, 1.0), call(1, 1.0), call(2, 1.0), attempts=attempts), warmup=1)
+    assert (measured.extra, measured.retries) == (0.5, 0.5)
+
+
+def test_overhead_is_of_calls_whose_only_attempt_answered() -> None:
+    attempts = [
+        Asked(0, "alpha", 0.0, 1.0, "served"),
+        Asked(1, "alpha", 1.0, 5.0, "cancelled"),
+        Asked(1, "beta", 1.5, 1.0, "served"),
+    ]
+    assert figures.overhead(seen(call(0, 1.25), call(1, 1.6), attempts=attempts), 0) == [0.25]
+
+
+def a_report(times: list[float], mark: float | None) -> Report:
+    run = seen(*(call(k, time) for k, time in enumerate(times)), attempts=[])
+    measured = figures.measured(run, 0)
+    return Report("some", run, 0, measured, [measured], {"informed": times}, [Reached("it", mark, 1.0)], [])
+
+
+def test_medians_are_taken_figure_by_figure() -> None:
+    reports = [a_report([1.0], 0.5), a_report([2.0], 0.9), a_report([9.0], 4.0)]
+    assert medians.of_figures(reports)[0].mean == 2.0
+    assert medians.of_ratios(reports) == {"measured": [1.0] * 5}
+    assert [(mark.figure, mark.ok) for mark in medians.of_marks(reports)] == [(0.9, True)]
+
+
+def test_a_mark_without_a_figure_in_one_run_has_none() -> None:
+    assert medians.of_marks([a_report([1.0], 0.5), a_report([1.0], None)])[0].ok is False
+
+
+def test_a_report_travels_as_json() -> None:
+    said = json.dumps(a_report([1.0, 2.0], 0.5).as_json())
+    assert json.dumps(Report.from_json(json.loads(said)).as_json()) == said
+
+
+@pytest.mark.parametrize("name", load())
+def test_every_scenario_says_what_it_is_about(name: str) -> None:
+    assert load()[name].story
