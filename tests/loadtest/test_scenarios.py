@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
 from loadtest.latency import scenarios
-from loadtest.latency.laws import Empirical
-from loadtest.latency.scenarios import WARM_UP, ScenarioError
+from loadtest.latency.arrivals import Sizes
+from loadtest.latency.endpoints import Endpoint
+from loadtest.latency.laws import AnyLaw, Empirical
+from loadtest.latency.scenarios import WARM_UP, Mark, Scenario, ScenarioError
 from tests.loadtest.fleets import QUICK, constant, endpoint, fleet
 
 ALL = scenarios.load()
@@ -18,6 +23,8 @@ WANTED = {
     "roadmap", "mixed", "switching", "one-slow", "one-silent", "flapping", "throttled", "all-slow", "cold",
     "long-prompts", "newcomer-good", "newcomer-bad", "azure",
 }  # fmt: skip
+TWO = re.compile(r"^\| ([^|]+) \| ([^|]*) \|", re.MULTILINE)
+WORD = re.compile(r"`([\w-]+)`")
 FILE = """
 small:
   story: two
@@ -141,6 +148,41 @@ def test_a_scenario_that_is_not_there_is_told_with_those_that_are(tmp_path: Path
         scenarios.find("big", path)
     with pytest.raises(ScenarioError, match=r"none.yaml"):
         scenarios.load(tmp_path / "none.yaml")
+
+
+# ---- docs/scenarios.md
+
+
+def columns(heading: str) -> dict[str, set[str]]:
+    """The words in backticks of the first column under a heading, each with those of the second."""
+    page = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE)
+    return {name: set(WORD.findall(second)) for first, second in TWO.findall(section) for name in WORD.findall(first)}
+
+
+@pytest.mark.parametrize(
+    ("heading", "model", "left_out"),
+    [("A scenario", Scenario, {"name"}), ("Arrivals", Sizes, set()), ("An endpoint", Endpoint, set())],
+)
+def test_every_key_is_explained(heading: str, model: type[BaseModel], left_out: set[str]) -> None:
+    assert columns(heading).keys() == model.model_fields.keys() - left_out
+
+
+@pytest.mark.parametrize(("heading", "kinds"), [("A law", AnyLaw), ("A mark", Mark)])
+def test_every_kind_is_explained_with_its_keys(heading: str, kinds: Any) -> None:
+    models: dict[str, type[BaseModel]] = {
+        kind: model
+        for model in get_args(get_args(kinds)[0])
+        for kind in get_args(model.model_fields["kind"].annotation)
+    }
+    explained = columns(heading)
+    assert explained.keys() == models.keys()
+    for kind, model in models.items():
+        assert model.model_fields.keys() - {"kind"} <= explained[kind], kind
+
+
+def test_every_scenario_is_told_of() -> None:
+    assert columns("Those that there are").keys() == ALL.keys()
 
 
 def test_marks_that_are_said_take_the_place_of_those_of_all() -> None:
