@@ -9,8 +9,8 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; latency, breaker, health, limit, line, load, endpoint;
-                affinity, balance, budget, field, race; table; shape, sse, resume
+                call, record, verdict; sketch, fit, run, latency; breaker, health, limit, line, load, endpoint;
+                affinity, balance, budget, hedging, plan, field, race; table; shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections
@@ -19,7 +19,7 @@
                 client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
                 last_words, headers, shell, models
     ops/        runs beside requests
-                asking, probes, signals, keep; telemetry, metrics, logs, changes; admin
+                asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
 
 A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/field.py, core/endpoint.py and proxy/relay.py.
 """

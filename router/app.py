@@ -20,6 +20,7 @@ from router.ops.changes import Changes
 from router.ops.keep import keep
 from router.ops.logs import AccessLog
 from router.ops.metrics import Metrics
+from router.ops.planner import Planner
 from router.ops.telemetry import Telemetry
 from router.proxy import front
 from router.proxy.admission import Admission
@@ -143,6 +144,7 @@ class Router:
         listeners = signals.listeners(self._table(), client, self.scheduler, self.rng)
         return [
             ("sweep", self._sweep),
+            ("planner", Planner(self._table, self.scheduler).run),
             *((repr(prober), prober.run) for prober in probers),
             *((repr(listener), listener.run) for listener in listeners),
         ]

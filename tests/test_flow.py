@@ -246,7 +246,7 @@ def test_an_endpoint_that_is_known_is_late_by_its_own_measure() -> None:
         play.call(float(i))
     last = play.call(20.0)
     play.run()
-    assert play["b"].asked_at == [20.4]  # twice its median
+    assert 20.2 < play["b"].asked_at[0] < 23.0  # worth what a rival of whom nothing is known may take, twice
     assert last.text == "quick"
 
 

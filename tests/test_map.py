@@ -30,6 +30,11 @@ MAY: dict[str, set[str]] = {
     "router.core": set(),
     "router.core.affinity": {"router.core.call", "router.core.endpoint"},
     "router.core.balance": {"router.core.affinity", "router.core.endpoint"},
+    "router.core.fit": set(),
+    "router.core.hedging": {"router.core.sketch"},
+    "router.core.plan": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "hedging")},
+    "router.core.run": set(),
+    "router.core.sketch": set(),
     "router.core.breaker": set(),
     "router.core.budget": set(),
     "router.core.call": set(),
@@ -37,17 +42,19 @@ MAY: dict[str, set[str]] = {
         f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "load", "verdict")
     },
     "router.core.health": set(),
-    "router.core.latency": set(),
+    "router.core.latency": {"router.core.fit", "router.core.run", "router.core.sketch"},
     "router.core.line": set(),
     "router.core.limit": set(),
     "router.core.load": set(),
-    "router.core.field": {f"router.core.{part}" for part in ("affinity", "balance", "budget", "endpoint", "line")},
+    "router.core.field": {
+        f"router.core.{part}" for part in ("affinity", "balance", "budget", "endpoint", "line", "plan")
+    },
     "router.core.race": {f"router.core.{part}" for part in ("affinity", "breaker", "endpoint", "field", "verdict")},
     "router.core.record": {"router.core.verdict"},
     "router.core.resume": {"router.core.sse"},
     "router.core.shape": set(),
     "router.core.sse": {"router.core.shape"},
-    "router.core.table": {"router.core.budget", "router.core.endpoint", "router.core.line", "router.config"},
+    "router.core.table": {f"router.core.{part}" for part in ("budget", "endpoint", "line", "plan")} | {"router.config"},
     "router.core.verdict": set(),
     "router.dialects": {"router.dialects", "router.core.call", "router.core.shape", "router.core.verdict"},
     "router.upstream": {"router.upstream"} | _BELOW,
@@ -84,8 +91,8 @@ ONLY: dict[str, set[str]] = {
 
 # All that core may use of the outside: no clock, no chance but one that is passed, no I/O.
 CORE_USES = {
-    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "math",
-    "msgspec", "random.Random", "re", "types", "typing",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
+    "itertools", "math", "msgspec", "random.Random", "re", "types", "typing",
 }  # fmt: skip
 
 

@@ -1,39 +1,82 @@
 """Which of several endpoints to ask: the cheapest, by a scan of all of them.
 
 With two to ten endpoints a full scan is cheaper than it is clever to sample, and it never takes the worse of two (Envoy
-added it for that reason). Costs that are about equal are drawn from at random, or everybody would follow the same
-noise; one call in a hundred goes to any of them, so that a slow endpoint's recovery is noticed. A newcomer gets one
-trial at once, as if it were as cheap as the best, and no second one before the first has ended. Those whose servers say
-that they have too much to do are left alone, whatever they cost, while there is another.
+added it for that reason). Of those whose costs are about equal the one with the least of ours is asked, or any of these
+where that is equal too, or everybody would follow the same noise. One call in a hundred goes to the one that was
+measured longest ago, so that a slow endpoint's recovery is noticed. A newcomer gets one trial at once, as if it were as
+cheap as the best, and no second one before the first has ended. Those whose servers say that they have too much to do
+are left alone, whatever they cost, while there is another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from random import Random
 
 from router.core.affinity import Sticky
 from router.core.endpoint import Endpoint, Wait
 
-NEAR = 1.1  # times the lowest cost count as equal: first-token times differ by more from one call to the next
+NEAR = 1.05  # times the lowest cost count as equal: a mean is not known better
+GOOD = 1.25  # times the lowest cost is good enough for a rival, if more is learned of it
+MUCH_QUICKER = 0.5  # times what the best of a more welcome tier costs, and a call that is late anyway is worth it
 EXPLORE = 0.01
 
 
 def pick(
-    endpoints: Iterable[Endpoint], wait: Wait, now: float, rng: Random, sticky: Sticky | None = None
+    endpoints: Iterable[Endpoint],
+    wait: Wait,
+    now: float,
+    rng: Random,
+    size: float = 0.0,
+    sticky: Sticky | None = None,
 ) -> Endpoint | None:
     """The endpoint to ask next, or None where none is available; a call may be drawn to one by its conversation."""
     available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
-    costs = [endpoint.cost(wait, now) for endpoint in available]
+    costs = [endpoint.cost(wait, now, size) for endpoint in available]
     if len(available) <= 1:
         return available[0] if available else None
-    if rng.random() >= EXPLORE:
-        if sticky is not None:
-            return sticky.choose(available, costs, wait)
-        near = min(costs) * NEAR
-        if max(costs) > near:
-            available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
-    return _draw(available, rng)
+    if rng.random() < EXPLORE:
+        return least_known([e for e in available if not e.on_trial(wait)] or available, wait, rng)
+    if sticky is not None:
+        return sticky.choose(available, costs, wait)
+    near = min(costs) * NEAR
+    if max(costs) > near:
+        available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
+    return available[0] if len(available) == 1 else _least_loaded(available, now, rng)
+
+
+def rivals(
+    tiers: Iterable[Iterable[Endpoint]], wait: Wait, now: float, size: float = 0.0
+) -> tuple[Sequence[Endpoint], float]:
+    """The endpoints to ask beside one that is late, all about as good, and what they cost at least.
+
+    They are of one tier, and of a less welcome one only where it is much quicker.
+    """
+    good: Sequence[Endpoint] = ()
+    least = inf
+    for tier in tiers:
+        costs = [
+            (endpoint.cost(wait, now, size), endpoint)
+            for endpoint in tier
+            if endpoint.available(now) and not endpoint.hot(now)
+        ]
+        cost = min((cost for cost, _ in costs), default=inf)
+        if cost < MUCH_QUICKER * least:
+            good, least = [e for its, e in costs if its <= cost * GOOD], cost
+    return good, least
+
+
+def least_known(endpoints: Sequence[Endpoint], wait: Wait, rng: Random) -> Endpoint:
+    """The one that was measured longest ago, for what it teaches."""
+    oldest = min(e.latency(wait).seen_at for e in endpoints)
+    return _draw([e for e in endpoints if e.latency(wait).seen_at == oldest], rng)
+
+
+def _least_loaded(endpoints: Sequence[Endpoint], now: float, rng: Random) -> Endpoint:
+    loads = [e.load(now) for e in endpoints]
+    least = min(loads)
+    return _draw([e for e, load in zip(endpoints, loads, strict=True) if load == least], rng)
 
 
 def _cold(endpoints: list[Endpoint], now: float) -> list[Endpoint]:

@@ -21,10 +21,10 @@ Load = Callable[[], float]  # what is in use of the room that there is, as a sha
 
 
 class Budget:
-    __slots__ = ("_at", "_balance", "_load", "_most", "reserve")
+    __slots__ = ("_at", "_balance", "_load", "_most", "_paid", "reserve")
 
     def __init__(self, reserve: float = RESERVE, load: Load = lambda: 0.0, most: float = inf) -> None:
-        self.reserve, self._balance, self._at = reserve, 0.0, 0.0
+        self.reserve, self._balance, self._paid, self._at = reserve, 0.0, 0.0, 0.0
         self._load, self._most = load, most
 
     def level(self, now: float) -> float:
@@ -33,9 +33,15 @@ class Budget:
             return 0.0
         return self.reserve + self._balance * exp((self._at - now) / TAU)
 
+    def pressure(self, now: float) -> float:
+        """The share of it that is spent: 0 where nothing was drawn lately, 1 where there is nothing left."""
+        room = self.reserve + self._paid * exp((self._at - now) / TAU)
+        return 1.0 - min(1.0, max(0.0, self.level(now) / room))
+
     def deposit(self, share: float, now: float) -> None:
         """One ordinary call pays in."""
         self._move(share, now)
+        self._paid += share
 
     def withdraw(self, now: float) -> bool:
         """Pay for one extra attempt, or say that it can't be."""
@@ -45,5 +51,6 @@ class Budget:
         return True
 
     def _move(self, amount: float, now: float) -> None:
-        self._balance = self._balance * exp((self._at - now) / TAU) + amount
+        decay = exp((self._at - now) / TAU)
+        self._balance, self._paid = self._balance * decay + amount, self._paid * decay
         self._at = now

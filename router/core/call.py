@@ -12,6 +12,8 @@ Fields = dict[str, msgspec.Raw]
 
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
+ATTACHED = b";base64,"
+BYTES = 4.0  # of JSON, a token of English text has; what a prompt costs is measured in these too, so no more is needed
 MAX_MODEL = 256  # characters; a model's name goes into messages and metrics
 
 
@@ -48,6 +50,14 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         if self.stream:
             return "first_token"
         return "embedding" if self.operation == "embeddings" else "answer"
+
+    @property
+    def size(self) -> float:
+        """About how many tokens its prompt has: four bytes of the body each, but what is attached as base64."""
+        size = len(self.body)
+        if ATTACHED in self.body:
+            size -= sum(part.find(b'"') for part in self.body.split(ATTACHED)[1:])
+        return size / BYTES
 
     @property
     def deterministic(self) -> bool:

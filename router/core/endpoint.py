@@ -33,6 +33,7 @@ LATELY = 60.0  # seconds: one that served a call since then knows our model and 
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
+WITNESSES = 3  # attempts that wait for too long, which is all that need be heard
 LATE = 2.0  # medians: a first token is never called late before
 LATE_SHARE = 0.05  # of the waits are long without the endpoint being late for that; twice the longest of the others is
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
@@ -70,10 +71,12 @@ class Endpoint:
         "_others",
         "_said",
         "_said_until",
+        "answered",
         "breaker",
         "busy_wait",
         "context",
         "health",
+        "hedges",
         "hot_until",
         "in_flight",
         "key",
@@ -106,6 +109,8 @@ class Endpoint:
         self.out_because: Cause | None = None
         self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
         self.served_at = -inf  # when traffic last showed it alive
+        self.hedges = 0  # of those that wait
+        self.answered = -inf  # the last that got its first token began then: who waits for longer was overtaken
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
         self._said: ServerLoad | None = None  # by the server itself, which counts until then
@@ -162,49 +167,66 @@ class Endpoint:
 
     # What it would cost.
 
-    def cost(self, wait: Wait, now: float) -> float:
-        """The expected wait of one more request, in seconds: what we saw of it, and our own queue there.
+    def cost(self, wait: Wait, now: float, size: float = 0.0) -> float:
+        """The expected wait of one more request of a size, in seconds: what we saw of it, and our own queue there.
 
-        An attempt that has waited for longer than the estimate says what the estimate will be, only sooner. While the
-        first attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
+        Attempts that have waited for longer than is usual say what the estimate will be, only sooner. While the first
+        attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
         """
         latency, waiting = self._latency[wait], self.waiting
-        expected = latency.mean(now)
-        streams = self.in_flight + self._others if now < self._said_until else self.in_flight
-        load = 1.0 + STREAM_SHARE * streams / (BATCH * self.weight)
-        if waiting:
-            load += (1.0 - STREAM_SHARE) * len(waiting) / (BATCH * self.weight)
+        if waiting and now - next(iter(waiting)).began >= latency.late:
             if latency.unknown:
-                load += ON_TRIAL
-            for oldest in waiting:
-                if oldest.wait == wait:
-                    expected = max(expected, now - oldest.began)
-                    break
-        return expected * load if self.breaker.recovered_at is None else expected * load / self.breaker.ramp(now)
+                return latency.expected(size, now) * ON_TRIAL
+            age, lateness = self._witnessed(latency, wait, now)
+            expected = latency.expected(size, now, lateness, age)
+            if latency.curve is None:
+                expected = max(expected, age)
+        else:
+            expected = latency.expected(size, now)
+        load = (STREAM_SHARE * self.in_flight + (1.0 - STREAM_SHARE) * len(waiting)) / self.weight
+        if now < self._said_until:
+            load += STREAM_SHARE * self._others / self.weight
+        if load > latency.load:
+            expected *= (BATCH + load) / (BATCH + latency.load)
+        return expected if self.breaker.recovered_at is None else expected / self.breaker.ramp(now)
+
+    def load(self, now: float) -> float:
+        """Requests that are there, as many as a server of weight 1 would have that is as busy: what waits counts, and
+        what is being written a little.
+        """
+        streams = self.in_flight + self._others if now < self._said_until else self.in_flight
+        return (STREAM_SHARE * streams + (1.0 - STREAM_SHARE) * len(self.waiting)) / self.weight
+
+    def _witnessed(self, latency: Latency, wait: Wait, now: float) -> tuple[float, float]:
+        """For how long somebody has waited here, and how surprising it is that so many have for so long.
+
+        Who was overtaken by a later one says nothing about now.
+        """
+        longest, lateness, seen = 0.0, 0.0, 0
+        for attempt in self.waiting:
+            age = now - attempt.began
+            if age < latency.late or seen == WITNESSES:
+                break
+            if attempt.wait == wait and attempt.began >= self.answered:
+                seen, longest = seen + 1, max(longest, age)
+                lateness += latency.lateness(age, attempt.size, now)
+        return longest, lateness
 
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
         return self._latency[wait].unknown and not self.waiting
 
-    def load(self, now: float) -> ServerLoad | None:
+    def on_trial(self, wait: Wait) -> bool:
+        """Nothing is known of it, and somebody is finding out."""
+        return self._latency[wait].unknown and bool(self.waiting)
+
+    def server_load(self, now: float) -> ServerLoad | None:
         """What its server said of itself lately; None is unknown."""
         return self._said if now < self._said_until else None
 
     def hot(self, now: float) -> bool:
         """Its server has more than it can begin with, by its own word: better ask another."""
         return now < self.hot_until
-
-    def hedge_after(self, wait: Wait, budget: float, now: float) -> float:
-        """Seconds after which an answer is late enough for a rival, such that a share `budget` of the calls sees one.
-
-        Where slow answers are not much slower than usual ones a rival could not win, so below LATE medians nothing is
-        late.
-        """
-        latency = self._latency[wait]
-        median, late = latency.quantile(0.5), latency.quantile(max(0.0, 1.0 - budget))
-        if median is None or late is None:
-            return max(MIN_HEDGE, LATE * latency.mean(now))
-        return max(MIN_HEDGE, LATE * median, late)
 
     def usual(self, wait: Wait) -> float:
         """Seconds that it takes as a rule, whatever it takes now."""
@@ -213,18 +235,28 @@ class Endpoint:
 
     def late(self, now: float) -> bool:
         """It keeps somebody waiting for his first token for much longer than it takes as a rule."""
+        latency = self._latency["first_token"]
         for oldest in self.waiting:
-            if oldest.wait == "first_token":
-                return now - oldest.began > LATE * self.hedge_after("first_token", LATE_SHARE, now)
+            if oldest.wait == "first_token" and oldest.began >= self.answered:
+                usual = latency.expected(oldest.size, now) if latency.curve is None else latency.late
+                return now - oldest.began > max(MIN_HEDGE, LATE * usual)
         return False
+
+    def remaining(self, attempt: Attempt, now: float) -> float:
+        """How much longer an attempt that waits here may take, in seconds; inf where nobody knows."""
+        latency, age = self._latency[attempt.wait], now - attempt.began
+        if latency.curve is None:
+            return inf
+        return latency.curve.remaining(max(0.0, age - latency.shift(attempt.size, now)))
 
     # What is learned.
 
-    def begin(self, now: float, wait: Wait = "first_token", role: Role = "first") -> Attempt:
-        attempt = Attempt(self, self.slots, now, wait, role, self.breaker.begin())
+    def begin(self, now: float, wait: Wait = "first_token", role: Role = "first", size: float = 0.0) -> Attempt:
+        attempt = Attempt(self, self.slots, now, wait, role, self.breaker.begin(), size, self.load(now))
         self.in_flight += 1
         self.slots.used += 1
         self.waiting[attempt] = None
+        self.hedges += role == "hedge"
         return attempt
 
     def busy(self, now: float, retry_after: float | None, cause: Cause | None = None) -> None:
@@ -274,6 +306,8 @@ class Attempt(msgspec.Struct, eq=False):
     wait: Wait
     role: Role
     trial: bool
+    size: float = 0.0  # tokens of its prompt
+    load: float = 0.0  # that was there when it began
     first_token_at: float | None = None
     ended: float | None = None
     verdict: Verdict | None = None
@@ -288,9 +322,10 @@ class Attempt(msgspec.Struct, eq=False):
         """The first token (or the complete answer, where that is what the call waits for) is here."""
         if self.first_token_at is None and self.ended is None:
             self.first_token_at = now
-            self.endpoint.waiting.pop(self)
+            self._no_longer_waits()
+            self.endpoint.answered = max(self.endpoint.answered, self.began)
             self.endpoint.breaker.token()
-            self.endpoint.latency(self.wait).observe(now - self.began, now)
+            self.endpoint.latency(self.wait).observe(now - self.began, now, self.size, self.load)
 
     def end(
         self,
@@ -307,7 +342,8 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint = self.endpoint
         endpoint.in_flight -= 1
         self.slots.used -= 1
-        endpoint.waiting.pop(self, None)
+        if self.first_token_at is None:
+            self._no_longer_waits()
         if verdict is Verdict.SERVED:
             self._served(now)
         elif verdict is Verdict.FAULT:
@@ -321,6 +357,10 @@ class Attempt(msgspec.Struct, eq=False):
         if line.places:
             while line.call_up(now) and not endpoint.full:  # for more than one, where its own limit has grown
                 pass
+
+    def _no_longer_waits(self) -> None:
+        self.endpoint.waiting.pop(self)
+        self.endpoint.hedges -= self.role == "hedge"
 
     def _waited(self, now: float) -> float:
         return (now if self.first_token_at is None else self.first_token_at) - self.began
@@ -336,7 +376,7 @@ class Attempt(msgspec.Struct, eq=False):
         if endpoint.breaker.success(now, self.began, trial=self.trial):
             latency = endpoint.latency(self.wait)
             latency.forget()
-            latency.observe(self._waited(now), now)
+            latency.observe(self._waited(now), now, self.size, self.load)
 
     def _inconclusive(self, verdict: Verdict, now: float) -> None:
         endpoint, waited = self.endpoint, now - self.began
@@ -344,7 +384,7 @@ class Attempt(msgspec.Struct, eq=False):
         if late:
             usual = endpoint.usual(self.wait)  # a trial that is not better than that was no recovery
             late = self.wait == "first_token" and waited > max(MIN_HEDGE, usual if self.trial else LATE * usual)
-            endpoint.latency(self.wait).observe_at_least(waited, now)
+            endpoint.latency(self.wait).observe_at_least(waited, now, self.size, self.load)
         if late:
             endpoint.breaker.lost(now, self.began, trial=self.trial)
         else:

@@ -16,13 +16,16 @@ from typing import Literal, Protocol
 import msgspec
 
 from router.core.affinity import Sticky
-from router.core.balance import least_bad, pick
+from router.core.balance import least_bad, least_known, pick, rivals
 from router.core.budget import Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
 from router.core.line import Queue
+from router.core.plan import Plan
 
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
+HEDGES = 3  # that may wait at once
+HEDGES_SHARE = 0.1  # and of all that wait; more are late only where something is wrong with everybody
 RECHECK = 0.25  # seconds until we look again for one that was not to be had
 
 
@@ -60,6 +63,8 @@ class Route(Protocol):
     def patience(self) -> float: ...
     @property
     def queue(self) -> Queue: ...
+    @property
+    def plan(self) -> Plan: ...
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -86,6 +91,7 @@ class Field:
         "_policies",
         "_rng",
         "_route",
+        "_size",
         "_tried",
         "_wait",
         "line_until",
@@ -93,8 +99,9 @@ class Field:
         "sticky",
     )
 
-    def __init__(self, route: Route, wait: Wait, now: float, rng: Random) -> None:
+    def __init__(self, route: Route, wait: Wait, now: float, rng: Random, size: float = 0.0) -> None:
         self._route, self._policies, self._wait, self._began, self._rng = route, route.policies, wait, now, rng
+        self._size = size
         self._tried: set[Endpoint] = set()
         self._again_at: dict[Endpoint, float] = {}  # of those that failed: when they may be tried once more
         self._longer: Collection[Endpoint] | None = None  # who may take what was too long for others; None: it was not
@@ -157,7 +164,7 @@ class Field:
             return self._next_longer(live, now, deadline)
         for tier in self._route.tiers:
             sticky = self.sticky if not self._tried else None
-            endpoint = pick(self._not_tried(tier, live, now), self._wait, now, self._rng, sticky)
+            endpoint = pick(self._not_tried(tier, live, now), self._wait, now, self._rng, self._size, sticky)
             if endpoint is not None:
                 quicker = self.untried(live, now, lambda e: not e.late(now)) if endpoint.late(now) else None
                 return Next(quicker or endpoint)
@@ -195,10 +202,24 @@ class Field:
         """One that was not tried, of the best tier that has one that suits."""
         for tier in self._route.tiers:
             endpoints = self._not_tried(tier, live, now)
-            endpoint = pick(filter(suits, endpoints) if suits else endpoints, self._wait, now, self._rng)
+            endpoint = pick(filter(suits, endpoints) if suits else endpoints, self._wait, now, self._rng, self._size)
             if endpoint is not None:
                 return endpoint
         return None
+
+    def rival(self, late: Attempt, live: Sequence[Attempt], now: float) -> Endpoint | None:
+        """Whom to ask beside an attempt that is late: one that keeps nobody waiting as this one does, and from which
+        more is to be hoped for. When everything is slow at once there is none.
+        """
+        everyone = self.everyone
+        if sum(e.hedges for e in everyone) >= HEDGES + HEDGES_SHARE * sum(len(e.waiting) for e in everyone):
+            return None
+        able = (
+            [e for e in self._not_tried(tier, live, now) if e.latency(self._wait).settled(now) and not e.late(now)]
+            for tier in self._route.tiers
+        )
+        good, cost = rivals(able, self._wait, now, self._size)
+        return least_known(good, self._wait, self._rng) if cost < late.endpoint.remaining(late, now) else None
 
     def all_untried(self, live: Sequence[Attempt], now: float) -> Sequence[Endpoint]:
         """Available or not."""

@@ -1,81 +1,60 @@
-"""How long one endpoint takes to its first token: a mean to compare by, and quantiles to know what is late.
+"""How long one endpoint takes to its first token: what one more call of a size would wait, and what is late.
 
-The mean is the evidence weighted by its age, beside a prior of fixed weight:
+The expected wait is the evidence weighted by its age, beside a prior of fixed weight, and a line for the prompt's size:
 
-    mean(now) = (w0 * prior + sum(x_i * e^-(age_i / TAU))) / (w0 + sum(e^-(age_i / TAU)))
+    mean(now) = (w0 * prior + sum(y_i * e^-(age_i / TAU))) / (w0 + sum(e^-(age_i / TAU)))
+    expected(size, now) = mean(now) + slope * (size - the same mean of the sizes)
 
 so a newcomer stands at the prior until the first evidence takes its place, new evidence always moves the mean towards
 it, and an idle endpoint drifts back to its prior, which is its own long-run mean, formed in the same way. Decay is by
 time and not by count, so that it means the same at one request a minute and at a hundred a second.
+
+A mean of many waits is slow to see that things have changed. So each wait is also held against the distribution of
+those before it: what `Run` finds to be no chance any more replaces all evidence from before it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import deque
-from math import ceil, exp, inf
+from math import exp, inf
+
+from router.core.fit import Fit
+from router.core.run import Run, surprise
+from router.core.sketch import SHORTEST, Curve, Sketch, bucket
 
 PRIOR_WEIGHT = 0.25  # of one fresh observation: alone, that has drifted half way to the prior after 42 s, TAU * ln 4
 TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
 LONG_RUN_TAU = 600.0
-# Fresh observations that all evidence weighs at most: those of a call a second. So a busy endpoint that turns slow is
-# noticed within that many calls, and not after as many as it served well in the last half minute.
-MOST = 30.0
-WINDOW = 200  # observations that the quantiles look back on: the 99 % one still has two above it
-TRUSTED = 10  # a 90 % quantile of fewer has no observation above it
-
-
-class DecayedMean:
-    """A mean in which an observation weighs e^-(age / tau), and all of them `most`, beside a prior of PRIOR_WEIGHT."""
-
-    __slots__ = ("_at", "_most", "_prior", "_tau", "_total", "_weight")
-
-    def __init__(self, prior: float, tau: float, most: float = inf) -> None:
-        self._prior, self._tau, self._most = prior, tau, most
-        self._total, self._weight, self._at = 0.0, 0.0, 0.0
-
-    def read(self, now: float) -> float:
-        decay = exp((self._at - now) / self._tau)
-        return (PRIOR_WEIGHT * self._prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
-
-    def add(self, value: float, now: float) -> None:
-        decay = exp((self._at - now) / self._tau)
-        if self._weight * decay > self._most - 1.0:
-            decay = (self._most - 1.0) / self._weight
-        self._total = self._total * decay + value
-        self._weight = self._weight * decay + 1.0
-        self._at = now
-
-    def jump(self, value: float, now: float) -> None:
-        """Stand at `value` now, with the weight of one observation, and drift from there."""
-        self._total, self._weight, self._at = value + PRIOR_WEIGHT * (value - self._prior), 1.0, now
-
-    def aim(self, prior: float) -> None:
-        """Drift to another prior from the last observation on; the mean there stays where it was."""
-        self._total += PRIOR_WEIGHT * (self._prior - prior)
-        self._prior = prior
-
-
-class RecentValues:
-    """The last WINDOW observations, kept in order."""
-
-    __slots__ = ("_arrivals", "ordered")
-
-    def __init__(self) -> None:
-        self._arrivals: deque[float] = deque()
-        self.ordered: list[float] = []
-
-    def add(self, value: float) -> None:
-        if len(self._arrivals) == WINDOW:
-            del self.ordered[bisect_left(self.ordered, self._arrivals.popleft())]
-        self._arrivals.append(value)
-        insort(self.ordered, value)
+MOST = 100.0  # fresh observations that all evidence weighs at most: where waits vary by a third, to a thirtieth
+UNUSUAL = 0.93  # one wait says nothing before it is beyond this quantile: -ln(2 * 0.07) = 2, as it is usual in a run
+TROUBLED = 5.0  # times the mean: what a call waits where there is trouble, if nobody waits for longer yet
+DOUBT = 0.15  # how likely trouble is, from which on nobody is sent there who is late already
+SETTLED = 10.0  # observations since it became slower
+KEPT = 0.1  # of the distribution, where things have changed: how long the longest take is not unlearned at once
 
 
 class Latency:
-    """What has been seen of one kind of wait at one endpoint; all times in seconds."""
+    """What has been seen of one kind of wait at one endpoint; times in seconds, sizes in tokens of the prompt."""
 
-    __slots__ = ("_default", "_long_run", "_recent", "_seeded", "_values", "unknown")
+    __slots__ = (
+        "_at",
+        "_default",
+        "_fresh",
+        "_loads",
+        "_long_run",
+        "_prior",
+        "_prior_size",
+        "_run",
+        "_sizes",
+        "_sketch",
+        "_slower",
+        "_total",
+        "_weight",
+        "curve",
+        "late",
+        "load",
+        "seen_at",
+        "unknown",
+    )
 
     def __init__(self, prior: float) -> None:
         self._default = prior
@@ -83,52 +62,155 @@ class Latency:
 
     def forget(self) -> None:
         """Back to the default prior: what was seen before an outage says little about after it."""
-        self._recent = DecayedMean(self._default, TAU, MOST)
-        self._long_run = DecayedMean(self._default, LONG_RUN_TAU)
-        self._values = RecentValues()
-        self.unknown, self._seeded = True, False
+        self._prior, self._prior_size = self._default, 0.0
+        self._total = self._sizes = self._loads = self._weight = self._at = 0.0
+        self._long_run, self._sketch, self._run = Fit(LONG_RUN_TAU), Sketch(), Run()
+        self.curve: Curve | None = None  # of the waits, for a prompt of the mean size
+        self.late = 0.0  # seconds after which one that waits is unusual; where nobody knows, at once
+        self.load = 0.0  # the mean of the loads under which its evidence was seen
+        self._fresh = False
+        self.unknown, self.seen_at, self._slower = True, -inf, False
+
+    # What is to be expected.
 
     def mean(self, now: float) -> float:
-        return self._recent.read(now)
+        decay = exp((self._at - now) / TAU)
+        return (PRIOR_WEIGHT * self._prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
 
-    def observe(self, seconds: float, now: float) -> None:
+    def mean_size(self, now: float) -> float:
+        decay = exp((self._at - now) / TAU)
+        return (PRIOR_WEIGHT * self._prior_size + self._sizes * decay) / (PRIOR_WEIGHT + self._weight * decay)
+
+    def shift(self, size: float, now: float) -> float:
+        """How much longer than the mean a prompt of this size takes."""
+        slope = self._long_run.slope
+        return slope * (size - self.mean_size(now)) if slope else 0.0
+
+    def expected(self, size: float, now: float, lateness: float = 0.0, age: float = 0.0) -> float:
+        """What a call with such a prompt waits; `lateness` is that of those that wait now, the oldest for `age`."""
+        decay = exp((self._at - now) / TAU)  # `mean`, spelt out: this is asked of every endpoint for every call
+        mean = (PRIOR_WEIGHT * self._prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
+        if self._long_run.slope:
+            mean = max(SHORTEST, mean + self.shift(size, now))
+        run = self._run
+        if not lateness and not (run.excess and run.long):
+            return mean
+        return mean + run.trouble(now, lateness) * (max(TROUBLED * mean, age) - mean)
+
+    @property
+    def slope(self) -> float:
+        """Seconds a token of the prompt; 0 where it does not show."""
+        return self._long_run.slope
+
+    def settled(self, now: float) -> bool:
+        """Nothing speaks for trouble, and if it has become slower, it was seen since how slow."""
+        return self._run.trouble(now) < DOUBT and (not self._slower or self._weight >= SETTLED)
+
+    @property
+    def weight(self) -> float:
+        """How many fresh observations its evidence weighed at the last one."""
+        return self._weight
+
+    def weighs(self, now: float) -> float:
+        """How many fresh observations all evidence weighs now: how sure the mean is."""
+        return self._weight * exp((self._at - now) / TAU)
+
+    def quantile(self, q: float) -> float | None:
+        """The wait that a share q of them does not exceed; None while there are too few."""
+        return None if self.curve is None else self.curve.quantile(q)
+
+    # What has happened.
+
+    def observe(self, seconds: float, now: float, size: float = 0.0, load: float = 0.0) -> None:
         """A wait that ended with a token.
 
         The first one is all that is known: beside the default prior a quick newcomer would look slower than it is, and
         be passed over for one that is known better.
         """
-        if self._seeded:
-            self._long_run.add(seconds, now)
-            self._recent.add(seconds, now)
+        usual = max(SHORTEST, seconds - self.shift(size, now))
+        where = bucket(usual)
+        if self._long_run.weight == 0.0:
+            self._total = self._sizes = self._loads = self._weight = 0.0
+            self._at = now
+            self._prior, self._prior_size = seconds, size
+        self._long_run.add(size, seconds, now)
+        self._sketch.ended(where, now)
+        if self.curve is not None and self._run.add(self.curve.tail(where), seconds, size, load, now):
+            self._start_again(now)
         else:
-            self._seeded = True
-            self._long_run.jump(seconds, now)
-            self._recent.jump(seconds, now)
-        self._note(seconds, now)
+            self._add(seconds, size, load, now)
+        self._learned(now)
 
     def penalise(self, seconds: float, now: float) -> None:
-        """A wait that ended with a failure, and counts for so long: soon, but not in the long run."""
-        self._recent.add(seconds, now)
-        self._note(seconds, now)
-
-    def observe_at_least(self, seconds: float, now: float) -> None:
-        """A wait that was broken off after `seconds`: evidence only where it had outlasted the estimate already.
-
-        Left out, the slowest endpoint looks fastest: only its quick answers would be counted. And it is a bound, not a
-        sample to average: at once the mean is no less (the "peak" of Finagle's peak EWMA, for these waits only).
-        """
-        if seconds > self.mean(now):
-            self._long_run.add(seconds, now)
-            self._recent.jump(seconds, now)
-            self._note(seconds, now)
-
-    def _note(self, seconds: float, now: float) -> None:
-        self._recent.aim(self._long_run.read(now))
-        self._values.add(seconds)
+        """A wait that ended with a failure, and counts for so long at least: soon, but not in the long run."""
+        self._add(max(seconds, self.mean(now)), self.mean_size(now), self.load, now)
         self.unknown = False
 
-    def quantile(self, q: float) -> float | None:
-        """The smallest recent value that at least a share q of them does not exceed; None while there are too few."""
-        ordered = self._values.ordered
-        count = len(ordered)
-        return ordered[max(0, ceil(q * count) - 1)] if count >= TRUSTED else None
+    def observe_at_least(self, seconds: float, now: float, size: float = 0.0, load: float = 0.0) -> None:
+        """A wait that was broken off after `seconds`: evidence where it had outlasted what is usual.
+
+        Left out, the slowest endpoint looks fastest: only its quick answers would be counted.
+        """
+        where = bucket(max(SHORTEST, seconds - self.shift(size, now)))
+        if seconds > self.expected(size, now):
+            if self.curve is None:
+                self._stand_at(seconds, size, load, now)
+            elif self._run.add(self.curve.tail(where), seconds, size, load, now):
+                self._start_again(now)
+            else:
+                self._add(seconds, size, load, now)
+            self.unknown = False
+        if not self.unknown:
+            self._sketch.cut(where, now)
+            self._learned(now)
+
+    def draw(self) -> bool:
+        """Draw the curve anew, where there is fresh evidence; True where there is a curve."""
+        if self._fresh:
+            self._draw()
+        return self.curve is not None
+
+    def _draw(self) -> None:
+        self.curve, self._fresh = self._sketch.curve(), False
+        self.late = 0.0 if self.curve is None else self.curve.quantile(UNUSUAL)
+
+    def lateness(self, seconds: float, size: float, now: float) -> float:
+        """What one that has waited for so long, and waits, says of trouble here: a log-likelihood."""
+        return 0.0 if self.curve is None else max(0.0, surprise(self.curve.survival(seconds - self.shift(size, now))))
+
+    def _add(self, seconds: float, size: float, load: float, now: float) -> None:
+        decay = exp((self._at - now) / TAU)
+        if self._weight * decay > MOST - 1.0:
+            decay = (MOST - 1.0) / self._weight
+        self._total = self._total * decay + seconds
+        self._sizes = self._sizes * decay + size
+        self._loads = self._loads * decay + load
+        self._weight = self._weight * decay + 1.0
+        self.load = self._loads / self._weight
+        self._at = now
+
+    def _stand_at(self, seconds: float, size: float, load: float, now: float) -> None:
+        """With the weight of one observation, and drift from there: it is a bound, where little is known besides."""
+        self._total = seconds + PRIOR_WEIGHT * (seconds - self._prior)
+        self._sizes = size + PRIOR_WEIGHT * (size - self._prior_size)
+        self._loads, self._weight, self.load, self._at = load, 1.0, load, now
+
+    def _start_again(self, now: float) -> None:
+        """From the run, which is all that is known of how things are now."""
+        run = self._run
+        total = max(run.total, run.count * self.mean(now)) if run.long else run.total
+        self._total, self._sizes, self._loads = total, run.sizes, run.loads
+        self._weight, self._at, self.load = float(run.count), now, run.loads / run.count
+        self._sketch.fade(KEPT)
+        self._slower = run.long
+        self._run = Run()
+        self._draw()
+
+    def _learned(self, now: float) -> None:
+        long_run = self._long_run
+        if long_run.weight:
+            prior, size = long_run.mean_y, long_run.mean_x
+            self._total += PRIOR_WEIGHT * (self._prior - prior)  # the mean stays, and drifts elsewhere
+            self._sizes += PRIOR_WEIGHT * (self._prior_size - size)
+            self._prior, self._prior_size = prior, size
+        self.unknown, self.seen_at, self._fresh = False, now, True

@@ -43,6 +43,7 @@ class Race:
         "_policies",
         "_rival_at",
         "_route",
+        "_size",
         "_wait",
         "attempts",
         "began",
@@ -53,12 +54,22 @@ class Race:
     )
 
     def __init__(
-        self, route: Route, wait: Wait, now: float, rng: Random, limit: float = inf, asked_before: int = 0
+        self,
+        route: Route,
+        wait: Wait,
+        now: float,
+        rng: Random,
+        limit: float = inf,
+        asked_before: int = 0,
+        size: float = 0.0,
     ) -> None:
-        """Its client waits for `limit` seconds. One that has asked before has had attempts of ours: it gets fewer."""
+        """Its client waits for `limit` seconds. One that has asked before has had attempts of ours: it gets fewer.
+
+        `size` is that of its prompt, in tokens.
+        """
         self._route, self._policies = route, route.policies
-        self._field = Field(route, wait, now, rng)
-        self._wait, self.began = wait, now
+        self._field = Field(route, wait, now, rng, size)
+        self._wait, self._size, self.began = wait, size, now
         self.deadline = now + (route.deadline if limit > route.deadline else limit)
         self.attempts, self._most = 0, max(FEWEST, MAX_ATTEMPTS >> asked_before) if asked_before else MAX_ATTEMPTS
         self.live: list[Attempt] = []  # oldest first
@@ -210,11 +221,16 @@ class Race:
     def _rival(self, now: float) -> Attempt | None:
         """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
         late = self.live[0]
-        endpoint = self._field.untried(self.live, now) if self.attempts < self._most else None
+        endpoint = self._whom_beside(late, now) if self.attempts < self._most else None
         if endpoint is None or not (late.trial or self._pay_rival_of(late, endpoint, now)):
             self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
+
+    def _whom_beside(self, late: Attempt, now: float) -> Endpoint | None:
+        if self._policies[late.endpoint].hedge == "auto" and not late.trial:
+            return self._field.rival(late, self.live, now)
+        return self._field.untried(self.live, now)
 
     def _pay_rival_of(self, late: Attempt, rival: Endpoint, now: float) -> bool:
         """One that is so late that it could be given up counts as a failure, and so does one whose endpoint's breaker
@@ -243,7 +259,7 @@ class Race:
         return now + RECHECK if more else inf
 
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
-        attempt = endpoint.begin(now, self._wait, role)
+        attempt = endpoint.begin(now, self._wait, role, self._size)
         self._field.begun(endpoint)
         self.wanted = ()
         self.attempts += 1
@@ -275,7 +291,7 @@ class Race:
         elif attempt.trial:
             late = max(MIN_HEDGE, attempt.endpoint.usual(self._wait))  # our experiment, so a rival comes soon, and free
         else:
-            late = attempt.endpoint.hedge_after(self._wait, policy.hedge_budget, now)
+            late = self._route.plan.delay(attempt.endpoint, self._wait, self._size, now)
         return late if self._wait == "first_token" else min(late, policy.abandon)
 
     def _expires(self, attempt: Attempt) -> float:

@@ -17,6 +17,7 @@ from router.config import Config, EndpointConfig, Policy
 from router.core.budget import Budget, Load
 from router.core.endpoint import Endpoint, Slots
 from router.core.line import Queue
+from router.core.plan import Plan
 
 HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for
 RETRIES_TO = 0.9  # and no retry
@@ -40,6 +41,10 @@ class Route:
     affinity: str  # what holds a conversation together: prefix, header: and a name, or off
     affinity_margin: float
     queue: Queue
+    plan: Plan
+
+    def replan(self, now: float) -> None:
+        self.plan.renew(self.tiers, self.hedges, now)
 
     @property
     def endpoints(self) -> Iterable[Endpoint]:
@@ -129,4 +134,5 @@ def _route(
         anyone.affinity,
         anyone.affinity_margin,
         queue,
+        Plan(),
     )

@@ -77,7 +77,7 @@ class Admin:
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
         told = self._table().endpoints[endpoint]
-        load = endpoint.load(now)
+        load = endpoint.server_load(now)
         breaker, latency, pool = endpoint.breaker, endpoint.latency("first_token"), self._pools()[told.name]
         return {
             "name": endpoint.name,

@@ -162,7 +162,7 @@ class Metrics(Collector):
     def _of_servers(self) -> Iterator[Metric]:
         """What they say of themselves; nothing where that is unknown."""
         now = self._now()
-        said = [((e.name, e.model), load) for e in self._table().endpoints if (load := e.load(now)) is not None]
+        said = [((e.name, e.model), load) for e in self._table().endpoints if (load := e.server_load(now)) is not None]
         requests = [
             ((*named, state), value)
             for named, load in said

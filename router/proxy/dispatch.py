@@ -72,7 +72,7 @@ class Dispatch:
     ) -> None:
         self._call, self._route, self._serving, self._client = call, route, serving, client
         self._record, self._shell, self._ended = record, shell, ended
-        self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries)
+        self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries, call.size)
         if call.conversation:
             self._race.stick(Sticky(call.conversation, route.affinity_margin))
         self._exchanges: dict[Exchange, Attempt] = {}
@@ -142,7 +142,7 @@ class Dispatch:
         except Diverged:
             self._fail(StreamBroken("It can't be rescued."))
             return
-        before, self._race = self._race, Race(route, call.wait, now, shell.rng, call.patience, call.retries)
+        before, self._race = self._race, Race(route, call.wait, now, shell.rng, call.patience, call.retries, call.size)
         self._race.rescue(before, now)
         self.advance()
 

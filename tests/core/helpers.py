@@ -24,6 +24,13 @@ class Steady(Random):
         return 0.5
 
 
+class Exploring(Random):
+    """Chance that always explores."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 @dataclass(frozen=True)
 class Rules:
     """A policy under which nothing happens by itself, but for what a test asks for."""
@@ -54,6 +61,7 @@ def endpoint(
 def learn(of: Endpoint, *seconds: float, now: float = T, wait: Wait = "first_token") -> None:
     for value in seconds:
         of.latency(wait).observe(value, now)
+    of.latency(wait).draw()
 
 
 def trip(of: Endpoint, now: float = T) -> None:

@@ -13,7 +13,7 @@ from router.core.balance import EXPLORE, NEAR, least_bad, pick
 from router.core.endpoint import Endpoint
 from router.core.load import ServerLoad
 from router.core.verdict import Verdict
-from tests.core.helpers import Steady, T, busy, endpoint, full, properties, trip
+from tests.core.helpers import Exploring, Steady, T, busy, endpoint, full, learn, properties, trip
 
 PICKS = 20_000
 
@@ -79,7 +79,7 @@ def test_of_two_clearly_different_ones_the_cheaper_gets_all_but_the_exploration(
     assert share["slow"] == pytest.approx(EXPLORE / 2, abs=0.002)
 
 
-def test_exploration_goes_to_any_available_one_alike() -> None:
+def test_exploration_goes_to_available_ones_that_were_measured_at_the_same_time_alike() -> None:
     out = endpoint("out", 5.0)
     trip(out)
     share = shares([endpoint("quick", 0.2), *(endpoint(f"slow {n}", 2.0 + n) for n in range(4)), out])
@@ -88,9 +88,29 @@ def test_exploration_goes_to_any_available_one_alike() -> None:
 
 
 def test_near_ties_are_drawn_from_at_random() -> None:
-    share = shares([endpoint("a", 1.0), endpoint("b", 1.05), endpoint("c", 1.09), endpoint("d", 1.2)])
+    share = shares([endpoint("a", 1.0), endpoint("b", 1.02), endpoint("c", 1.04), endpoint("d", 1.2)])
     assert [share[name] for name in "abc"] == pytest.approx([1 / 3] * 3, abs=0.02)
     assert share["d"] < EXPLORE
+
+
+def test_of_near_ties_the_one_with_the_least_of_ours_is_asked_by_its_weight() -> None:
+    small, large = endpoint("small"), endpoint("large", weight=4.0)
+    for each in (small, large):
+        each.begin(T).first_token(T + 1.0)  # they stream, which hardly makes anybody wait
+    assert pick([small, large], "first_token", T + 1.0, Steady()) is large
+    large.begin(T).first_token(T + 1.0)
+    large.begin(T).first_token(T + 1.0)
+    assert pick([small, large], "first_token", T + 1.0, Steady()) is large
+    for _ in range(2):
+        large.begin(T).first_token(T + 1.0)
+    assert pick([small, large], "first_token", T + 1.0, Steady()) is small
+
+
+def test_exploration_goes_to_the_one_that_was_measured_longest_ago() -> None:
+    old, older, newest = endpoint("old"), endpoint("older"), endpoint("newest")
+    for each, when in ((older, T + 1.0), (old, T + 2.0), (newest, T + 3.0)):
+        learn(each, 1.0, now=when)
+    assert pick([newest, old, older], "first_token", T + 4.0, Exploring()) is older
 
 
 def test_load_moves_calls_to_an_equal_one() -> None:
@@ -103,9 +123,9 @@ def test_a_newcomer_gets_one_trial_at_once_and_no_second_before_the_first_has_en
     newcomer, known = endpoint("newcomer", None), endpoint("known", 0.01)  # far cheaper than a newcomer's prior
     assert shares([newcomer, known])["newcomer"] == pytest.approx(0.5, abs=0.02)
     trial = newcomer.begin(T)
-    assert shares([newcomer, known])["newcomer"] < EXPLORE
+    assert "newcomer" not in shares([newcomer, known])
     trial.first_token(T + 0.02)
-    assert shares([newcomer, known])["newcomer"] < EXPLORE  # from now on by its cost
+    assert shares([newcomer, known]).get("newcomer", 0.0) < EXPLORE  # from now on by its cost
 
 
 def test_newcomers_alone_get_one_call_each_before_any_gets_a_second() -> None:

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from router.core.breaker import FIRST_WAIT, MIN_RAMP, State
 from router.core.endpoint import (
     BUSY_WAIT,
-    LATE,
     LATELY,
     MAX_BUSY_WAIT,
-    MIN_HEDGE,
     OURS_WAIT,
     PENALTY,
     Attempt,
@@ -448,22 +446,63 @@ def test_the_cost_rises_with_every_one_that_waits_and_less_with_one_that_streams
         attempts.append(subject.begin(T))
         costs.append(subject.cost("first_token", T))
     assert costs == pytest.approx([1.0, 1.125, 1.25, 1.375])  # an eighth each
-    for attempt in attempts:
+    for attempt in attempts[:2]:
         attempt.first_token(T + 1.0)
-    assert subject.cost("first_token", T + 1.0) == pytest.approx(1.0 + 3 * 0.1 / 8)
+    waiting, measured = 0.9 + 3 * 0.1, (0.9 + 0.1) / 102  # of a hundred that found nobody there, and two
+    assert subject.cost("first_token", T + 1.0) == pytest.approx((8 + waiting) / (8 + measured), rel=0.01)
 
 
-def test_a_late_attempt_makes_its_endpoint_cost_its_age_now_and_not_after_a_timeout() -> None:
+def test_as_many_as_were_there_when_it_was_measured_cost_nothing_more() -> None:
+    subject = endpoint(seconds=None)
+    for _ in range(50):
+        beside = [subject.begin(T) for _ in range(3)]
+        measured = subject.begin(T)
+        measured.first_token(T + 1.0)
+        for attempt in [measured, *beside]:
+            attempt.end(Verdict.REFUSED, T + 1.0)
+    alone = subject.cost("first_token", T + 1.0)
+    subject.begin(T + 1.0), subject.begin(T + 1.0)
+    assert subject.cost("first_token", T + 1.0) == alone
+
+
+def test_a_late_attempt_makes_its_endpoint_cost_more_now_and_not_after_a_timeout() -> None:
     subject = endpoint(seconds=1.0)
     subject.begin(T)
     assert subject.cost("first_token", T + 1.0) == pytest.approx(1.125)
+    late = [subject.cost("first_token", T + seconds) for seconds in (3.0, 6.0, 12.0)]
+    assert 1.5 < late[0] < late[1] < late[2]  # nobody ever waited for so long here
+    subject.begin(T + 0.5)
+    assert subject.cost("first_token", T + 12.0) > 10.0  # two of them are no chance
+
+
+def test_a_late_attempt_at_one_that_is_hardly_known_makes_it_cost_its_age() -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, 1.0, 1.0)
+    subject.begin(T)
     assert subject.cost("first_token", T + 5.0) == pytest.approx(5.0 * 1.125)
     subject.begin(T + 5.0)
     assert subject.cost("first_token", T + 5.0) == pytest.approx(5.0 * 1.25)  # the oldest one's
 
 
-def test_a_late_attempt_counts_beside_an_older_one_that_waits_for_something_else() -> None:
+def test_a_stall_as_it_is_usual_there_says_little_of_the_endpoint() -> None:
+    stalling = endpoint(seconds=None)
+    learn(stalling, *([1.0] * 19 + [10.0]) * 10)
+    before = stalling.cost("first_token", T)
+    stalling.begin(T)
+    assert stalling.cost("first_token", T + 5.0) < 1.5 * before
+
+
+def test_who_was_overtaken_by_a_later_one_says_nothing_of_now() -> None:
     subject = endpoint(seconds=1.0)
+    subject.begin(T), subject.begin(T + 0.1)
+    assert subject.cost("first_token", T + 8.0) > 5.0
+    subject.begin(T + 7.0).first_token(T + 8.0)
+    assert subject.cost("first_token", T + 8.0) < 1.5
+
+
+def test_a_late_attempt_counts_beside_an_older_one_that_waits_for_something_else() -> None:
+    subject = endpoint(seconds=None)
+    learn(subject, 1.0)
     subject.begin(T, "answer")
     subject.begin(T + 1.0, "first_token")
     assert subject.cost("first_token", T + 11.0) == pytest.approx(10.0 * 1.25)
@@ -502,47 +541,6 @@ def test_a_newcomer_whose_trial_said_nothing_is_untried_again() -> None:
     subject = endpoint(seconds=None)
     subject.begin(T).end(Verdict.REFUSED, T)
     assert subject.untried("first_token")
-
-
-# When it is late.
-
-
-def test_a_newcomer_is_late_at_twice_its_prior() -> None:
-    assert endpoint(seconds=None).hedge_after("first_token", 0.1, T) == LATE * 1.0
-
-
-def test_it_is_late_at_the_quantile_that_meets_the_budget() -> None:
-    subject = endpoint(seconds=None)
-    learn(subject, *([1.0] * 80), *range(3, 23))  # one in five takes from 3 s to 22 s
-    assert subject.hedge_after("first_token", 0.2, T) == LATE * 1.0
-    assert subject.hedge_after("first_token", 0.1, T) == 12.0
-    assert subject.hedge_after("first_token", 0.0, T) == 22.0
-
-
-@properties
-@given(seen=st.lists(st.floats(0.01, 60.0), min_size=10, max_size=200), budget=st.floats(0.0, 1.0))
-def test_no_larger_share_of_its_waits_is_late_than_the_budget_pays_for(seen: list[float], budget: float) -> None:
-    subject = endpoint(seconds=None)
-    learn(subject, *seen)
-    after = subject.hedge_after("first_token", budget, T)
-    assert sum(value > after for value in seen) <= budget * len(seen) + 1e-9
-
-
-def test_nothing_is_late_before_two_medians() -> None:
-    subject = endpoint(seconds=None)
-    learn(subject, *[1.0] * 10, *[1.1] * 10)
-    assert subject.hedge_after("first_token", 0.1, T) == LATE * 1.0
-
-
-def test_nothing_is_late_within_a_schedulers_hiccup() -> None:
-    assert endpoint(seconds=0.001).hedge_after("first_token", 0.1, T) == MIN_HEDGE
-
-
-@pytest.mark.parametrize("budget", [1.0, 10.0])
-def test_a_budget_for_every_call_makes_late_what_is_late_by_the_median(budget: float) -> None:
-    subject = endpoint(seconds=None)
-    learn(subject, *[1.0] * 50, *[9.0] * 10)
-    assert subject.hedge_after("first_token", budget, T) == LATE * 1.0
 
 
 def test_an_endpoint_and_its_attempt_can_be_read_in_a_log() -> None:
@@ -598,7 +596,7 @@ def test_a_trial_that_is_late_and_loses_has_failed_and_one_that_was_not_may_be_t
 def test_it_is_late_while_somebody_waits_much_longer_than_it_takes_as_a_rule() -> None:
     subject = endpoint(seconds=0.2)
     attempt = subject.begin(T)
-    assert not subject.late(T + 0.8)
-    assert subject.late(T + 0.9)
+    assert not subject.late(T + 0.35)
+    assert subject.late(T + 0.5)
     attempt.end(Verdict.ABANDONED, T + 0.9)
     assert not subject.late(T + 0.9)

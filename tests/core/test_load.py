@@ -33,10 +33,10 @@ def test_one_with_a_queue_or_a_full_cache_is_hot(load: ServerLoad, hot: bool) ->
 
 def test_what_it_said_is_unknown_before_and_after_its_time() -> None:
     a = endpoint()
-    assert (a.load(T), a.hot(T)) == (None, False)
+    assert (a.server_load(T), a.hot(T)) == (None, False)
     a.says(ServerLoad(2.0, 1.0, 0.1), T, T + 5.0)
-    assert (a.load(T + 4.9), a.hot(T + 4.9)) == (ServerLoad(2.0, 1.0, 0.1), True)
-    assert (a.load(T + 5.0), a.hot(T + 5.0)) == (None, False)
+    assert (a.server_load(T + 4.9), a.hot(T + 4.9)) == (ServerLoad(2.0, 1.0, 0.1), True)
+    assert (a.server_load(T + 5.0), a.hot(T + 5.0)) == (None, False)
 
 
 def test_its_last_word_counts() -> None:

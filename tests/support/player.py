@@ -16,6 +16,7 @@ from router.core.record import CallRecord
 from router.core.table import Route, Table, rebuild
 from router.ops.changes import Changes
 from router.ops.metrics import Metrics
+from router.ops.planner import EVERY
 from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
 from router.proxy.client import Headers, Request
@@ -70,6 +71,7 @@ class Player:
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
+        self._planned = -inf
         self._arrived: dict[str, ScriptedClient] = {}
         shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
         admission = Admission((), max_calls)
@@ -135,9 +137,18 @@ class Player:
         self.assert_nothing_is_left()
 
     def _arrive(self, client: ScriptedClient, path: str, headers: Headers, body: bytes, took: float) -> None:
+        self._plan()
         client.arrived = self.scheduler.now() - took
         self._arriving = client
         self.handler.handle(Request(path.encode(), headers, body, client.arrived), client)
+
+    def _plan(self) -> None:
+        """As the planner does, but not while nothing happens."""
+        now = self.scheduler.now()
+        if now >= self._planned + EVERY:
+            self._planned = now
+            for route in self.table.routes.values():
+                route.replan(now)
 
     def _new_id(self) -> str:
         request_id = f"req-{next(self._numbers)}"

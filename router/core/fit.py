@@ -1,0 +1,54 @@
+"""A line through decaying evidence: how much longer a wait is for each token of the prompt.
+
+Least squares over observations that weigh e^-(age / tau). The slope counts only where the evidence bears it out: hosted
+models hardly care how long a prompt is and vary by half a second for other reasons, while a local one computes every
+token of it.
+"""
+
+from __future__ import annotations
+
+from math import exp
+
+ENOUGH = 30.0  # fresh observations
+SURE = 3.0  # standard errors that a slope must be away from nothing
+
+
+class Fit:
+    """Sums of y over x; `weight` fresh observations at the last one."""
+
+    __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "slope", "weight")
+
+    def __init__(self, tau: float) -> None:
+        self._tau, self._at = tau, 0.0
+        self.weight = self._x = self._y = self._xx = self._xy = self._yy = 0.0
+        self.slope = 0.0  # of y over x; never below 0, and 0 until it is significant
+
+    def add(self, x: float, y: float, now: float) -> None:
+        decay = exp((self._at - now) / self._tau)
+        self._at = now
+        self.weight = self.weight * decay + 1.0
+        self._x = self._x * decay + x
+        self._y = self._y * decay + y
+        self._xx = self._xx * decay + x * x
+        self._xy = self._xy * decay + x * y
+        self._yy = self._yy * decay + y * y
+        self.slope = self._significant() if self.weight >= ENOUGH else 0.0
+
+    @property
+    def mean_x(self) -> float:
+        return self._x / self.weight
+
+    @property
+    def mean_y(self) -> float:
+        return self._y / self.weight
+
+    def _significant(self) -> float:
+        weight = self.weight
+        xx = self._xx - self._x * self._x / weight
+        xy = self._xy - self._x * self._y / weight
+        if xy <= 0.0 or xx <= 1e-9 * self._xx:
+            return 0.0
+        slope = xy / xx
+        yy = self._yy - self._y * self._y / weight
+        variance = max(0.0, yy - slope * xy) / ((weight - 2.0) * xx)
+        return slope if slope * slope > SURE * SURE * variance else 0.0

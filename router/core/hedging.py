@@ -1,0 +1,54 @@
+"""When a late first token deserves a rival: the delay after which one is worth its price.
+
+A rival that is asked after d seconds makes the wait min(X, d + Y), and is asked where X lasts for longer than d. So d
+is chosen to make least of
+
+    E[min(X, d + Y)] + price * P(X > d)
+
+over the quantiles of X and beyond, and "never" among them. Where waits vary little nothing is gained by any d, and
+"never" is the answer; where some calls stall it lies just past those that don't, however few or many stall. (One rival
+is enough, and its best delay follows from the two distributions: Kaler, He, Elnikety, SPAA 2017. A fixed quantile of X
+stops helping as soon as the stalls are as frequent as that.)
+
+The price is in seconds of waiting for one extra attempt: as much as the rival takes, because extra attempts cost money
+and take others' room, and ever more as the budget is spent, so that what there is goes where most is gained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from router.core.sketch import Curve
+
+QUANTILES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
+BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0)  # times the 99.8 % quantile
+PARTS = 12  # of equal share, that a rival's waits are taken as
+WORTH = 1.0  # expected waits of the rival: the price where the budget is unspent
+SCARCE = 1.0  # and what is added where it is half spent is half of this
+
+
+def price(pressure: float) -> float:
+    """What an extra attempt costs, in expected waits of the rival; `pressure` is the share of the budget spent."""
+    return WORTH + SCARCE * pressure * pressure / (1.0 - pressure) if pressure < 1.0 else inf
+
+
+def parts(curve: Curve) -> Sequence[float]:
+    """A distribution as PARTS waits of equal share."""
+    return [curve.quantile((i + 0.5) / PARTS) for i in range(PARTS)]
+
+
+def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 0.0) -> float:
+    """Seconds after which to ask a rival whose waits are `rival`; inf where it is not worth its price.
+
+    Not before a share `earliest` of the waits is over.
+    """
+    if price == inf:
+        return inf
+    best, least = inf, curve.mean
+    last = curve.quantile(QUANTILES[-1])
+    for d in (*(curve.quantile(q) for q in QUANTILES if q >= earliest), *(last * times for times in BEYOND)):
+        cost = sum(curve.mean_up_to(d + y) for y in rival) / len(rival) + price * curve.survival(d)
+        if cost < least * (1.0 - 1e-9):
+            best, least = d, cost
+    return best

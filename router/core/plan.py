@@ -1,0 +1,88 @@
+"""When each endpoint of a model is late enough for a rival: reckoned beside the calls, and only read by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from math import inf
+
+from router.core.balance import MUCH_QUICKER
+from router.core.budget import Budget
+from router.core.endpoint import MIN_HEDGE, Endpoint, Wait
+from router.core.hedging import delay, parts, price
+
+LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
+LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
+MOST = 100  # delays at a time, of 0.1 ms each; where there are more endpoints, each has its turn
+WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
+
+Tiers = Sequence[Sequence[Endpoint]]
+
+
+class Plan:
+    """`delay` is what `renew` found last; `price` is that of an extra attempt, in expected waits of the rival."""
+
+    __slots__ = ("_delays", "_turn", "price")
+
+    def __init__(self) -> None:
+        self._delays: dict[tuple[Endpoint, Wait], float] = {}
+        self._turn = 0
+        self.price = price(0.0)
+
+    def delay(self, endpoint: Endpoint, wait: Wait, size: float, now: float) -> float:
+        """Seconds after which one more wait there, for a prompt of a size, deserves a rival; inf is never."""
+        latency = endpoint.latency(wait)
+        late = self._delays.get((endpoint, wait))
+        if late is None:
+            return max(MIN_HEDGE, LATE * latency.expected(size, now))
+        return max(MIN_HEDGE, late + latency.shift(size, now))
+
+    def renew(self, tiers: Tiers, budget: Budget, now: float) -> None:
+        """Reckon the delays anew, from what is known now."""
+        self.price = price(budget.pressure(now))
+        for wait in WAITS:
+            self._renew(tiers, wait, now)
+
+    def _renew(self, tiers: Tiers, wait: Wait, now: float) -> None:
+        known = [endpoint for tier in tiers for endpoint in tier if endpoint.latency(wait).draw()]
+        if not known:
+            return
+        begin = self._turn % len(known)
+        self._turn = begin + MOST
+        best = _Best(tiers, wait, now)
+        for endpoint in islice(known[begin:] + known[:begin], MOST):
+            self._delays[endpoint, wait] = self._reckon(endpoint, best)
+
+    def _reckon(self, endpoint: Endpoint, best: _Best) -> float:
+        curve = endpoint.latency(best.wait).curve
+        rival = best.rival(endpoint)
+        if curve is None or rival is None:
+            return inf
+        earliest = 0.0 if best.tier[endpoint] == best.tier[rival] else LATE_SHARE
+        return delay(curve, best.waits(rival), self.price * rival.latency(best.wait).mean(best.now), earliest)
+
+
+class _Best:
+    """Who would be asked beside whom, for all endpoints of a model at once."""
+
+    def __init__(self, tiers: Tiers, wait: Wait, now: float) -> None:
+        self.wait, self.now = wait, now
+        self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
+        costs = ([(e.cost(wait, now), e) for e in tier if e.available(now) and not e.stand_in] for tier in tiers)
+        self._two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
+        self._waits: dict[Endpoint, Sequence[float]] = {}
+
+    def rival(self, of: Endpoint) -> Endpoint | None:
+        """The cheapest other, of a less welcome tier only where it is much quicker."""
+        least, rival = inf, None
+        for two in self._two:
+            cost, endpoint = next((pair for pair in two if pair[1] is not of), (inf, None))
+            if cost < MUCH_QUICKER * least:
+                least, rival = cost, endpoint
+        return rival
+
+    def waits(self, rival: Endpoint) -> Sequence[float]:
+        if rival not in self._waits:
+            latency = rival.latency(self.wait)
+            self._waits[rival] = [latency.mean(self.now)] if latency.curve is None else parts(latency.curve)
+        return self._waits[rival]

@@ -1,0 +1,56 @@
+"""A run of waits that are all unusually long, or all unusually short, and whether it is chance.
+
+Each wait of the run adds the log-likelihood that one so unusual comes by chance, less than what any wait adds (Page's
+CUSUM: Continuous inspection schemes, 1954). One on the other side of the median ends the run. A run beyond ALARM is no
+chance: what was seen before it is no longer evidence. And while a run of long waits builds up it says how likely it is
+by now that the endpoint is in trouble: one wait beyond all that was ever seen says much, one in a stall that is usual
+there says little.
+"""
+
+from __future__ import annotations
+
+from math import exp, log
+
+USUAL = 2.0  # that a wait adds by chance, in log-likelihood; the mean is 1
+ALARM = 6.0  # with USUAL, by chance once in some 4,000 waits
+MOST = 5.0  # that one wait says: no distribution is known to better than one in 150
+FADES = 30.0  # seconds: whether there is trouble still, nobody knows after a while
+ODDS = 0.03  # that an endpoint that has served a moment ago is in trouble now
+
+
+def surprise(tail: float) -> float:
+    """Beyond chance, in log-likelihood, of a wait so unusual that a share `tail` is more so."""
+    return min(MOST, -log(max(1e-3, 2.0 * tail))) - USUAL
+
+
+class Run:
+    """`add` waits; `excess` is what the run has beyond chance, and `long` whether its waits are."""
+
+    __slots__ = ("_at", "count", "excess", "loads", "long", "sizes", "total")
+
+    def __init__(self) -> None:
+        self._begin(False)
+
+    def _begin(self, long: bool) -> None:
+        self.long, self.excess, self._at = long, 0.0, 0.0
+        self.count, self.total, self.sizes, self.loads = 0, 0.0, 0.0, 0.0
+
+    def add(self, tail: float, seconds: float, size: float, load: float, now: float) -> bool:
+        """A wait, and the share of those before that were longer; True where the run is no chance any more."""
+        long = tail < 0.5
+        if long is not self.long:
+            self._begin(long)
+        self.excess = max(0.0, self.excess + surprise(tail if long else 1.0 - tail))
+        self._at = now
+        self.count += 1
+        self.total += seconds
+        self.sizes += size
+        self.loads += load
+        return self.excess > ALARM
+
+    def trouble(self, now: float, lateness: float = 0.0) -> float:
+        """How likely it is by now that the endpoint is in trouble; `lateness` is the surprise of those that wait."""
+        excess = self.excess * exp((self._at - now) / FADES) if self.long else 0.0
+        if excess + lateness <= 0.0:
+            return 0.0
+        return ODDS / (ODDS + exp(-excess - lateness))
