@@ -69,7 +69,7 @@ NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.field", "router.c
 ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
-    "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.endpoint"},
+    "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.http"},
     "httpx": {
         "router.app",
         "router.ops.asking",

@@ -1,98 +1,114 @@
-"""What the fake endpoints write: streams in few writes, whole answers, refusals as OpenAI and Zhipu word them."""
+"""One attempt at a fake endpoint on its way to its end: what its ticket says, written in time.
+
+refused ──> the refusal, after its delay          in line, silent ──> nothing, until that changes or the client leaves
+due ──────> the first token, the others, the end; or a break after some of them
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-WRITES = 4  # at most, of a stream after its first token: what a token costs a router, scripts/bench shows
-HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
-LAST = b"0\r\n\r\n"
-WORD = " word"
-# By status: type and code of OpenAI's errors.
-OPENAI = {429: ("rate_limit_error", "rate_limit_exceeded"), 503: ("server_error", "overloaded")}
+from loadtest.latency.clock import Clock
+from loadtest.latency.http import Http
+from loadtest.latency.servers import Ticket
+from loadtest.latency.voice import HEAD, Voice, parts_of, refused
 
 
-def parts_of(tokens: int) -> list[int]:
-    """How many tokens each write carries: the first alone, the others about evenly."""
-    rest = max(0, tokens - 1)
-    writes = min(WRITES, rest)
-    return [1, *((rest * (n + 1)) // writes - (rest * n) // writes for n in range(writes))]
+@dataclass(slots=True)
+class Entry:
+    """One attempt in the log; seconds of the scenario, `first_token` counted from `at`."""
 
-
-def as_json(status: int, content: object, *headers: str) -> bytes:
-    body = json.dumps(content).encode()
-    lines = [f"HTTP/1.1 {status} {status}", "content-type: application/json", f"content-length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """How one answer of an endpoint is worded; its first token is the endpoint's name."""
-
+    k: int | None  # None: none of the run's calls
     endpoint: str
-    model: str
-    prompt_tokens: int
-    tokens: int
-    with_usage: bool
-
-    @property
-    def usage(self) -> dict[str, int]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.tokens,
-            "total_tokens": self.prompt_tokens + self.tokens,
-        }
-
-    def text(self, number: int, tokens: int) -> str:
-        return self.endpoint if number == 0 else WORD * tokens
-
-    def frame(self, kind: str, **more: Any) -> dict[str, Any]:
-        return {"id": "chatcmpl-fake", "object": kind, "created": 1700000000, "model": self.model, **more}
-
-    def event(self, number: int, tokens: int) -> bytes:
-        """The first says whose the answer is."""
-        role = '"role":"assistant",' if number == 0 else ""
-        return self.chunk(f'{{{role}"content":"{self.text(number, tokens)}"}}', "null")
-
-    def chunk(self, delta: str, finish: str) -> bytes:
-        return _chunked(
-            f'data: {{"id":"chatcmpl-fake","object":"chat.completion.chunk","created":1700000000,'
-            f'"model":"{self.model}","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}\n\n'
-        )
-
-    def end(self) -> bytes:
-        usage = b""
-        if self.with_usage:
-            usage = _chunked(
-                f"data: {json.dumps(self.frame('chat.completion.chunk', choices=[], usage=self.usage))}\n\n"
-            )
-        return self.chunk("{}", '"stop"') + usage + _chunked("data: [DONE]\n\n") + LAST
-
-    def stream(self) -> bytes:
-        """All of it at once."""
-        return HEAD + b"".join(self.event(*part) for part in enumerate(parts_of(self.tokens))) + self.end()
-
-    def whole(self) -> bytes:
-        text = "".join(self.text(number, tokens) for number, tokens in enumerate(parts_of(self.tokens)))
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        return as_json(200, self.frame("chat.completion", choices=[choice], usage=self.usage))
+    at: float
+    first_token: float | None = None
+    became: str = "waiting"
 
 
-def refused(status: int, code: str | None, retry_after: float | None) -> bytes:
-    """Zhipu's codes are numbers, and its errors have nothing but a code and a message."""
-    headers = [] if retry_after is None else [f"retry-after: {retry_after:g}"]
-    if code is not None and code.isdigit():
-        error: dict[str, str | None] = {"code": code, "message": f"refused by the load test's fake of Zhipu ({code})"}
-    else:
-        kind, usual = OPENAI.get(status, ("server_error", None))
-        error = {"message": "refused by the load test's fake", "type": kind, "param": None, "code": code or usual}
-    return as_json(status, {"error": error}, *headers)
+@dataclass(slots=True, eq=False)
+class Answering:
+    """Has one timer, for the next thing that it writes; `finish` is its end, once, and tells `over`."""
 
+    wire: Http
+    clock: Clock
+    ticket: Ticket
+    voice: Voice
+    stream: bool
+    entry: Entry
+    told_faster: float  # what a Retry-After is divided by
+    over: Callable[[Answering], None]
+    timer: asyncio.TimerHandle | None = None
+    written: int = 0  # tokens
+    parts: list[tuple[int, int]] = field(default_factory=list)  # still to be written: number and tokens
 
-def _chunked(text: str) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(text), text.encode())
+    def begin(self) -> None:
+        """As far as it is decided: refused, due, or neither, because it is in line or is never answered."""
+        ticket = self.ticket
+        if ticket.refusal is not None:
+            self.later(ticket.asked + ticket.refusal.delay, self.refuse)
+        elif ticket.due is not None and not math.isinf(ticket.due):
+            self.entry.first_token = ticket.due - ticket.asked
+            if self.stream:
+                self.later(ticket.due, self.first)
+            else:
+                self.later(ticket.ends, self.whole)
+
+    def later(self, at: float, do: Callable[[], None]) -> None:
+        self.timer = self.clock.call_at(at, do)
+
+    def finish(self, became: str) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.entry.became = became
+        self.over(self)
+
+    # What is written.
+
+    def refuse(self) -> None:
+        refusal = self.ticket.refusal
+        assert refusal is not None
+        if not refusal.status:
+            self.finish("no connection")
+            self.wire.reset()
+            return
+        retry_after = refusal.retry_after and refusal.retry_after / self.told_faster
+        self.finish(f"{refusal.status} {refusal.code or ''}".strip())
+        self.wire.write(refused(refusal.status, refusal.code, retry_after))
+
+    def whole(self) -> None:
+        self.finish("served")
+        self.wire.write(self.voice.whole())
+
+    def first(self) -> None:
+        self.parts = list(enumerate(parts_of(self.ticket.generated)))
+        self.next(HEAD)
+
+    def next(self, head: bytes = b"") -> None:
+        """The next few tokens, and a timer for those after them; with the last ones goes the end."""
+        number, tokens = self.parts.pop(0)
+        cut = self.ticket.cut
+        if cut is not None and self.written + tokens >= cut:
+            self.wire.write(head + self.voice.event(number, cut - self.written))
+            self.later(self.at_token(cut + 1), self.cut)
+            return
+        self.written += tokens
+        event = head + self.voice.event(number, tokens)
+        if self.parts:
+            self.wire.write(event)
+            self.later(self.at_token(self.written + self.parts[0][1]), self.next)
+        else:
+            self.finish("served")
+            self.wire.write(event + self.voice.end())
+
+    def cut(self) -> None:
+        self.finish("cut")
+        self.wire.reset()
+
+    def at_token(self, number: int) -> float:
+        """When so many tokens are there: the first when it is due, the last at the end."""
+        ticket = self.ticket
+        assert ticket.due is not None
+        return ticket.due + (ticket.ends - ticket.due) * number / ticket.generated

@@ -167,6 +167,9 @@ class Connection(asyncio.Protocol):
         self.now = time.monotonic()
         try:
             self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            self.transport.abort()
+            raise
         except httptools.HttpParserError as error:
             self.end(f"no HTTP: {error}")
             self.transport.abort()

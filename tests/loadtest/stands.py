@@ -52,7 +52,7 @@ async def standing(
     )
     async with Fakes(stand).serving() as fakes:
         if begun is not None:
-            fakes.start(fakes.loop.time() - begun / fakes.speed)
+            fakes.start(fakes.clock.loop.time() - begun / fakes.clock.speed)
         yield fakes
 
 

@@ -27,7 +27,7 @@ def test_a_closed_loop_has_so_many_at_once() -> None:
             blows = await hammer(load(fakes, calls=20))
             assert (blows.calls, blows.errors.total(), blows.connections) == (20, 0, 4)
             assert len(blows.first) == len(blows.whole) == 20
-            assert min(blows.first) >= 1 / fakes.speed
+            assert min(blows.first) >= 1 / fakes.clock.speed
             assert "20 calls" in shown(blows)
 
     told(story)

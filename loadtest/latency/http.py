@@ -1,0 +1,55 @@
+"""The least of an HTTP/1.1 server: the requests of one connection, one after another, over httptools."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import httptools
+
+
+class Http(asyncio.Protocol):
+    """`asked` is told each request; who is asked writes the answer before the next one comes."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.parser = httptools.HttpRequestParser(self)
+        self.path, self.body = b"", b""
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            self.transport.abort()
+            raise
+        except httptools.HttpParserError:
+            self.transport.close()
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def reset(self) -> None:
+        """The other side reads an error, where a close would be an end."""
+        linger = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        self.path, self.body = b"", b""
+
+    def on_url(self, url: bytes) -> None:
+        self.path += url
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.asked(self.path.partition(b"?")[0].decode(), self.body)
+
+    def asked(self, path: str, body: bytes) -> None:
+        raise NotImplementedError

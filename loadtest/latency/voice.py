@@ -1,0 +1,98 @@
+"""What the fake endpoints write: streams in few writes, whole answers, refusals as OpenAI and Zhipu word them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+WRITES = 2  # at most, of a stream after its first token: what a token costs a router, scripts/bench shows
+HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+LAST = b"0\r\n\r\n"
+WORD = " word"
+# By status: type and code of OpenAI's errors.
+OPENAI = {429: ("rate_limit_error", "rate_limit_exceeded"), 503: ("server_error", "overloaded")}
+
+
+def parts_of(tokens: int) -> list[int]:
+    """How many tokens each write carries: the first alone, the others about evenly."""
+    rest = max(0, tokens - 1)
+    writes = min(WRITES, rest)
+    return [1, *((rest * (n + 1)) // writes - (rest * n) // writes for n in range(writes))]
+
+
+def as_json(status: int, content: object, *headers: str) -> bytes:
+    body = json.dumps(content).encode()
+    lines = [f"HTTP/1.1 {status} {status}", "content-type: application/json", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How one answer of an endpoint is worded; its first token is the endpoint's name."""
+
+    endpoint: str
+    model: str
+    prompt_tokens: int
+    tokens: int
+    with_usage: bool
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.tokens,
+            "total_tokens": self.prompt_tokens + self.tokens,
+        }
+
+    def text(self, number: int, tokens: int) -> str:
+        return self.endpoint if number == 0 else WORD * tokens
+
+    def frame(self, kind: str, **more: Any) -> dict[str, Any]:
+        return {"id": "chatcmpl-fake", "object": kind, "created": 1700000000, "model": self.model, **more}
+
+    def event(self, number: int, tokens: int) -> bytes:
+        """The first says whose the answer is."""
+        role = '"role":"assistant",' if number == 0 else ""
+        return self.chunk(f'{{{role}"content":"{self.text(number, tokens)}"}}', "null")
+
+    def chunk(self, delta: str, finish: str) -> bytes:
+        return _chunked(
+            f'data: {{"id":"chatcmpl-fake","object":"chat.completion.chunk","created":1700000000,'
+            f'"model":"{self.model}","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}\n\n'
+        )
+
+    def end(self) -> bytes:
+        usage = b""
+        if self.with_usage:
+            usage = _chunked(
+                f"data: {json.dumps(self.frame('chat.completion.chunk', choices=[], usage=self.usage))}\n\n"
+            )
+        return self.chunk("{}", '"stop"') + usage + _chunked("data: [DONE]\n\n") + LAST
+
+    def stream(self) -> bytes:
+        """All of it at once."""
+        return HEAD + b"".join(self.event(*part) for part in enumerate(parts_of(self.tokens))) + self.end()
+
+    def whole(self) -> bytes:
+        text = "".join(self.text(number, tokens) for number, tokens in enumerate(parts_of(self.tokens)))
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        return as_json(200, self.frame("chat.completion", choices=[choice], usage=self.usage))
+
+
+def refused(status: int, code: str | None, retry_after: float | None) -> bytes:
+    """Zhipu's codes are numbers, and its errors have nothing but a code and a message."""
+    headers = [] if retry_after is None else [f"retry-after: {retry_after:g}"]
+    if code is not None and code.isdigit():
+        error: dict[str, str | None] = {"code": code, "message": f"refused by the load test's fake of Zhipu ({code})"}
+    else:
+        kind, usual = OPENAI.get(status, ("server_error", None))
+        error = {"message": "refused by the load test's fake", "type": kind, "param": None, "code": code or usual}
+    return as_json(status, {"error": error}, *headers)
+
+
+def _chunked(text: str) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(text), text.encode())
