@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from router.core.endpoint import Endpoint
+from router.core.load import ServerLoad
 from router.core.sse import Scanner, data_of, renamed, split
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
@@ -174,7 +175,7 @@ def endpoints(rng: Random) -> list[EndpointSpec]:
         told: dict[str, Any] = {"tier": rng.randint(1, 3), "weight": rng.choice((1, 1, 0.2, 3))}
         told["context"] = rng.choice((None, 1000, "8k", "1M"))
         told["concurrency"] = rng.choice((None, None, 1, 2, 5))
-        told["kind"] = rng.choice(("openai", "openai", "vllm", "zhipu", "simulated"))
+        told["kind"] = rng.choice(("openai", "openai", "vllm", "sglang", "zhipu", "simulated"))
         if told["kind"] == "simulated":
             told["simulate"] = {"first_token": delay(rng), "rate": rng.choice((0.5, 20, 1000))}
         if rng.random() < 0.3:
@@ -197,7 +198,8 @@ def place_call(play: Player, rng: Random, start: float) -> None:
     if rng.random() < 0.1:
         fields["n"] = 2
     if rng.random() < 0.5:
-        fields |= {"temperature": 0, "messages": [], "prompt": ""}
+        messages = [{"role": "user", "content": rng.choice("ab")}][: rng.randint(0, 1)]
+        fields |= {"temperature": 0, "messages": messages, "prompt": rng.choice(("", "a"))}
     if rng.random() < 0.05:
         fields["model"] = "unknown"
     body = json.dumps({"model": "chat"} | fields)
@@ -208,6 +210,12 @@ def place_call(play: Player, rng: Random, start: float) -> None:
 
 def stop(player: Player) -> None:
     player.handler.end_all(Stopping("The end."))
+
+
+def a_server_tells_its_load(player: Player, rng: Random) -> None:
+    load = ServerLoad(rng.choice((None, 0.0, 9.0)), rng.choice((None, 0.0, 2.0)), rng.choice((None, 0.5, 1.0)))
+    now = player.scheduler.now()
+    rng.choice(list(player.table.endpoints)).says(load, now, now + rng.choice((0.5, 5.0, 60.0)))
 
 
 def play(seed: int) -> Player:
@@ -222,6 +230,8 @@ def play(seed: int) -> Player:
                 "patience": rng.choice((0, 0, 3, 60)),
                 "queue": rng.choice((0, 1, 100)),
                 "queue_wait": rng.choice((0, 0.5, 10, 200)),
+                "affinity": rng.choice(("off", "prefix", "header:x-session")),
+                "affinity_margin": rng.choice((0, 0.5, 5)),
             }
         },
         max_calls=rng.choice((20_000, 20_000, 3)),
@@ -232,6 +242,8 @@ def play(seed: int) -> Player:
     )
     for _ in range(rng.randint(2, 12)):
         place_call(player, rng, start)
+    for _ in range(rng.choice((0, 0, 3))):
+        player.at(start + rng.uniform(0, 20), partial(a_server_tells_its_load, player, rng))
     if rng.random() < 0.1:
         player.at(start + rng.uniform(0, 60), partial(stop, player))
     player.run(LATEST)

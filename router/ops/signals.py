@@ -14,7 +14,6 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from math import inf
 from random import Random
 
 import httpx
@@ -35,6 +34,7 @@ STALE = 5  # intervals
 LONGEST = 60.0  # seconds between two looks at a server that says nothing of its load
 JITTER = 0.1  # of the interval, so that the loops of several routers do not march in step
 MAX_PAGE = 2 << 20  # bytes; most of a page are histograms, and to look through them takes 6 ms a MB
+MOST = 1e9  # of anything; what is more is no count
 MAX_LINES = 512  # of our gauges, 3 or 4 an engine: one takes 18 us, and all that time no call is served
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,10 @@ def read(page: bytes, gauges: Gauges) -> list[Sample]:
     if len(lines) > MAX_LINES:
         raise ValueError(f"more than {MAX_LINES} samples of its gauges")
     text = b"".join(line + b"\n" for line in lines).decode()
-    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    try:
+        return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except OverflowError:
+        raise ValueError("a time that is none") from None
 
 
 def load_of(model: str, samples: Iterable[Sample], gauges: Gauges) -> ServerLoad | None:
@@ -145,9 +148,11 @@ def _by_engine(samples: Iterable[Sample], names: Sequence[str], engine: str) -> 
         if told:
             values: dict[str, float] = {}
             for sample in told:
+                if not 0.0 <= sample.value <= MOST:
+                    return ()
                 key = sample.labels.get(engine, "")
-                values[key] = max(values.get(key, 0.0), sample.value)
-            return values.values() if all(0.0 <= sample.value < inf for sample in told) else ()
+                values[key] = max(values.get(key, 0.0), float(sample.value))
+            return values.values()
     return ()
 
 

@@ -302,3 +302,30 @@ REQUESTS: dict[str, bytes] = {
     "folded": asked(CHAT, b"x: a\r\n b"),
     "bare": asked(CHAT).replace(b"\r\n", b"\n"),
 }
+
+
+# Pages of metrics, as far as we read them.
+
+
+def page(*lines: str) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+PAGES: dict[str, bytes] = {
+    "vllm": page(
+        "# HELP vllm:num_requests_running Number of requests in model execution batches.",
+        "# TYPE vllm:num_requests_running gauge",
+        'vllm:num_requests_running{engine="0",model_name="org/m"} 3.0',
+        'vllm:num_requests_running{engine="1",model_name="org/m"} 5.0',
+        'vllm:num_requests_waiting{engine="0",model_name="org/m"} 1.0',
+        'vllm:kv_cache_usage_perc{engine="0",model_name="org/m"} 0.25',
+        'vllm:prompt_tokens_total{engine="0",model_name="org/m"} 8.1e+06',
+    ),
+    "vllm of old": page('vllm:gpu_cache_usage_perc{model_name="m"} 1.0', 'vllm:num_requests_waiting{model_name="m"} 0'),
+    "sglang": page(
+        *(f'sglang:num_running_reqs{{dp_rank="0",model_name="m",tp_rank="{rank}"}} 4.0' for rank in range(2)),
+        'sglang:num_queue_reqs{model_name="m"} 2 1712345678',
+        'sglang:token_usage{model_name="a \\"name\\" with \\\\ and {braces}, and \\n"} 0.28',
+    ),
+    "odd": page("vllm:num_requests_waiting NaN", "vllm:num_requests_running +Inf", "sglang:token_usage -1"),
+}

@@ -6,16 +6,19 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from random import Random
 from typing import NamedTuple, get_args
 
 import httptools
 
+from router.core.affinity import key_of
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.resume import Continuation, Diverged, Replay, Transcript
 from router.core.sse import EventTooLarge, Scanner, split
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
+from router.ops.signals import load_of, read
 from router.proxy.front import Bounds
 from router.proxy.handler import OPERATIONS
 from router.proxy.headers import passed_back, passed_on
@@ -405,6 +408,7 @@ def call(data: bytes, rng: Random) -> None:
     if value is not None:
         assert (made.model, made.choices) == (value["model"], int(value.get("n") or 1))
         assert made.stream == bool(value.get("stream")) or made.operation == "embeddings"
+    assert key_of("prefix", made, ()) == key_of("prefix", parse(made.operation, data + b" "), ())
     for dialect in DIALECTS.values():
         _adapted(made, dialect.adapt)
 
@@ -428,6 +432,23 @@ def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
             )
 
 
+# Pages of metrics.
+
+
+def load(data: bytes, rng: Random) -> None:
+    """A page is read, or refused by a ValueError; and what is read of it is possible, whoever's page it is."""
+    for gauges in (dialect.gauges for dialect in DIALECTS.values() if dialect.gauges is not None):
+        try:
+            samples = read(data, gauges)
+        except ValueError:
+            continue
+        found = load_of(rng.choice(("m", "org/m", "another")), samples, gauges)
+        assert found is None or any(value is not None for value in found)
+        for value in found or ():
+            assert value is None or 0.0 <= value < inf
+        assert found is None or found.kv is None or found.kv <= 1.0
+
+
 TARGETS: Mapping[str, Target] = {
     "sse": Target(corpus.STREAMS, sse),
     "resume": Target(corpus.STREAMS, resume),
@@ -435,4 +456,5 @@ TARGETS: Mapping[str, Target] = {
     "error": Target(corpus.ERRORS, error),
     "front": Target(corpus.REQUESTS, front),
     "call": Target(corpus.BODIES, call),
+    "load": Target(corpus.PAGES, load),
 }

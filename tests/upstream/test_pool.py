@@ -443,6 +443,16 @@ async def test_a_server_that_does_not_take_the_connection_in_time_is_a_fault() -
 
 
 @on_each_loop
+async def test_where_the_clock_runs_faster_so_does_that_time() -> None:
+    clock = Clock()
+    clock.speed = 100.0
+    async with serving() as server:
+        address = Address(server.host, server.port, True, "")
+        async with pooling(address, clock, connect_timeout=5) as pool:
+            assert (await Call.to(pool).ended()).outcome == ("fault", "no connection within 5 s")
+
+
+@on_each_loop
 async def test_a_server_that_does_not_speak_tls_in_time_is_a_fault() -> None:
     async with (
         serving() as server,
