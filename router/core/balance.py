@@ -32,18 +32,31 @@ def pick(
     sticky: Sticky | None = None,
 ) -> Endpoint | None:
     """The endpoint to ask next, or None where none is available; a call may be drawn to one by its conversation."""
-    available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
-    costs = [endpoint.cost(wait, now, size) for endpoint in available]
+    available, costs = scan(endpoints, wait, now, size)
     if len(available) <= 1:
         return available[0] if available else None
     if rng.random() < EXPLORE:
         return least_known([e for e in available if not e.on_trial(wait)] or available, wait, rng)
     if sticky is not None:
         return sticky.choose(available, costs, wait)
+    near = near_ties(available, costs, wait)
+    return near[0] if len(near) == 1 else _draw(least_loaded(near, now), rng)
+
+
+def scan(
+    endpoints: Iterable[Endpoint], wait: Wait, now: float, size: float
+) -> tuple[Sequence[Endpoint], Sequence[float]]:
+    """Those that may be asked, and what each would cost."""
+    available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
+    return available, [endpoint.cost(wait, now, size) for endpoint in available]
+
+
+def near_ties(available: Sequence[Endpoint], costs: Sequence[float], wait: Wait) -> Sequence[Endpoint]:
+    """Of one or more that may be asked those about as cheap as the cheapest, and newcomers."""
     near = min(costs) * NEAR
-    if max(costs) > near:
-        available = [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
-    return available[0] if len(available) == 1 else _least_loaded(available, now, rng)
+    if max(costs) <= near:
+        return available
+    return [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
 
 
 def rivals(
@@ -73,10 +86,11 @@ def least_known(endpoints: Sequence[Endpoint], wait: Wait, rng: Random) -> Endpo
     return _draw([e for e in endpoints if e.latency(wait).seen_at == oldest], rng)
 
 
-def _least_loaded(endpoints: Sequence[Endpoint], now: float, rng: Random) -> Endpoint:
+def least_loaded(endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
+    """Those with the least of ours."""
     loads = [e.load(now) for e in endpoints]
     least = min(loads)
-    return _draw([e for e, load in zip(endpoints, loads, strict=True) if load == least], rng)
+    return [e for e, load in zip(endpoints, loads, strict=True) if load == least]
 
 
 def _cold(endpoints: list[Endpoint], now: float) -> list[Endpoint]:

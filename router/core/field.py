@@ -207,6 +207,12 @@ class Field:
                 return endpoint
         return None
 
+    def beside(self, late: Attempt, live: Sequence[Attempt], now: float) -> Endpoint | None:
+        """Whom to ask beside one that has waited for so long."""
+        if self._policies[late.endpoint].hedge == "auto" and not late.trial:
+            return self.rival(late, live, now)
+        return self.untried(live, now)
+
     def rival(self, late: Attempt, live: Sequence[Attempt], now: float) -> Endpoint | None:
         """Whom to ask beside an attempt that is late: one that keeps nobody waiting as this one does, and from which
         more is to be hoped for. When everything is slow at once there is none.

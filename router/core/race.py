@@ -24,7 +24,7 @@ from random import Random
 from router.core.affinity import Sticky
 from router.core.breaker import State
 from router.core.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
-from router.core.field import RECHECK, Field, Policy, Route
+from router.core.field import RECHECK, Field, Route
 from router.core.verdict import Cause, Verdict
 
 MAX_ATTEMPTS = 6  # of one call, its rescues included
@@ -221,16 +221,11 @@ class Race:
     def _rival(self, now: float) -> Attempt | None:
         """A second attempt beside a late one; where there is none to be had now, we look again in a moment."""
         late = self.live[0]
-        endpoint = self._whom_beside(late, now) if self.attempts < self._most else None
+        endpoint = self._field.beside(late, self.live, now) if self.attempts < self._most else None
         if endpoint is None or not (late.trial or self._pay_rival_of(late, endpoint, now)):
             self._rival_at = self._look_again_at(now)
             return None
         return self._begin(endpoint, "hedge", now)
-
-    def _whom_beside(self, late: Attempt, now: float) -> Endpoint | None:
-        if self._policies[late.endpoint].hedge == "auto" and not late.trial:
-            return self._field.rival(late, self.live, now)
-        return self._field.untried(self.live, now)
 
     def _pay_rival_of(self, late: Attempt, rival: Endpoint, now: float) -> bool:
         """One that is so late that it could be given up counts as a failure, and so does one whose endpoint's breaker
@@ -277,24 +272,26 @@ class Race:
         if self._wait == "first_token":
             self._abandon_at = oldest.began + policy.abandon
         if len(self.live) == 1:
-            self._rival_at = max(now, oldest.began + self._rival_after(oldest, policy, now))
+            self._rival_at = max(now, oldest.began + rival_after(self._route, oldest, now))
             self._expires_at = self.began + policy.deadline if self._most else self._expires(oldest)
         else:
             self._expires_at = min(map(self._expires, self.live))
-
-    def _rival_after(self, attempt: Attempt, policy: Policy, now: float) -> float:
-        """Seconds; a complete answer is never given up, so there it is by `abandon` at the latest."""
-        if policy.hedge == "off":
-            return inf
-        if policy.hedge != "auto":
-            late = float(policy.hedge)
-        elif attempt.trial:
-            late = max(MIN_HEDGE, attempt.endpoint.usual(self._wait))  # our experiment, so a rival comes soon, and free
-        else:
-            late = self._route.plan.delay(attempt.endpoint, self._wait, self._size, now)
-        return late if self._wait == "first_token" else min(late, policy.abandon)
 
     def _expires(self, attempt: Attempt) -> float:
         policy = self._policies[attempt.endpoint]
         then = self.began + policy.deadline
         return then if self._most or self._wait != "first_token" else min(then, attempt.began + policy.abandon)
+
+
+def rival_after(route: Route, attempt: Attempt, now: float) -> float:
+    """Seconds after which an attempt is late; where a complete answer is awaited, by `abandon` at the latest."""
+    policy = route.policies[attempt.endpoint]
+    if policy.hedge == "off":
+        return inf
+    if policy.hedge != "auto":
+        late = float(policy.hedge)
+    elif attempt.trial:
+        late = max(MIN_HEDGE, attempt.endpoint.usual(attempt.wait))  # our experiment, so a rival comes soon, and free
+    else:
+        late = route.plan.delay(attempt.endpoint, attempt.wait, attempt.size, now)
+    return late if attempt.wait == "first_token" else min(late, policy.abandon)
