@@ -20,6 +20,7 @@ import httpx
 from loadtest.latency import driver, routers
 from loadtest.latency.arrivals import Call
 from loadtest.latency.driver import Drive, Driven
+from loadtest.latency.endpoints import Endpoint
 from loadtest.latency.laws import Data
 from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.routers import Router
@@ -43,15 +44,21 @@ class Order:
     data: Data | None = None
     nice: int = 0
     port: int | None = None  # of the first fake endpoint, the others follow; None takes any
+    left_out: frozenset[str] = frozenset()  # endpoints that keep their port, where nobody listens
 
     def ports(self) -> dict[str, int]:
+        """Who is left out leaves a gap: a router that runs already was told the ports of all."""
         names = self.scenario.names
-        if self.port is not None:
-            return {name: self.port + number for number, name in enumerate(names)}
-        return dict(zip(names, free_ports(len(names)), strict=True))
+        first = self.port
+        ports = free_ports(len(names)) if first is None else [first + number for number in range(len(names))]
+        return {name: port for name, port in zip(names, ports, strict=True) if name not in self.left_out}
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(each for each in self.scenario.endpoints if each.name not in self.left_out)
 
     def without(self, name: str) -> Order:
-        return replace(self, scenario=self.scenario.without(name))
+        return replace(self, left_out=self.left_out | {name})
 
     @property
     def to_do_without(self) -> list[str]:
@@ -59,7 +66,7 @@ class Order:
         return sorted({mark.endpoint for mark in self.scenario.marks if isinstance(mark, Without)})
 
     def config(self, ports: Mapping[str, int]) -> str:
-        return routers.endpoints_yaml(self.scenario.endpoints, ports, self.scenario.policy)
+        return routers.endpoints_yaml(self.endpoints, ports, self.scenario.policy)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def run(order: Order, folder: Path, tell: Told = lambda _: None) -> Run:
 def start_fakes(order: Order, processes: Processes, places: Places, ports: Mapping[str, int]) -> Fakes:
     (control,) = free_ports(1)
     stand = Stand(
-        endpoints=order.scenario.endpoints,
+        endpoints=order.endpoints,
         seed=order.seed,
         speed=order.speed,
         calls=tuple(order.calls),

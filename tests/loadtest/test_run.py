@@ -16,6 +16,8 @@ from loadtest.latency import figures, medians, report
 from loadtest.latency.marks import Reached, hedges
 from loadtest.latency.report import Report
 from loadtest.latency.results import Asked, Outcome, Run
+from loadtest.latency.routers import Router
+from loadtest.latency.run import Order
 from loadtest.latency.scenarios import load
 from tests.loadtest.stands import endpoint as an_endpoint
 from tests.loadtest.stands import standing, told
@@ -219,3 +221,12 @@ def test_a_report_travels_as_json() -> None:
 @pytest.mark.parametrize("name", load())
 def test_every_scenario_says_what_it_is_about(name: str) -> None:
     assert load()[name].story
+
+
+def test_who_is_left_out_leaves_a_gap_for_a_router_that_was_told_all_ports() -> None:
+    scenario = load()["one-slow"]
+    order = Order(scenario, scenario.arriving(1), 1, 10.0, Router(), port=9201)
+    assert order.to_do_without == ["alpha"]
+    without = order.without("alpha")
+    assert without.ports() == {"beta": 9202, "gamma": 9203}
+    assert "alpha" not in without.config(without.ports())
