@@ -17,6 +17,7 @@ from loadtest.latency.run import Order
 from loadtest.processes import BenchError
 
 RUN = "run.json"
+PICTURES = FIRST_TOKEN, TIMELINE, EXTRA = "first-token.png", "timeline.png", "extra.png"
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def keep(report: Report, order: Order, folder: Path) -> None:
     run = report.run
     run.write_csv(folder / "calls.csv")
     servers = order.scenario.servers(run.seed, order.data)
-    plots.cdf(folder / "first-token.png", report.title, {"measured": report.times, **report.reference_times})
-    plots.timeline(folder / "timeline.png", report.title, run.calls, servers, report.warmup)
-    plots.extra(folder / "extra.png", report.title, run, BUDGET)
+    plots.cdf(folder / FIRST_TOKEN, report.title, {"measured": report.times, **report.reference_times})
+    plots.timeline(folder / TIMELINE, report.title, run.calls, servers, report.warmup)
+    plots.extra(folder / EXTRA, report.title, run, BUDGET)
 
 
 def read(path: Path) -> Report:

@@ -65,7 +65,7 @@ def test_what_it_saw_is_kept(kept: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["k"]) for row in rows] == list(range(CALLS))
     assert all(int(row["attempts"]) >= 1 for row in rows)
-    for picture in ("first-token.png", "timeline.png", "extra.png"):
+    for picture in report.PICTURES:
         with Image.open(kept / picture) as image:
             assert image.width > 500
 
