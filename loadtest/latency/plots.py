@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from loadtest.latency.marks import hedges
 from loadtest.latency.play import DEADLINE
@@ -23,8 +25,8 @@ GREYS = {
     "informed": ("#444444", "-."),
     "clairvoyant": ("#000000", ":"),
 }
-PLAIN = LogFormatter(minor_thresholds=(2, 0.5))
 STEP = 0.5  # seconds between two looks at an endpoint
+SHADE = 0.13
 TROUBLE = 2.0  # times its own best mean
 WINDOW = 10.0  # seconds over which extra attempts are counted
 USUAL_TOKENS = 200  # of a prompt, for which an endpoint's mean is asked
@@ -50,7 +52,7 @@ def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
             linewidth=1.2 if name in GREYS else 2,
         )
     axes.set(xscale="log", xlabel="seconds to the first token", ylabel="share of calls", ylim=(0, 1.02))
-    axes.xaxis.set_major_formatter(PLAIN)
+    plainly(axes.xaxis)
     axes.legend(loc="lower right")
     save(figure, file)
 
@@ -59,10 +61,11 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
     """Each call at its time, coloured by who answered it; shaded in an endpoint's colour: it is not itself."""
     figure, axes = canvas(title)
     palette = colours(list(servers))
-    end = calls[-1].at
+    end, shaded = calls[-1].at, list[str]()
     for number, (name, server) in enumerate(servers.items()):
         for start, until in troubles(server, end):
-            axes.axvspan(start, until, color=palette[name], alpha=0.13, linewidth=0)
+            axes.axvspan(start, until, color=palette[name], alpha=SHADE, linewidth=0)
+            shaded.append(name)
         answered = [call for call in calls if call.endpoint == name and call.first_token is not None]
         axes.scatter(
             [call.at for call in answered],
@@ -73,11 +76,13 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
     if lost:
         axes.scatter(lost, [DEADLINE] * len(lost), marker="x", color="red", label="no answer", zorder=4)
     if warmup < len(calls):
-        axes.axvline(calls[warmup].at, color="#888888", linewidth=0.8, linestyle=":")
+        axes.axvline(calls[warmup].at, color="#888888", linewidth=1, linestyle=":", label="warm until here")
     axes.set(yscale="log", xlabel="seconds of the scenario", ylabel="seconds to the first token", xlim=(0, end))
-    axes.yaxis.set_major_formatter(PLAIN)
-    axes.yaxis.set_minor_formatter(PLAIN)
-    axes.legend(loc="upper right", markerscale=3, framealpha=0.9)
+    plainly(axes.yaxis)
+    shown, _ = axes.get_legend_handles_labels()
+    if shaded:
+        shown.append(Patch(color=palette[shaded[0]], alpha=SHADE, linewidth=0, label="not itself, in its colour"))
+    figure.legend(handles=shown, loc="outside right upper", markerscale=3)
     save(figure, file)
 
 
@@ -91,7 +96,7 @@ def extra(file: Path, title: str, run: Run, budget: float) -> None:
     edges = np.arange(0, arrived[-1] + WINDOW, WINDOW)
     calls = np.maximum(1, np.histogram(arrived, edges)[0])
     below = np.zeros(len(calls))
-    for label, counts, colour in (("extra", extras, COLOURS[0]), ("after a failure", retries, COLOURS[4])):
+    for label, counts, colour in (("extra", extras, COLOURS[0]), ("after a failure", retries, COLOURS[1])):
         share = 100 * np.histogram(arrived, edges, weights=counts)[0] / calls
         axes.bar(edges[:-1], share, WINDOW * 0.9, below, align="edge", color=colour, label=label)
         below += share
@@ -116,6 +121,13 @@ def troubles(server: Server, end: float) -> Iterator[tuple[float, float]]:
             began = None
     if began is not None:
         yield began, end
+
+
+def plainly(axis: Axis) -> None:
+    """A logarithmic axis with 0.2, 0.5, 1, 2, 5 on it, not with powers."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def canvas(title: str) -> tuple[Figure, Any]:
