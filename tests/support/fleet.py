@@ -1,19 +1,21 @@
 """Plays a scenario of the load test on the decision alone: real races over the load test's servers, in virtual time.
 
-What the wire would add is not here, so a scenario takes seconds and comes out the same each time.
+What the wire would add is not here, so minutes take a second and come out the same each time. What was played is a Run
+as the load test's own, so that its marks can judge it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
 from random import Random
 
 from loadtest.latency.arrivals import Call
+from loadtest.latency.laws import Data
+from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.scenarios import Scenario
 from loadtest.latency.servers import Server, Ticket
 from router.config import parse
@@ -24,36 +26,13 @@ from router.core.verdict import Cause, Verdict
 from router.ops.planner import EVERY
 
 START = 1000.0  # of the router's clock; the scenario's begins at 0
-
-
-@dataclass
-class Asked:
-    """One attempt, at scenario time `at`."""
-
-    k: int
-    endpoint: str
-    role: str
-    at: float
-    status: int = 0
-
-
-@dataclass
-class Played:
-    first_token: dict[int, float] = field(default_factory=dict)  # seconds from its arrival, of each call answered
-    endpoint: dict[int, str] = field(default_factory=dict)  # who answered it
-    asked: list[Asked] = field(default_factory=list)
-
-    @property
-    def extra(self) -> float:
-        """Attempts that are not the first of their call, for each call."""
-        calls = {asked.k for asked in self.asked}
-        return len(self.asked) / len(calls) - 1.0
+LOOK = 0.05  # seconds between two looks of a call that waits in line, where others would be called
 
 
 class Fleet:
-    """One run of a scenario; `table` is the router's, `played` what came of it."""
+    """One run of a scenario; `table` is the router's."""
 
-    def __init__(self, scenario: Scenario, seed: int) -> None:
+    def __init__(self, scenario: Scenario, seed: int, calls: Iterable[Call], data: Data | None = None) -> None:
         told = [
             {"name": e.name, "kind": e.kind, "base_url": f"http://{e.name}/v1", "models": ["chat"], "tier": e.tier}
             | ({"concurrency": e.concurrency} if e.concurrency else {})
@@ -61,28 +40,41 @@ class Fleet:
         ]
         self.table: Table = rebuild(parse(json.dumps({"defaults": dict(scenario.policy), "endpoints": told})))
         self.route = self.table.routes["chat"]
-        self.servers = scenario.servers(seed)
-        self.calls = scenario.arriving(seed)
-        self.rng, self.played = Random(seed), Played()
+        self.servers = scenario.servers(seed, data)
+        self.scenario, self.seed, self.rng = scenario, seed, Random(seed)
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
+        self.playing = [_Playing(self, call) for call in calls]
+        self.asked: list[tuple[Server, Ticket, Attempt]] = []
 
-    def play(self) -> Played:
-        for call in self.calls:
-            self.at(call.at, _Playing(self, call).arrive)
-        self.at(0.0, self._replan)
+    def play(self) -> Run:
+        for playing in self.playing:
+            self.at(playing.call.at, playing.arrive)
+        self.at(0.0, self._plan)
         while self._heap:
             now, _, what = heappop(self._heap)
             what(now)
-        return self.played
+        outcomes = [playing.outcome() for playing in self.playing]
+        return Run(self.scenario.name, self.seed, inf, "race", outcomes, [_asked(*each) for each in self.asked])
 
     def at(self, when: float, what: Callable[[float], None]) -> None:
         heappush(self._heap, (when, next(self._order), what))
 
-    def _replan(self, now: float) -> None:
+    def _plan(self, now: float) -> None:
         self.route.replan(START + now)
-        if now < self.calls[-1].at:
-            self.at(now + EVERY, self._replan)
+        if now < self.playing[-1].call.at:
+            self.at(now + EVERY, self._plan)
+
+
+def _asked(server: Server, ticket: Ticket, attempt: Attempt) -> Asked:
+    refusal = ticket.refusal
+    if refusal is not None:
+        became = f"{refusal.status} {refusal.code or ''}".strip() if refusal.status else "no connection"
+        return Asked(ticket.k, server.name, ticket.asked, None, became)
+    first_token = ticket.due - ticket.asked if ticket.due is not None and ticket.due < inf else None
+    return Asked(
+        ticket.k, server.name, ticket.asked, first_token, "served" if attempt.verdict is Verdict.SERVED else "cancelled"
+    )
 
 
 class _Playing:
@@ -91,15 +83,23 @@ class _Playing:
     def __init__(self, fleet: Fleet, call: Call) -> None:
         self.fleet, self.call = fleet, call
         self.race: Race
-        self.tickets: dict[Attempt, tuple[Server, Ticket]] = {}
-        self.wake_at = inf
+        self.first_token: float | None = None
+        self._tickets: dict[Attempt, tuple[Server, Ticket]] = {}
+        self._wake_at = inf
+
+    def outcome(self) -> Outcome:
+        call, winner = self.call, self.race.winner
+        status, error = (200, None) if winner is not None else (503, "lost")
+        endpoint = winner.endpoint.name if winner is not None else None
+        ended = self.first_token or self.race.deadline - self.race.began
+        return Outcome(call.k, call.at, call.tokens, self.first_token, ended, status, error, endpoint, 0.0)
 
     def arrive(self, now: float) -> None:
         size = float(self.call.tokens)
         self.race = Race(self.fleet.route, "first_token", START + now, self.fleet.rng, size=size)
-        self.advance(now)
+        self._advance(now)
 
-    def advance(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         race, clock = self.race, START + now
         if race.winner is not None:
             return
@@ -113,22 +113,21 @@ class _Playing:
             self._ask(attempt, now)
         wake_at = min(race.wake_at, race.deadline) - START
         if race.wanted:
-            wake_at = min(wake_at, now + 0.05)  # a line is for others to play
-        if not race.lost and wake_at < self.wake_at:
-            self.wake_at = wake_at
+            wake_at = min(wake_at, now + LOOK)
+        if not race.lost and wake_at < self._wake_at:
+            self._wake_at = wake_at
             self.fleet.at(max(wake_at, now), self._wake)
 
     def _wake(self, now: float) -> None:
-        self.wake_at = inf
-        self.advance(now)
+        self._wake_at = inf
+        self._advance(now)
 
     def _ask(self, attempt: Attempt, now: float) -> None:
         fleet, call = self.fleet, self.call
         server = fleet.servers[attempt.endpoint.name]
         ticket = server.ask(call.k, call.at, call.tokens, call.generated, now)
-        self.tickets[attempt] = server, ticket
-        status = ticket.refusal.status if ticket.refusal else 200
-        fleet.played.asked.append(Asked(call.k, server.name, attempt.role, now, status))
+        self._tickets[attempt] = server, ticket
+        fleet.asked.append((server, ticket, attempt))
         if ticket.refusal:
             fleet.at(now + ticket.refusal.delay, lambda then: self._refused(attempt, ticket, then))
         else:
@@ -149,25 +148,18 @@ class _Playing:
         if attempt.ended is not None or ticket.refusal is None:
             return
         busy = ticket.refusal.status == 429
-        self.race.failed(
-            attempt,
-            Verdict.BUSY if busy else Verdict.FAULT,
-            START + now,
-            retry_after=ticket.refusal.retry_after,
-            cause=Cause.THROTTLED if busy else None,
-        )
-        self.advance(now)
+        verdict, cause = (Verdict.BUSY, Cause.THROTTLED) if busy else (Verdict.FAULT, None)
+        self.race.failed(attempt, verdict, START + now, retry_after=ticket.refusal.retry_after, cause=cause)
+        self._advance(now)
 
     def _token(self, attempt: Attempt, ticket: Ticket, now: float) -> None:
         if attempt.ended is not None:
             return
         self._close(self.race.commit(attempt, START + now), now)
-        played = self.fleet.played
-        played.first_token[self.call.k] = now - self.call.at
-        played.endpoint[self.call.k] = attempt.endpoint.name
+        self.first_token = now - self.call.at
         self.fleet.at(ticket.ends, lambda then: attempt.end(Verdict.SERVED, START + then))
 
-    def _close(self, attempts: list[Attempt], now: float) -> None:
+    def _close(self, attempts: Iterable[Attempt], now: float) -> None:
         for attempt in attempts:
-            server, ticket = self.tickets[attempt]
+            server, ticket = self._tickets[attempt]
             server.end(ticket, now)
