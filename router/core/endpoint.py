@@ -214,6 +214,11 @@ class Endpoint:
                 lateness += latency.lateness(age, attempt.size, now)
         return longest, lateness
 
+    def settled(self, wait: Wait, now: float) -> bool:
+        """It takes what it takes as a rule, as far as anybody knows."""
+        latency = self._latency[wait]
+        return latency.settled(now, self._witnessed(latency, wait, now)[1])
+
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
         return self._latency[wait].unknown and not self.waiting

@@ -24,8 +24,6 @@ from router.core.plan import Plan
 
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
-HEDGES = 3  # that may wait at once
-HEDGES_SHARE = 0.1  # and of all that wait; more are late only where something is wrong with everybody
 RECHECK = 0.25  # seconds until we look again for one that was not to be had
 
 
@@ -218,10 +216,10 @@ class Field:
         more is to be hoped for. When everything is slow at once there is none.
         """
         everyone = self.everyone
-        if sum(e.hedges for e in everyone) >= HEDGES + HEDGES_SHARE * sum(len(e.waiting) for e in everyone):
+        if sum(e.hedges for e in everyone) >= self._route.plan.hedges_at_once(now):
             return None
         able = (
-            [e for e in self._not_tried(tier, live, now) if e.latency(self._wait).settled(now) and not e.late(now)]
+            [e for e in self._not_tried(tier, live, now) if e.settled(self._wait, now) and not e.late(now)]
             for tier in self._route.tiers
         )
         good, cost = rivals(able, self._wait, now, self._size)

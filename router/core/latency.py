@@ -102,9 +102,9 @@ class Latency:
         """Seconds a token of the prompt; 0 where it does not show."""
         return self._long_run.slope
 
-    def settled(self, now: float) -> bool:
+    def settled(self, now: float, lateness: float = 0.0) -> bool:
         """Nothing speaks for trouble, and if it has become slower, it was seen since how slow."""
-        return self._run.trouble(now) < DOUBT and (not self._slower or self._weight >= SETTLED)
+        return self._run.trouble(now, lateness) < DOUBT and (not self._slower or self._weight >= SETTLED)
 
     @property
     def weight(self) -> float:

@@ -167,6 +167,8 @@ class Race:
     def commit(self, attempt: Attempt, now: float) -> list[Attempt]:
         """The first token is here: this attempt is the answer. The others, ended, are returned to be broken off."""
         attempt.first_token(now)
+        if attempt.role == "hedge":
+            self._route.plan.won(now)
         return self.settle(attempt, now)
 
     def settle(self, attempt: Attempt, now: float) -> list[Attempt]:

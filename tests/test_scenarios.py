@@ -1,0 +1,45 @@
+"""The load test's scenarios, played in virtual time on the decision alone: what each is to show, exactly repeatable.
+
+`python -m loadtest run` plays the same over the wire, where the machine's noise has its part.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from loadtest.latency.marks import marks, times
+from loadtest.latency.references import clairvoyant, informed
+from loadtest.latency.scenarios import Scenario, Without, load
+from tests.support.fleet import Fleet
+
+SEED = 1
+SCENARIOS = {name: scenario for name, scenario in load().items() if not scenario.needs_a_trace}
+# Where the informed one would not hedge, to look for the price at which it does is time wasted.
+HEDGES = {"roadmap": 0.1, "long-prompts": 0.1}
+
+
+def without(scenario: Scenario, name: str) -> dict[int, float]:
+    """First-token times with the other endpoints only."""
+    fewer = scenario.without(name)
+    return dict(times(Fleet(fewer, SEED, fewer.arriving(SEED)).play().calls))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_comes_out_as_it_should(name: str) -> None:
+    scenario = SCENARIOS[name]
+    calls = scenario.arriving(SEED)
+    run = Fleet(scenario, SEED, calls).play()
+    references = {
+        "informed": informed(scenario, SEED, calls, budget=HEDGES.get(name, 0.0)),
+        "clairvoyant": clairvoyant(scenario, SEED, calls),
+    }
+    left_out = {mark.endpoint: without(scenario, mark.endpoint) for mark in scenario.marks if isinstance(mark, Without)}
+    reached = marks(scenario, run, references, left_out)
+    assert reached
+    assert not [mark for mark in reached if not mark.ok]
+
+
+def test_a_scenario_played_twice_is_the_same() -> None:
+    scenario = SCENARIOS["roadmap"].model_copy(update={"calls": 400})
+    one, other = (Fleet(scenario, SEED, scenario.arriving(SEED)).play() for _ in range(2))
+    assert one == other
