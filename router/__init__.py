@@ -10,7 +10,7 @@
 
     core/       decides: pure, with time and chance as arguments
                 call, record, verdict; sketch, fit, run, latency; breaker, health, limit, line, load, endpoint;
-                affinity, balance, budget, hedging, plan, field, race; table; shape, sse, resume
+                affinity, balance, budget, hedging, plan, window, field, race; table; shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections

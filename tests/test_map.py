@@ -47,15 +47,17 @@ MAY: dict[str, set[str]] = {
     "router.core.limit": set(),
     "router.core.load": set(),
     "router.core.field": {
-        f"router.core.{part}" for part in ("affinity", "balance", "budget", "endpoint", "line", "plan")
+        f"router.core.{part}" for part in ("affinity", "balance", "budget", "endpoint", "line", "plan", "window")
     },
     "router.core.race": {f"router.core.{part}" for part in ("affinity", "breaker", "endpoint", "field", "verdict")},
     "router.core.record": {"router.core.verdict"},
     "router.core.resume": {"router.core.sse"},
     "router.core.shape": set(),
     "router.core.sse": {"router.core.shape"},
-    "router.core.table": {f"router.core.{part}" for part in ("budget", "endpoint", "line", "plan")} | {"router.config"},
+    "router.core.table": {f"router.core.{part}" for part in ("budget", "endpoint", "line", "plan", "window")}
+    | {"router.config"},
     "router.core.verdict": set(),
+    "router.core.window": set(),
     "router.dialects": {"router.dialects", "router.core.call", "router.core.shape", "router.core.verdict"},
     "router.upstream": {"router.upstream"} | _BELOW,
     "router.proxy": {"router.proxy", "router.upstream", "router.errors"} | _BELOW,

@@ -21,6 +21,7 @@ from router.core.budget import Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
 from router.core.line import Queue
 from router.core.plan import Plan
+from router.core.window import Window
 
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
@@ -63,6 +64,8 @@ class Route(Protocol):
     def queue(self) -> Queue: ...
     @property
     def plan(self) -> Plan: ...
+    @property
+    def window(self) -> Window: ...
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -216,7 +219,7 @@ class Field:
         more is to be hoped for. When everything is slow at once there is none.
         """
         everyone = self.everyone
-        if sum(e.hedges for e in everyone) >= self._route.plan.hedges_at_once(now):
+        if sum(e.hedges for e in everyone) >= self._route.window.size(now):
             return None
         able = (
             [e for e in self._not_tried(tier, live, now) if e.settled(self._wait, now) and not e.late(now)]

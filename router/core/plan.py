@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from math import exp, inf
+from math import inf
 
 from router.core.balance import MUCH_QUICKER
 from router.core.budget import Budget
@@ -13,9 +13,6 @@ from router.core.hedging import delay, parts, price
 
 LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
 LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
-HEDGES = 3.0
-FOR_EACH = 2.0
-WON_TAU = 3.0  # seconds
 MOST = 100  # delays at a time, of 0.1 ms each; where there are more endpoints, each has its turn
 WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
 
@@ -25,11 +22,11 @@ Tiers = Sequence[Sequence[Endpoint]]
 class Plan:
     """`delay` is what `renew` found last; `price` is that of an extra attempt, in expected waits of the rival."""
 
-    __slots__ = ("_delays", "_turn", "_won", "_won_at", "price")
+    __slots__ = ("_delays", "_turn", "price")
 
     def __init__(self) -> None:
         self._delays: dict[tuple[Endpoint, Wait], float] = {}
-        self._turn, self._won, self._won_at = 0, 0.0, 0.0
+        self._turn = 0
         self.price = price(0.0)
 
     def delay(self, endpoint: Endpoint, wait: Wait, size: float, now: float) -> float:
@@ -39,17 +36,6 @@ class Plan:
         if late is None:
             return max(MIN_HEDGE, LATE * latency.expected(size, now))
         return max(MIN_HEDGE, late + latency.shift(size, now))
-
-    def hedges_at_once(self, now: float) -> float:
-        """How many may wait: few, and more for each that won a moment ago, as TCP begins slowly. Where one endpoint is
-        frozen all that wait there are soon elsewhere; where everything is slow at once, rivals are of no help.
-        """
-        return HEDGES + FOR_EACH * self._won * exp((self._won_at - now) / WON_TAU)
-
-    def won(self, now: float) -> None:
-        """A hedge was first."""
-        self._won = 1.0 + self._won * exp((self._won_at - now) / WON_TAU)
-        self._won_at = now
 
     def renew(self, tiers: Tiers, budget: Budget, now: float) -> None:
         """Reckon the delays anew, from what is known now."""

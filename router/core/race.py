@@ -168,7 +168,7 @@ class Race:
         """The first token is here: this attempt is the answer. The others, ended, are returned to be broken off."""
         attempt.first_token(now)
         if attempt.role == "hedge":
-            self._route.plan.won(now)
+            self._route.window.won(now)
         return self.settle(attempt, now)
 
     def settle(self, attempt: Attempt, now: float) -> list[Attempt]:

@@ -18,6 +18,7 @@ from router.core.budget import Budget, Load
 from router.core.endpoint import Endpoint, Slots
 from router.core.line import Queue
 from router.core.plan import Plan
+from router.core.window import Window
 
 HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for
 RETRIES_TO = 0.9  # and no retry
@@ -42,6 +43,7 @@ class Route:
     affinity_margin: float
     queue: Queue
     plan: Plan
+    window: Window
 
     def replan(self, now: float) -> None:
         self.plan.renew(self.tiers, self.hedges, now)
@@ -135,4 +137,5 @@ def _route(
         anyone.affinity_margin,
         queue,
         Plan(),
+        Window(),
     )

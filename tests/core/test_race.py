@@ -17,6 +17,7 @@ from router.core.line import Queue
 from router.core.plan import Plan
 from router.core.race import MAX_ATTEMPTS, Race
 from router.core.verdict import Verdict
+from router.core.window import Window
 from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, trip
 
 AGAIN = PAUSE * 1.5  # with chance that holds still
@@ -33,6 +34,7 @@ class Way:
     retries: Budget = field(default_factory=Budget)
     queue: Queue = field(default_factory=Queue)
     plan: Plan = field(default_factory=Plan)
+    window: Window = field(default_factory=Window)
 
     @property
     def deadline(self) -> float:
