@@ -1,7 +1,7 @@
 """How many hedges of a model may wait at once: few, and more for each that won a moment ago.
 
-It grows as TCP's does when it begins slowly. Where one endpoint is frozen, all that wait there are elsewhere within some
-first tokens; where everything is slow at once rivals win little, and few are asked.
+It grows as TCP's does when it begins slowly. Where one endpoint is frozen, all that wait there are elsewhere within
+some first tokens; where everything is slow at once rivals win little, and few are asked.
 """
 
 from __future__ import annotations
