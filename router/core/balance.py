@@ -19,7 +19,7 @@ from router.core.endpoint import Endpoint, Wait
 
 NEAR = 1.05  # times the lowest cost count as equal: a mean is not known better
 GOOD = 1.25  # times the lowest cost is good enough for a rival, if more is learned of it
-MUCH_QUICKER = 0.5  # times what the best of a more welcome tier costs, and a call that is late anyway is worth it
+MUCH_QUICKER = 0.75  # times what the best of a more welcome tier costs, and a call that is late anyway is worth it
 EXPLORE = 0.01
 
 
