@@ -3,6 +3,7 @@
     cli.py, __main__.py   the command line
     app.py                builds the rooms, hands each its parts, starts and stops what runs
     server.py             uvicorn's server, but for how it stops
+    explaining.py         asks a running router where it would send a call
     config.py             endpoints.yaml as frozen models; yamlfile.py reads the text, values.py each value
     settings.py           the process's settings, from the environment
     errors.py             all that a client can be told by us
@@ -10,14 +11,15 @@
 
     core/       decides: pure, with time and chance as arguments
                 call, record, verdict; sketch, fit, run, latency; breaker, health, limit, line, load, endpoint;
-                affinity, balance, budget, hedging, plan, window, field, race; table; shape, sse, resume
+                affinity, balance, budget, hedging, plan, window, field, race; candidate, why, explain; table;
+                shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections
                 exchange, http1, pool; simulated
     proxy/      moves one request
                 client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
-                last_words, headers, shell, models
+                last_words, headers, debug, shell, models
     ops/        runs beside requests
                 asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
 

@@ -1,9 +1,10 @@
-"""The command line: `firsttoken serve` and `firsttoken check`."""
+"""The command line: `firsttoken serve`, `firsttoken check` and `firsttoken explain`."""
 
 from __future__ import annotations
 
 import gc
 import ipaddress
+import json
 import resource
 import signal
 import sys
@@ -84,6 +85,38 @@ def check(config: Path | None) -> None:
     table = _load(config or _settings({}).config)
     for line in _summary(table):
         click.echo(line)
+
+
+@main.command(short_help="Say where a running router would send a call now, and why.")
+@click.argument("model")
+@click.option("--size", type=click.IntRange(0, 10**9 - 1), help="Tokens of the prompt. [default: as many as usual]")
+@click.option("--url", help="Where the router is. [default: the settings' host and port: http://127.0.0.1:8080]")
+@click.option("--key", envvar="FIRSTTOKEN_KEY", show_envvar=True, help="A client key, where the router has some.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the router answers, as it is.")
+def explain(model: str, size: int | None, url: str | None, key: str | None, as_json: bool) -> None:
+    """Ask a running router where a streaming call for MODEL would go now, and why.
+
+    A line for each endpoint, the chosen one (→) first, then tier by tier those about equal (≈), the others, and those
+    that are out (×). Times are seconds; cost is what endpoints are compared by, hedge when a rival would be asked.
+    """
+    from router import explaining  # only here: rich takes its time to load, and the router has no use for it
+
+    try:
+        answer = explaining.ask(url or _here(_settings({})), model, size, key)
+    except explaining.NoExplanation as error:
+        _stop(str(error))
+    if as_json:
+        click.echo(answer.decode())
+    else:
+        explaining.show(json.loads(answer))
+
+
+def _here(settings: Settings) -> str:
+    """Where a router with these settings is to be found from this machine."""
+    if settings.port == 0:
+        _stop("FIRSTTOKEN_PORT is 0, which is any port: say --url where the router is.")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 async def _serve(config: Config, settings: Settings) -> None:

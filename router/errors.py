@@ -23,6 +23,8 @@ attempts by three. One that says "come back" says when, in `retry-after-ms`.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -174,3 +176,15 @@ class StreamBroken(RouterError):
     type = "upstream_error"
     code = "stream_broken"
     should_retry = False
+
+
+def not_served(model: str, served: Iterable[str], disabled: Mapping[str, str]) -> RouterError:
+    """For a model that the table has no route for; `disabled` are the endpoints that would serve it, and why not."""
+    if disabled:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in disabled.items())
+        return ModelDisabled(f"All endpoints of the model '{model}' are disabled ({reasons}).", param="model")
+    names = sorted(served)
+    nearest = difflib.get_close_matches(model, names, 1)
+    guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return UnknownModel(f"The model '{model}' is not served here.{guess} Served: {shown or 'none'}.", param="model")

@@ -17,7 +17,9 @@ _BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}
 MAY: dict[str, set[str]] = {
     "router": set(),  # its __init__: the version and the map
     "router.__main__": {"router.cli"},
-    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.server", "router.settings"},
+    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.server", "router.settings"}
+    | {"router.explaining"},
+    "router.explaining": set(),  # it knows HTTP only
     "router.server": {"router.proxy.drain"},
     "router.app": {f"router.{part}" for part in ("core", "dialects", "upstream", "proxy", "ops")}
     | {"router", "router.config", "router.errors", "router.scheduler", "router.settings"},  # it builds them all
@@ -30,6 +32,11 @@ MAY: dict[str, set[str]] = {
     "router.core": set(),
     "router.core.affinity": {"router.core.call", "router.core.endpoint"},
     "router.core.balance": {"router.core.affinity", "router.core.endpoint"},
+    "router.core.candidate": {f"router.core.{part}" for part in ("breaker", "endpoint", "latency", "sketch")},
+    "router.core.explain": {
+        f"router.core.{part}" for part in ("balance", "candidate", "endpoint", "field", "race", "why")
+    },
+    "router.core.why": {f"router.core.{part}" for part in ("candidate", "endpoint", "field")},
     "router.core.fit": set(),
     "router.core.hedging": {"router.core.sketch"},
     "router.core.plan": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "hedging")},
@@ -74,6 +81,7 @@ ONLY: dict[str, set[str]] = {
     "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.http"},
     "httpx": {
         "router.app",
+        "router.explaining",
         "router.ops.asking",
         "router.ops.probes",
         "router.ops.signals",
@@ -85,6 +93,7 @@ ONLY: dict[str, set[str]] = {
     "pydantic": {"router.cli", "router.config", "router.settings", "router.values", "router.yamlfile"}
     | {f"loadtest.latency.{part}" for part in ("arrivals", "endpoints", "laws", "scenarios", "stand")},
     "pydantic_settings": {"router.settings"},
+    "rich": {"router.explaining", "loadtest"},
     "starlette": {"router.ops.admin", "router.proxy.application", "router.proxy.models"},
     "tenacity": {"router.ops.keep"},
     "uvicorn": {"router.app", "router.cli", "router.proxy.front", "router.server"},

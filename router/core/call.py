@@ -30,7 +30,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
 
     `headers` are the lines to pass on, each with its end. `patience` is how many seconds its client waits, `retries`
     how often that has asked before. `conversation` is what it has in common with others that would rather go to the
-    same endpoint; empty where that doesn't matter.
+    same endpoint; empty where that doesn't matter. Its client `asks_why` it is sent where it is.
     """
 
     operation: Operation
@@ -43,6 +43,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     patience: float = inf
     retries: int = 0
     conversation: bytes = b""
+    asks_why: bool = False
 
     @property
     def wait(self) -> Literal["first_token", "answer", "embedding"]:
@@ -74,7 +75,14 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         return free and self.choices == 1 and not any(_peek(self.fields, name) for name in unusual)
 
 
-def parse(operation: Operation, body: bytes, headers: bytes = b"", patience: float = inf, retries: int = 0) -> Call:
+def parse(
+    operation: Operation,
+    body: bytes,
+    headers: bytes = b"",
+    patience: float = inf,
+    retries: int = 0,
+    asks_why: bool = False,
+) -> Call:
     """Read a request body. Raises InvalidCall."""
     try:
         if not body.isascii():
@@ -96,7 +104,7 @@ def parse(operation: Operation, body: bytes, headers: bytes = b"", patience: flo
     if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool) or choices < 1):
         raise InvalidCall("'n' must be a whole number of at least 1.", "invalid_type", "n")
     streams = bool(stream) and operation != "embeddings"
-    return Call(operation, body, fields, headers, model, streams, choices or 1, patience, retries)
+    return Call(operation, body, fields, headers, model, streams, choices or 1, patience, retries, asks_why=asks_why)
 
 
 def _read(fields: Fields, name: str) -> Any:

@@ -199,6 +199,17 @@ class Endpoint:
         streams = self.in_flight + self._others if now < self._said_until else self.in_flight
         return (STREAM_SHARE * streams + (1.0 - STREAM_SHARE) * len(self.waiting)) / self.weight
 
+    def trouble(self, wait: Wait, now: float) -> float:
+        """How likely it is that it is in trouble, by who was served last and by who waits."""
+        latency = self._latency[wait]
+        return latency.trouble(now, self._witnessed(latency, wait, now)[1])
+
+    def crowding(self, wait: Wait, now: float) -> float:
+        """How many times as long one more waits, for what is there now beyond what was when its evidence was seen."""
+        load, seen = self.load(now), self._latency[wait].load
+        usual = seen + SURGE * sqrt(seen)
+        return (BATCH + load) / (BATCH + usual) if load > usual else 1.0
+
     def _witnessed(self, latency: Latency, wait: Wait, now: float) -> tuple[float, float]:
         """For how long somebody has waited here, and how surprising it is that so many have for so long.
 

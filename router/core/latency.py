@@ -102,6 +102,10 @@ class Latency:
         """Seconds a token of the prompt; 0 where it does not show."""
         return self._long_run.slope
 
+    def trouble(self, now: float, lateness: float = 0.0) -> float:
+        """How likely it is by now; `lateness` is that of those that wait."""
+        return self._run.trouble(now, lateness)
+
     def settled(self, now: float, lateness: float = 0.0) -> bool:
         """Nothing speaks for trouble, and if it has become slower, it was seen since how slow."""
         return self._run.trouble(now, lateness) < DOUBT and (not self._slower or self._weight >= SETTLED)

@@ -41,7 +41,7 @@ class CallRecord(msgspec.Struct, eq=False):
     """`arrived` is a time of the scheduler's clock, `first_token` and `ended` are seconds since then.
 
     `error` is the code of what its client was told, or what became of the client; `queued` are the seconds that it
-    waited in line for a slot.
+    waited in line for a slot. `why` is the explanation of its first attempt, in JSON, where its client asked for it.
     """
 
     request_id: str
@@ -58,3 +58,4 @@ class CallRecord(msgspec.Struct, eq=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
+    why: msgspec.Raw | None = None

@@ -61,6 +61,10 @@ class Table:
     hedges: Budget  # of the whole process
     retries: Budget
 
+    def disabled(self, model: str) -> dict[str, str]:
+        """The endpoints that would serve a model and are disabled, each with the reason."""
+        return {told.name: told.disabled for told in self.config.endpoints if told.disabled and model in told.models}
+
 
 def rebuild(config: Config, old: Table | None = None, load: Load = lambda: 0.0) -> Table:
     """The table for a configuration; endpoints, budgets and queues that are in `old` keep their state."""

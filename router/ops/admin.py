@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router import __version__
 from router.core.endpoint import Endpoint
+from router.core.explain import explain
 from router.core.table import Table
+from router.errors import BadRequest, not_served
 from router.ops.metrics import EVER, NOW, Metrics, PoolState
+
+MOST_DIGITS = 9  # of a prompt's size
 
 Authorize = Callable[[Request], None]
 
@@ -41,6 +46,7 @@ class Admin:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             Route("/admin/endpoints", self.endpoints),
+            Route("/admin/explain", self.explain),
         ]
 
     async def healthz(self, _: Request) -> Response:
@@ -74,6 +80,22 @@ class Admin:
         ]
         budgets = {"hedge": round(table.hedges.level(now), 2), "retry": round(table.retries.level(now), 2)}
         return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(), "budgets": budgets})
+
+    async def explain(self, request: Request) -> Response:
+        """Where a streaming call for a model would go now, and why."""
+        self._authorize(request)
+        table, model = self._table(), request.query_params.get("model", "")
+        if not model:
+            raise BadRequest(
+                f"Name a model: /admin/explain?model=NAME. Served: {', '.join(table.routes) or 'none'}.",
+                code="missing_model",
+                param="model",
+            )
+        if model not in table.routes:
+            raise not_served(model, table.routes, table.disabled(model))
+        size = _size(request.query_params.get("size"))
+        explanation = explain(table.routes[model], "first_token", size, self._now())
+        return Response(msgspec.json.encode(explanation), media_type="application/json")
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
         told = self._table().endpoints[endpoint]
@@ -116,6 +138,19 @@ class Admin:
             }
             for route in self._table().routes.values()
         ]
+
+
+def _size(said: str | None) -> float | None:
+    """Tokens; None where none were said."""
+    if not said:
+        return None
+    if not (said.isascii() and said.isdecimal() and len(said) <= MOST_DIGITS):
+        raise BadRequest(
+            f"'size' must be a whole number of tokens of at most {MOST_DIGITS} digits.",
+            code="invalid_type",
+            param="size",
+        )
+    return float(said)
 
 
 def _left(until: float | None, now: float) -> float | None:

@@ -20,6 +20,7 @@ from math import inf
 from router.core.affinity import Sticky
 from router.core.call import Call
 from router.core.endpoint import Attempt
+from router.core.explain import Explanation, explain
 from router.core.line import Place, expected
 from router.core.race import Race
 from router.core.record import CallRecord
@@ -27,6 +28,7 @@ from router.core.resume import Diverged
 from router.core.table import Route
 from router.core.verdict import Cause, Verdict
 from router.errors import RouterError, StreamBroken
+from router.proxy import debug
 from router.proxy.client import Client
 from router.proxy.headers import STREAM, call_facts, lines
 from router.proxy.last_words import exhausted, late, line_full, line_too_long, waited_in_vain
@@ -157,9 +159,12 @@ class Dispatch:
             return
         for given_up in race.give_up(now):
             self._give_up(given_up)
+        explained = self._explained(now) if self._call.asks_why and not self._record.attempts else None
         while (attempt := race.next_attempt(now)) is not None:
             self._record.attempts.append(attempt)
             self._exchanges[self._begin(attempt)] = attempt
+        if explained is not None:
+            self._tell_why(explained)
         if race.lost:
             self._give_in(self._lost(now))
             return
@@ -173,6 +178,15 @@ class Dispatch:
         endpoint = attempt.endpoint
         call = self._call if self._rescue is None else self._rescue.call_for(endpoint)
         return self._serving.targets[endpoint].begin(call, self)
+
+    def _explained(self, now: float) -> Explanation:
+        """As things are before the first attempt, which changes them."""
+        return explain(self._route, self._call.wait, self._call.size, now, debug.MOST)
+
+    def _tell_why(self, explained: Explanation) -> None:
+        attempts, sticky = self._record.attempts, bool(self._call.conversation)
+        asked = attempts[0].endpoint.name if attempts else None
+        self._record.why = debug.told(explained, asked, sticky=sticky)
 
     def _lined_up(self, now: float) -> bool:
         """In line for what the race wants, or no longer in line; False where that ended the call."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -11,11 +10,11 @@ from router.core.affinity import key_of
 from router.core.call import Call, InvalidCall, Operation, parse
 from router.core.record import CallRecord
 from router.core.table import Route
-from router.errors import BadRequest, ModelDisabled, RouterError, UnknownModel
+from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import call_facts, lines, passed_on, told_by_sdk
+from router.proxy.headers import call_facts, lines, passed_on, told_by_client
 from router.proxy.serving import Serving, Tables
 from router.proxy.shell import Shell
 
@@ -53,6 +52,8 @@ class Handler:
         record = self.record(request.path, request.arrived)
         try:
             call = self._call(request)
+            if call.asks_why:
+                self._admission.authorize_reading(request.headers)
             serving = self.tables.current  # read once: the call keeps this snapshot to its end
             route = self._route(serving, call)
             if route.affinity != "off":
@@ -100,7 +101,7 @@ class Handler:
     def _call(self, request: Request) -> Call:
         try:
             headers = request.headers
-            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *told_by_sdk(headers))
+            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *told_by_client(headers))
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
 
@@ -111,20 +112,8 @@ class Handler:
         known = serving.table.routes
         if call.model in known:
             raise UnknownModel(f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.", param="model")
-        disabled = [told for told in serving.table.config.endpoints if told.disabled and call.model in told.models]
-        if disabled:
-            reasons = "; ".join(f"{told.name}: {told.disabled}" for told in disabled)
-            raise ModelDisabled(f"All endpoints of the model '{call.model}' are disabled ({reasons}).", param="model")
-        raise UnknownModel(_unknown(call.model, known), param="model")
+        raise not_served(call.model, known, serving.table.disabled(call.model))
 
     def _ended(self, record: CallRecord) -> None:
         del self._open[record]
         self._shell.ended(record)
-
-
-def _unknown(model: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    nearest = difflib.get_close_matches(model, names, 1)
-    guess = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    shown = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-    return f"The model '{model}' is not served here.{guess} Served: {shown or 'none'}."

@@ -17,15 +17,16 @@ _HOP_BY_HOP = frozenset(  # RFC 9110 §7.6.1, and what says how long the message
 _NOT_THERE = _HOP_BY_HOP | frozenset(
     b"host content-type content-encoding expect accept-encoding date authorization cookie api-key x-api-key "
     b"openai-organization openai-project forwarded via x-forwarded-for x-forwarded-host x-forwarded-proto "
-    b"x-forwarded-port x-real-ip x-request-id origin referer".split()
+    b"x-forwarded-port x-real-ip x-request-id origin referer x-router-debug".split()
 )
 # The endpoint's business with us, and what this router says itself.
 _NOT_BACK = _HOP_BY_HOP | frozenset(
     b"set-cookie server date alt-svc strict-transport-security server-timing x-should-retry retry-after retry-after-ms "
-    b"x-router-endpoint x-router-attempts".split()
+    b"x-router-endpoint x-router-attempts x-router-debug".split()
 )
 _NOT_BACK_OF_STREAM = _NOT_BACK | {b"cache-control", b"x-accel-buffering"}
-_TOLD_BY_SDK = {b"x-stainless-retry-count", b"x-stainless-read-timeout", b"x-stainless-timeout"}  # Python's, Node's
+_RETRIES, _WHY = b"x-stainless-retry-count", b"x-router-debug"
+_TOLD = {_RETRIES, b"x-stainless-read-timeout", b"x-stainless-timeout", _WHY}  # the times are Python's and Node's
 STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
 
 
@@ -49,18 +50,22 @@ def passed_on(headers: Headers) -> bytes:
     return b"".join([_LINE % item for item in headers if item[0] not in withheld and item[0][:12] != b"x-stainless-"])
 
 
-def told_by_sdk(headers: Headers) -> tuple[float, int]:
-    """What the OpenAI SDKs tell of themselves: the seconds that they wait, and how often they have asked before."""
-    told = [header for header in headers if header[0] in _TOLD_BY_SDK]
+def told_by_client(headers: Headers) -> tuple[float, int, bool]:
+    """What the OpenAI SDKs tell of themselves, the seconds that they wait and how often they have asked before; and
+    whether the client asks why it gets what it gets.
+    """
+    told = [header for header in headers if header[0] in _TOLD]
     if not told:
-        return inf, 0
-    patience, retries = inf, 0
+        return inf, 0, False
+    patience, retries, asks_why = inf, 0, False
     for name, value in told:
-        if name != b"x-stainless-retry-count":
+        if name == _WHY:
+            asks_why = value == b"1"
+        elif name != _RETRIES:
             patience = _seconds(value)
         elif value.isdigit():
             retries = int(value[:3])
-    return patience, retries
+    return patience, retries, asks_why
 
 
 def _seconds(value: bytes) -> float:
@@ -96,14 +101,18 @@ def without(block: bytes, names: frozenset[bytes]) -> bytes:
 def call_facts(record: CallRecord, endpoint: str, now: float) -> bytes:
     """What every answer says of its call."""
     first = record.first_token
-    return b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b%b;dur=%.1f\r\n" % (
-        record.request_id.encode(),
-        endpoint.encode() or b"-",
-        len(record.attempts),
-        b"queue;dur=%.1f, " % (record.queued * 1e3) if record.queued else b"",
-        b"total" if first is None else b"first-token",
-        (now - record.arrived if first is None else first) * 1e3,
+    facts = (
+        b"x-request-id: %b\r\nx-router-endpoint: %b\r\nx-router-attempts: %d\r\nserver-timing: %b%b;dur=%.1f\r\n"
+        % (
+            record.request_id.encode(),
+            endpoint.encode() or b"-",
+            len(record.attempts),
+            b"queue;dur=%.1f, " % (record.queued * 1e3) if record.queued else b"",
+            b"total" if first is None else b"first-token",
+            (now - record.arrived if first is None else first) * 1e3,
+        )
     )
+    return facts if record.why is None else b"%bx-router-debug: %b\r\n" % (facts, bytes(record.why))
 
 
 def _with_named(withheld: frozenset[bytes], connection: bytes) -> frozenset[bytes]:
