@@ -72,7 +72,7 @@ def show(told: Json) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     said = [f"{name}: {what}" for name, what in _notes(told["candidates"])]
-    console.print(f"{told['model']}: a streaming call with a prompt of {told['size']:g} tokens, now", **_AS_IT_IS)
+    console.print(f"{told['model']}: a streaming call with a prompt of {told['size']:.0f} tokens, now", **_AS_IT_IS)
     console.print(_table(told))
     for line in (*said, _budgets(told), f"{told['why']}."):
         console.print(line, **_AS_IT_IS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from router import __version__
@@ -10,7 +12,8 @@ from tests.upstream.servers import DONE, FINISH, LAST, ROLE, SSE, chunk, on_uvlo
 
 KEYS = "keys: [sesame]"
 KEY = b"authorization: Bearer sesame"
-OPEN, CLOSED = [b"/healthz", b"/readyz"], [b"/metrics", b"/admin/endpoints", b"/v1/models", b"/v1/models/chat"]
+OPEN = [b"/healthz", b"/readyz"]
+CLOSED = [b"/metrics", b"/admin/endpoints", b"/admin/explain?model=chat", b"/v1/models", b"/v1/models/chat"]
 
 
 @on_uvloop
@@ -176,3 +179,63 @@ async def test_the_state_follows_what_happens() -> None:
         assert isinstance(now["busy_for"], float)
         assert 20 < now["busy_for"] <= 30
         assert now["busy_because"] == "throttled"
+
+
+# Why it would go there.
+
+
+@on_uvloop
+async def test_it_is_explained_where_a_call_would_go_and_nothing_is_begun() -> None:
+    text = """
+endpoints:
+  - {name: a, kind: simulated, models: {chat: m}, simulate: {first_token: 0s, rate: 100000}}
+  - {name: b, base_url: "http://127.0.0.1:9/v1", api_key: sk-ours, models: {chat: m}, tier: 2, probe: {kind: off}}
+"""
+    async with running(text) as router:
+        assert (await router.ask(post(CHAT))).status == 200
+        answer = await router.ask(get(b"/admin/explain?model=chat&size=2000"))
+        told = answer.json
+        assert answer.headers["content-type"] == "application/json"
+        assert (told["model"], told["wait"], told["size"], told["picked"]) == ("chat", "first_token", 2000.0, "a")
+        assert [(each["endpoint"], each["tier"], each["out"]) for each in told["candidates"]] == [
+            ("a", 1, None),
+            ("b", 2, None),
+        ]
+        assert told["why"].startswith("a is new: it gets one trial at once; b (tier 2) costs 1.0 s; ")
+        assert b"sk-ours" not in answer.body
+        assert router.counted("attempts_total") == 1
+        assert (await router.ask(get(b"/admin/explain?model=chat"))).json["size"] == 0.0
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("query", "status", "code", "says"),
+    [
+        (b"", 400, "missing_model", "Name a model: /admin/explain?model=NAME. Served: chat."),
+        (b"?model=", 400, "missing_model", "Served: chat."),
+        (b"?model=chta", 404, "model_not_found", "Did you mean 'chat'? Served: chat."),
+        (b"?model=dear", 503, "model_disabled", "(c: NOT_SET is not set)"),
+        (b"?model=chat&size=-1", 400, "invalid_type", "'size' must be a whole number"),
+        (b"?model=chat&size=1e3", 400, "invalid_type", "'size' must be a whole number"),
+        (b"?model=chat&size=%D9%A1", 400, "invalid_type", "'size' must be a whole number"),
+        (b"?model=chat&size=1000000000", 400, "invalid_type", "of at most 9 digits"),
+    ],
+)
+async def test_what_can_not_be_explained_is_refused(query: bytes, status: int, code: str, says: str) -> None:
+    text = SIMULATED + '  - {name: c, base_url: "http://c", api_key: "${NOT_SET}", models: {dear: o}}'
+    async with running(text) as router:
+        answer = await router.ask(get(b"/admin/explain" + query))
+        assert (answer.status, answer.error["code"]) == (status, code)
+        assert says in answer.error["message"]
+
+
+@on_uvloop
+async def test_a_call_that_asks_why_is_told_on_the_wire() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(CHAT, b"X-Router-Debug: 1"))
+        peer = await server.accept()
+        assert b"x-router-debug" not in (await peer.request()).headers
+        peer.send(whole())
+        told = json.loads((await client.answer()).headers["x-router-debug"])
+        assert told["asked"] == "there-1"

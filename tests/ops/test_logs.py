@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
 from router.core.endpoint import Endpoint
@@ -128,6 +129,7 @@ def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -
     attempt.first_token(1000.5)
     attempt.end(Verdict.SERVED, 1002.0)
     record.attempts = [attempt]
+    record.why = msgspec.Raw(b'{"asked":"a"}')
     log = AccessLog(pipe[1])
     log.ended(record)
     log.close()
@@ -157,4 +159,5 @@ def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -
                 "reason": "",
             }
         ],
+        "why": {"asked": "a"},
     }

@@ -1,0 +1,170 @@
+"""`firsttoken explain`, asking a router that runs, one that does not, and what is none."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from router.cli import main
+from tests.processes import HI, Router, router, run
+
+KEY = "sesame"
+SAID = {
+    "keys": [KEY],
+    "endpoints": [
+        {"name": "quick", "kind": "simulated", "models": ["chat"], "simulate": {"first_token": 0.01, "rate": 1000}},
+        {"name": "slow", "kind": "simulated", "models": ["chat"], "tier": 2},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    with router(tmp_path_factory.mktemp("router"), SAID) as running:
+        with running.sdk(api_key=KEY) as sdk:
+            sdk.chat.completions.create(model="chat", messages=HI)
+            for _ in sdk.chat.completions.create(model="chat", messages=HI, stream=True):
+                pass
+        yield running
+
+
+def explain(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["explain", *arguments], env=environment)
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """What it says where it can't explain, with status 2."""
+    result = explain(*arguments, **environment)
+    assert (result.exit_code, result.stdout) == (2, "")
+    return result.stderr
+
+
+def test_it_draws_a_table_and_says_why(there: Router) -> None:
+    result = explain("chat", "--size", "2000", "--url", there.origin, "--key", KEY)
+    assert result.exit_code == 0, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert lines[0] == "chat: a streaming call with a prompt of 2000 tokens, now"
+    (quick,) = (line for line in lines if line.startswith("→"))
+    assert quick.split()[:3] == ["→", "quick", "1"]
+    (slow,) = (line.split() for line in lines if line.startswith("slow "))
+    assert slow[:7] == ["slow", "2", "1.000", "1.000", "–", "–", "–"]
+    assert "slow: stand-in, newcomer" in lines
+    assert any(line.startswith("An extra attempt costs 1.00 expected waits of the rival; 3.") for line in lines)
+    assert lines[-1].startswith("quick: ")
+    assert " expected, the only one of its tier that can be asked; slow (tier 2) costs 1.0 s; " in lines[-1]
+
+
+def test_it_prints_what_the_router_answers_as_it_is(there: Router) -> None:
+    result = explain("chat", "--json", "--url", f"{there.origin}/", "--key", KEY)
+    assert json.loads(result.stdout)["picked"] == "quick"
+
+
+def test_host_port_and_key_may_come_from_the_environment(there: Router, tmp_path: Path) -> None:
+    settings = {"FIRSTTOKEN_PORT": str(there.address[1]), "FIRSTTOKEN_KEY": KEY}
+    result = run(tmp_path, "explain", "chat", "--json", **settings)  # as a process of its own, as an operator's
+    assert json.loads(result.stdout)["picked"] == "quick", result.stderr
+    assert run(tmp_path, "explain", "chat", "--json", FIRSTTOKEN_HOST="0.0.0.0", **settings).returncode == 0
+
+
+def test_a_key_is_asked_for(there: Router) -> None:
+    said = refused("chat", "--url", there.origin)
+    assert "A client key is needed" in said
+    assert said.endswith("Say one with --key or FIRSTTOKEN_KEY.\n")
+    assert "The client key is not one of this router's keys." in refused("chat", "--url", there.origin, "--key", "no")
+
+
+def test_an_unknown_model_is_told_with_the_known_ones(there: Router) -> None:
+    said = refused("chta", "--url", there.origin, "--key", KEY)
+    assert "The model 'chta' is not served here. Did you mean 'chat'? Served: chat." in said
+
+
+@pytest.mark.parametrize(
+    ("host", "there"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")]
+)
+def test_where_no_router_runs_that_is_said(host: str, there: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        said = refused("chat", FIRSTTOKEN_HOST=host, FIRSTTOKEN_PORT=str(port))
+    assert said.startswith(f"No router answers at http://{there}:{port} (")
+    assert said.endswith("Start it, or say --url where it is.\n")
+
+
+def test_a_port_that_nobody_can_know_is_asked_for() -> None:
+    assert (
+        refused("chat", FIRSTTOKEN_PORT="0")
+        == "FIRSTTOKEN_PORT is 0, which is any port: say --url where the router is.\n"
+    )
+
+
+@pytest.mark.parametrize("url", ["here", "ftp://here", "http://", "http://[::1", "http://a b:c"])
+def test_what_is_no_address_is_named(url: str) -> None:
+    assert refused("chat", "--url", url).startswith(f"{url} is no address of a router, as http://127.0.0.1:8080 is one")
+
+
+@contextmanager
+def another(status: int, body: bytes) -> Iterator[str]:
+    """A server that is no router: it always says the same."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+UNKNOWN = b'{"error":{"message":"There is nothing at /admin/explain.","type":"","param":null,"code":"unknown_url"}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (200, b"<html>It works!</html>", "answers, but explains nothing. Is that firsttoken's address"),
+        (200, b"[]", "answers, but explains nothing. Is that firsttoken's address"),
+        (404, b"Not found", "answers with status 404 and no reason. Is that firsttoken's address"),
+        (404, UNKNOWN, "has no /admin/explain. Is that firsttoken's address, and of this version?"),
+    ],
+)
+def test_what_is_no_router_is_told_from_one(status: int, body: bytes, says: str) -> None:
+    with another(status, body) as url:
+        assert refused("chat", "--url", url).startswith(f"{url} {says}")
+
+
+def test_a_server_that_does_not_speak_http_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        said = refused("chat", "--url", f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert " gave no answer (" in said
+
+
+def test_its_help_says_what_the_marks_mean() -> None:
+    result = CliRunner().invoke(main, ["explain", "--help"])
+    assert all(mark in result.output for mark in ("→", "≈", "×", "FIRSTTOKEN_KEY"))
