@@ -39,10 +39,15 @@ def named(of: Route, name: str) -> Endpoint:
 
 
 def knowing(
-    *names: str, second: Iterable[str] = (), limit: int | None = None, load: float = 0.0, **seconds: float
+    *names: str,
+    second: Iterable[str] = (),
+    limit: int | None = None,
+    load: float = 0.0,
+    hedge: Any = "auto",
+    **seconds: float,
 ) -> Route:
     """One whose endpoints have taken so long, always."""
-    of = route(*names, second=second, limit=limit, load=load)
+    of = route(*names, second=second, limit=limit, load=load, hedge=hedge)
     for name, value in seconds.items():
         learn(named(of, name), *[value] * 100)
     of.replan(T)
@@ -202,9 +207,9 @@ def test_of_very_many_it_tells_the_first_and_how_many_are_left_out() -> None:
 
 
 def test_the_lowest_is_told_with_what_the_others_cost() -> None:
-    assert why(knowing("gpu", "zhipu", "slow", gpu=0.31, zhipu=0.54, slow=4.2)) == (
+    assert why(knowing("gpu", "zhipu", "slow", hedge=0.82, gpu=0.31, zhipu=0.54, slow=4.2)) == (
         "gpu: 0.31 s expected, the lowest; zhipu costs 0.54 s; slow costs 4.2 s; "
-        "a rival (zhipu) would be asked after 0.88 s"
+        "a rival (zhipu) would be asked after 0.82 s"
     )
 
 
