@@ -30,7 +30,7 @@ from loadtest.latency.endpoints import Endpoint
 from loadtest.latency.http import Http
 from loadtest.latency.servers import Server, Ticket
 from loadtest.latency.stand import Stand
-from loadtest.latency.voice import Voice, as_json, refused
+from loadtest.latency.voice import Voice, as_json, gauges, refused
 
 Json = dict[str, Any]
 
@@ -180,6 +180,13 @@ class Fake:
             self.answering[ticket].begin()
         self.arm()
 
+    def load(self) -> tuple[int, int]:
+        """How many it serves, and how many are in line."""
+        if self.server is None:
+            return 0, 0
+        self.turn()
+        return len(self.server.running), len(self.server.line)
+
     def arm(self) -> None:
         """One timer, for the next slot that becomes free by itself."""
         assert self.server is not None
@@ -217,6 +224,8 @@ class Connection(Http):
             self.write(as_json(200, {"object": "list", "data": models}))
         elif path == "/health":
             self.write(as_json(200, {"status": "ok"}))
+        elif path == "/metrics" and self.fake.endpoint.kind == "vllm":
+            self.write(gauges(self.fake.stand.model, *self.fake.load()))
         else:
             self.write(as_json(404, {"error": {"message": f"there is no {path} here", "code": "unknown_url"}}))
 

@@ -24,10 +24,13 @@ def parts_of(tokens: int) -> list[int]:
     return [1, *((rest * (n + 1)) // writes - (rest * n) // writes for n in range(writes))]
 
 
-def as_json(status: int, content: object, *headers: str) -> bytes:
-    body = json.dumps(content).encode()
-    lines = [f"HTTP/1.1 {status} {status}", "content-type: application/json", f"content-length: {len(body)}", *headers]
+def answer(status: int, kind: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} {status}", f"content-type: {kind}", f"content-length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def as_json(status: int, content: object, *headers: str) -> bytes:
+    return answer(status, "application/json", json.dumps(content).encode(), *headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,15 @@ class Voice:
         text = "".join(self.text(number, tokens) for number, tokens in enumerate(parts_of(self.tokens)))
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         return as_json(200, self.frame("chat.completion", choices=[choice], usage=self.usage))
+
+
+def gauges(model: str, running: int, waiting: int) -> bytes:
+    """A page of metrics as vLLM has it, as far as a load goes; nothing on its cache, which is not played."""
+    lines = []
+    for what, count in (("running", running), ("waiting", waiting)):
+        name = f"vllm:num_requests_{what}"
+        lines += [f"# TYPE {name} gauge", f'{name}{{engine="0",model_name="{model}"}} {count}.0', ""]
+    return answer(200, "text/plain; version=0.0.4", "\n".join(lines).encode())
 
 
 def refused(status: int, code: str | None, retry_after: float | None) -> bytes:

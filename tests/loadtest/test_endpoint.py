@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.latency.endpoint import Fakes
 from loadtest.latency.stand import Stand
@@ -141,6 +142,25 @@ def test_who_waits_in_line_gets_the_slot_of_a_client_that_left() -> None:
             (_, _, _, left), (_, _, waited, served) = log(fakes)
             assert (left, served) == ("cancelled", "served")
             assert waited >= 20
+
+    told(story)
+
+
+def test_a_vllm_tells_its_load_and_others_do_not() -> None:
+    async def story() -> None:
+        fleet = endpoint(kind="vllm", slots=1, first_token=20), endpoint("beta")
+        async with standing(*fleet) as fakes, httpx.AsyncClient(trust_env=False) as http:
+            both = [asyncio.create_task(ask(fakes, k)) for k in range(2)]
+            await until(lambda: len(fakes.log()) == 2)
+            page = (await http.get(f"{url(fakes).removesuffix('/v1')}/metrics")).text
+            loads = [
+                (sample.name, sample.labels["model_name"], sample.value)
+                for family in text_string_to_metric_families(page)
+                for sample in family.samples
+            ]
+            assert loads == [("vllm:num_requests_running", "m", 1.0), ("vllm:num_requests_waiting", "m", 1.0)]
+            assert (await http.get(f"{url(fakes, 'beta').removesuffix('/v1')}/metrics")).status_code == 404
+            await asyncio.gather(*both)
 
     told(story)
 
