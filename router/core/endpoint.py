@@ -7,7 +7,7 @@ exactly once whatever way its call ends, so that every counter here returns to w
 from __future__ import annotations
 
 from collections.abc import Hashable
-from math import inf, sqrt
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -31,8 +31,6 @@ MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked
 OURS_WAIT = 300.0  # seconds between two tries where a person must put right a key, a bill or a name
 LATELY = 60.0  # seconds: one that served a call since then knows our model and path
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
-BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
-SURGE = 1.0  # standard deviation of a count: more than so many above what was there when it was measured is no chance
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 WITNESSES = 3  # attempts that wait for too long, which is all that need be heard
 LATE = 2.0  # medians: a first token is never called late before
@@ -187,9 +185,8 @@ class Endpoint:
         load = (STREAM_SHARE * self.in_flight + (1.0 - STREAM_SHARE) * len(waiting)) / self.weight
         if now < self._said_until:
             load += STREAM_SHARE * self._others / self.weight
-        usual = latency.load + SURGE * sqrt(latency.load)
-        if load > usual:
-            expected *= (BATCH + load) / (BATCH + usual)
+        if load > latency.room:
+            expected *= latency.loaded(load)
         return expected if self.breaker.recovered_at is None else expected / self.breaker.ramp(now)
 
     def load(self, now: float) -> float:
@@ -206,9 +203,7 @@ class Endpoint:
 
     def crowding(self, wait: Wait, now: float) -> float:
         """How many times as long one more waits, for what is there now beyond what was when its evidence was seen."""
-        load, seen = self.load(now), self._latency[wait].load
-        usual = seen + SURGE * sqrt(seen)
-        return (BATCH + load) / (BATCH + usual) if load > usual else 1.0
+        return self._latency[wait].loaded(self.load(now))
 
     def _witnessed(self, latency: Latency, wait: Wait, now: float) -> tuple[float, float]:
         """For how long somebody has waited here, and how surprising it is that so many have for so long.

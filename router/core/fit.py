@@ -10,7 +10,8 @@ from __future__ import annotations
 from math import exp
 
 ENOUGH = 30.0  # fresh observations
-SURE = 3.0  # standard errors that a slope must be away from nothing
+SURE = 3.0  # standard errors that a slope must be away from nothing, to be believed
+STILL_SURE = 2.0  # and to be believed still, lest it come and go with every stall
 
 
 class Fit:
@@ -21,7 +22,7 @@ class Fit:
     def __init__(self, tau: float) -> None:
         self._tau, self._at = tau, 0.0
         self.weight = self._x = self._y = self._xx = self._xy = self._yy = 0.0
-        self.slope = 0.0  # of y over x; never below 0, and 0 until it is significant
+        self.slope = 0.0  # of y over x; never below 0, 0 until it is significant, and kept while there is too little
 
     def add(self, x: float, y: float, now: float) -> None:
         decay = exp((self._at - now) / self._tau)
@@ -32,7 +33,8 @@ class Fit:
         self._xx = self._xx * decay + x * x
         self._xy = self._xy * decay + x * y
         self._yy = self._yy * decay + y * y
-        self.slope = self._significant() if self.weight >= ENOUGH else 0.0
+        if self.weight >= ENOUGH:
+            self.slope = self._significant(STILL_SURE if self.slope else SURE)
 
     @property
     def mean_x(self) -> float:
@@ -42,7 +44,7 @@ class Fit:
     def mean_y(self) -> float:
         return self._y / self.weight
 
-    def _significant(self) -> float:
+    def _significant(self, sure: float) -> float:
         weight = self.weight
         xx = self._xx - self._x * self._x / weight
         xy = self._xy - self._x * self._y / weight
@@ -51,4 +53,4 @@ class Fit:
         slope = xy / xx
         yy = self._yy - self._y * self._y / weight
         variance = max(0.0, yy - slope * xy) / ((weight - 2.0) * xx)
-        return slope if slope * slope > SURE * SURE * variance else 0.0
+        return slope if slope * slope > sure * sure * variance else 0.0

@@ -15,7 +15,7 @@ those before it: what `Run` finds to be no chance any more replaces all evidence
 
 from __future__ import annotations
 
-from math import exp, inf
+from math import exp, inf, sqrt
 
 from router.core.fit import Fit
 from router.core.run import Run, surprise
@@ -29,6 +29,9 @@ UNUSUAL = 0.93  # one wait says nothing before it is beyond this quantile: -ln(2
 TROUBLED = 5.0  # times the mean: what a call waits where there is trouble, if nobody waits for longer yet
 DOUBT = 0.15  # how likely trouble is, from which on nobody is sent there who is late already
 SETTLED = 10.0  # observations since it became slower
+BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
+SURGE = 1.0  # standard deviation of a count: more than so many above what was there when it was measured is no chance
+HELD = 1.0  # observation, that weighs what was expected where things have changed and the run would say less: a bound
 KEPT = 0.1  # of the distribution, where things have changed: how long the longest take is not unlearned at once
 
 
@@ -42,7 +45,9 @@ class Latency:
         "_loads",
         "_long_run",
         "_prior",
+        "_prior_rest",
         "_prior_size",
+        "_rest",
         "_run",
         "_sizes",
         "_sketch",
@@ -52,7 +57,9 @@ class Latency:
         "curve",
         "late",
         "load",
+        "room",
         "seen_at",
+        "slope",
         "unknown",
     )
 
@@ -68,7 +75,10 @@ class Latency:
         self.curve: Curve | None = None  # of the waits, for a prompt of the mean size
         self.late = 0.0  # seconds after which one that waits is unusual; where nobody knows, at once
         self.load = 0.0  # the mean of the loads under which its evidence was seen
+        self.room = 0.0  # a load that is no more than that, but by chance
+        self.slope = 0.0  # seconds a token of the prompt; 0 where it does not show
         self._fresh = False
+        self._draw_line()
         self.unknown, self.seen_at, self._slower = True, -inf, False
 
     # What is to be expected.
@@ -83,24 +93,22 @@ class Latency:
 
     def shift(self, size: float, now: float) -> float:
         """How much longer than the mean a prompt of this size takes."""
-        slope = self._long_run.slope
-        return slope * (size - self.mean_size(now)) if slope else 0.0
+        return self.slope * (size - self.mean_size(now)) if self.slope else 0.0
 
     def expected(self, size: float, now: float, lateness: float = 0.0, age: float = 0.0) -> float:
         """What a call with such a prompt waits; `lateness` is that of those that wait now, the oldest for `age`."""
-        decay = exp((self._at - now) / TAU)  # `mean`, spelt out: this is asked of every endpoint for every call
-        mean = (PRIOR_WEIGHT * self._prior + self._total * decay) / (PRIOR_WEIGHT + self._weight * decay)
-        if self._long_run.slope:
-            mean = max(SHORTEST, mean + self.shift(size, now))
+        decay = exp((self._at - now) / TAU)  # mean + shift, spelt out: this is asked of every endpoint for every call
+        mean = (self._prior_rest + self._rest * decay) / (PRIOR_WEIGHT + self._weight * decay) + self.slope * size
+        if mean < SHORTEST:
+            mean = SHORTEST
         run = self._run
         if not lateness and not (run.excess and run.long):
             return mean
         return mean + run.trouble(now, lateness) * (max(TROUBLED * mean, age) - mean)
 
-    @property
-    def slope(self) -> float:
-        """Seconds a token of the prompt; 0 where it does not show."""
-        return self._long_run.slope
+    def loaded(self, load: float) -> float:
+        """How many times as long a call waits under such a load as under the one that the evidence was seen under."""
+        return (BATCH + load) / (BATCH + self.room) if load > self.room else 1.0
 
     def trouble(self, now: float, lateness: float = 0.0) -> float:
         """How likely it is by now; `lateness` is that of those that wait."""
@@ -131,18 +139,15 @@ class Latency:
         The first one is all that is known: beside the default prior a quick newcomer would look slower than it is, and
         be passed over for one that is known better.
         """
-        usual = max(SHORTEST, seconds - self.shift(size, now))
-        where = bucket(usual)
+        where = self._bucket(seconds, size, now)
         if self._long_run.weight == 0.0:
             self._total = self._sizes = self._loads = self._weight = 0.0
             self._at = now
             self._prior, self._prior_size = seconds, size
         self._long_run.add(size, seconds, now)
         self._sketch.ended(where, now)
-        if self.curve is not None and self._run.add(self.curve.tail(where), seconds, size, load, now):
-            self._start_again(now)
-        else:
-            self._add(seconds, size, load, now)
+        self._add(seconds, size, load, now)
+        self._suspect(where, seconds, size, load, now)
         self._learned(now)
 
     def penalise(self, seconds: float, now: float) -> None:
@@ -155,14 +160,15 @@ class Latency:
 
         Left out, the slowest endpoint looks fastest: only its quick answers would be counted.
         """
-        where = bucket(max(SHORTEST, seconds - self.shift(size, now)))
+        where = self._bucket(seconds, size, now)
         if seconds > self.expected(size, now):
+            load = min(load, self.load)  # what it would have waited under less nobody knows
             if self.curve is None:
-                self._stand_at(seconds, size, load, now)
-            elif self._run.add(self.curve.tail(where), seconds, size, load, now):
-                self._start_again(now)
+                self._stand_at(seconds, size, load, 1.0, now)  # a bound, where little is known besides
             else:
                 self._add(seconds, size, load, now)
+                if surprise(self.curve.tail(where)) > 0.0:  # that it was not longer is no sign of anything
+                    self._suspect(where, seconds, size, load, now)
             self.unknown = False
         if not self.unknown:
             self._sketch.cut(where, now)
@@ -182,29 +188,61 @@ class Latency:
         """What one that has waited for so long, and waits, says of trouble here: a log-likelihood."""
         return 0.0 if self.curve is None else max(0.0, surprise(self.curve.survival(seconds - self.shift(size, now))))
 
+    def _bucket(self, seconds: float, size: float, now: float) -> int:
+        return bucket(max(SHORTEST, seconds - self.shift(size, now)))
+
     def _add(self, seconds: float, size: float, load: float, now: float) -> None:
         decay = exp((self._at - now) / TAU)
         if self._weight * decay > MOST - 1.0:
-            decay = (MOST - 1.0) / self._weight
+            self._make_room(now)
+            decay = 1.0
         self._total = self._total * decay + seconds
         self._sizes = self._sizes * decay + size
         self._loads = self._loads * decay + load
         self._weight = self._weight * decay + 1.0
         self.load = self._loads / self._weight
         self._at = now
+        self._draw_line()
 
-    def _stand_at(self, seconds: float, size: float, load: float, now: float) -> None:
-        """With the weight of one observation, and drift from there: it is a bound, where little is known besides."""
-        self._total = seconds + PRIOR_WEIGHT * (seconds - self._prior)
-        self._sizes = size + PRIOR_WEIGHT * (size - self._prior_size)
-        self._loads, self._weight, self.load, self._at = load, 1.0, load, now
+    def _make_room(self, now: float) -> None:
+        """For one more, by making less of all others; the means stay, beside a prior that weighs what it did."""
+        weight = MOST - 1.0
+        self._loads *= weight / self._weight
+        self._total = (PRIOR_WEIGHT + weight) * self.mean(now) - PRIOR_WEIGHT * self._prior
+        self._sizes = (PRIOR_WEIGHT + weight) * self.mean_size(now) - PRIOR_WEIGHT * self._prior_size
+        self._weight = weight
+
+    def _stand_at(self, seconds: float, size: float, load: float, weight: float, now: float) -> None:
+        """With the weight of so many observations, and drift from there."""
+        self._total = weight * seconds + PRIOR_WEIGHT * (seconds - self._prior)
+        self._sizes = weight * size + PRIOR_WEIGHT * (size - self._prior_size)
+        self._loads, self._weight, self.load, self._at = weight * load, weight, load, now
+        self._draw_line()
+
+    def _suspect(self, where: int, seconds: float, size: float, load: float, now: float) -> None:
+        """Start again, where this wait shows that things have changed: a long one for the worse, a short one for the
+        better.
+        """
+        if self.curve is None:
+            return
+        changed = self._run.add(self.curve.tail(where), seconds, size, load, now)
+        if changed and self._run.long is (seconds > self.mean(now) + self.shift(size, now)):
+            self._start_again(now)
 
     def _start_again(self, now: float) -> None:
-        """From the run, which is all that is known of how things are now."""
+        """From the run, which is all that is known of how things are now.
+
+        That it is long makes nothing look better than before, nor the other way round: then what was expected holds,
+        until there is a little evidence.
+        """
         run = self._run
-        total = max(run.total, run.count * self.mean(now)) if run.long else run.total
-        self._total, self._sizes, self._loads = total, run.sizes, run.loads
-        self._weight, self._at, self.load = float(run.count), now, run.loads / run.count
+        seconds, size, load = (total / run.count for total in (run.total, run.sizes, run.loads))
+        before, weight = self.expected(size, now), float(run.count)
+        if run.long:
+            before *= self.loaded(_room(load))
+        if (seconds < before) is run.long:
+            seconds, weight = before, min(weight, HELD)
+        self._stand_at(seconds, size, load, weight, now)
         self._sketch.fade(KEPT)
         self._slower = run.long
         self._run = Run()
@@ -217,4 +255,16 @@ class Latency:
             self._total += PRIOR_WEIGHT * (self._prior - prior)  # the mean stays, and drifts elsewhere
             self._sizes += PRIOR_WEIGHT * (self._prior_size - size)
             self._prior, self._prior_size = prior, size
+            self._draw_line()
         self.unknown, self.seen_at, self._fresh = False, now, True
+
+    def _draw_line(self) -> None:
+        """What `expected` is reckoned from: sums of what is left of each wait without what its prompt's size adds."""
+        self.room = _room(self.load)
+        slope = self.slope = self._long_run.slope
+        self._rest = self._total - slope * self._sizes
+        self._prior_rest = PRIOR_WEIGHT * (self._prior - slope * self._prior_size)
+
+
+def _room(load: float) -> float:
+    return load + SURGE * sqrt(load)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from itertools import pairwise
-from math import exp
+from math import exp, isfinite
+from random import Random
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from router.core.latency import LONG_RUN_TAU, TAU, Latency
+from router.core.latency import HELD, LONG_RUN_TAU, MOST, TAU, Latency
+from router.core.sketch import LONGEST
 from tests.core.helpers import T, properties
+from tests.core.lives import lived
 
 NOISE = 1e-9  # of rounding; values here are at most 100 s
 
@@ -20,6 +25,9 @@ seconds = st.floats(0.001, 100.0)
 gaps = st.one_of(st.just(0.0), st.floats(0.0, 10.0), st.floats(0.0, 5000.0))
 waits = st.lists(st.tuples(gaps, seconds), max_size=30)
 some_waits = st.lists(st.tuples(gaps, seconds), min_size=1, max_size=30)
+seeds = st.integers(0, 2**32)
+loads = st.sampled_from([0.0, 1.0, 10.0, 60.0])
+shares = st.floats(0.1, 10.0)  # of what is expected
 
 
 def after(history: Waits, prior: float) -> tuple[Latency, float]:
@@ -174,6 +182,160 @@ def test_reading_changes_nothing(history: Waits, prior: float, reads: list[tuple
     forwards = [latency.mean(time) for time in times]
     backwards = [latency.mean(time) for time in reversed(times)][::-1]
     assert forwards == backwards == [untouched.mean(time) for time in times]
+
+
+@properties
+@given(seed=seeds, one=shares, another=shares, later=gaps, load=loads)
+def test_of_two_equal_ones_the_one_told_the_quicker_wait_is_never_dearer(
+    seed: int, one: float, another: float, later: float, load: float
+) -> None:
+    told, now = lived(seed, loaded=True)
+    untold, now = deepcopy(told), now + later
+    quicker, slower = sorted(share * told.expected(0.0, now) for share in (one, another))
+    told.observe(quicker, now, load=load)
+    untold.observe(slower, now, load=load)
+    assert told.mean(now) <= untold.mean(now) * (1.0 + NOISE)
+    for any_load in (0.0, load, 60.0):
+        assert cost(told, 0.0, any_load, now) <= cost(untold, 0.0, any_load, now) * (1.0 + NOISE)
+
+
+@properties
+@given(seed=seeds, share=shares, later=gaps, load=loads)
+def test_whatever_was_seen_the_mean_never_rises_by_a_wait_below_it_nor_falls_by_one_above(
+    seed: int, share: float, later: float, load: float
+) -> None:
+    latency, now = lived(seed, loaded=True)
+    now += later
+    assume(latency.weight)
+    before = latency.mean(now)
+    latency.observe(share * before, now, load=load)
+    assert (latency.mean(now) - before) * (share - 1.0) >= -NOISE * before
+
+
+@properties
+@given(seed=seeds, share=shares, later=gaps, size=st.sampled_from([0.0, 100.0, 20000.0]), load=loads)
+def test_whatever_was_seen_a_wait_that_was_broken_off_makes_nothing_cheaper(
+    seed: int, share: float, later: float, size: float, load: float
+) -> None:
+    latency, now = lived(seed, sized=True, loaded=True)
+    now += later
+    before = [cost(latency, size, any_load, now) for any_load in (0.0, load, 60.0)]
+    latency.observe_at_least(share * before[0], now, size, load)
+    after = [cost(latency, size, any_load, now) for any_load in (0.0, load, 60.0)]
+    assert all(later >= earlier * (1.0 - NOISE) for earlier, later in zip(before, after, strict=True))
+
+
+@properties
+@given(seed=seeds, failures=st.integers(1, 300), seconds=st.floats(0.0, 10.0), later=gaps, load=loads)
+def test_no_count_of_failures_makes_it_cheaper(
+    seed: int, failures: int, seconds: float, later: float, load: float
+) -> None:
+    latency, now = lived(seed, sized=True, loaded=True)
+    now += later
+    before = cost(latency, 100.0, load, now)
+    for _ in range(failures):
+        latency.penalise(seconds, now)
+    assert cost(latency, 100.0, load, now) >= before * (1.0 - NOISE)
+
+
+@properties
+@given(seed=seeds, later=gaps, size=st.sampled_from([0.0, 1.0, 1e7]), value=st.sampled_from([0.0, 1e-9, 1.0, 1e5]))
+def test_whatever_was_seen_all_that_it_says_is_a_time(seed: int, later: float, size: float, value: float) -> None:
+    latency, now = lived(seed, sized=True, loaded=True)
+    now += later
+    for _ in range(3):
+        for at in (now, now + 1e9):
+            assert 0.0 < latency.expected(size, at) < 1e9
+            assert isfinite(latency.shift(size, at))
+            assert latency.lateness(value, size, at) >= 0.0
+        latency.observe(value, now, size)
+        latency.draw()
+        assert 0.0 <= latency.late <= LONGEST
+        latency.observe_at_least(value, now, size)
+
+
+@properties
+@given(seed=seeds, later=gaps)
+def test_what_is_expected_is_the_mean_and_what_the_size_adds_but_for_trouble(seed: int, later: float) -> None:
+    latency, now = lived(seed, sized=True)
+    now += later
+    assume(latency._run.trouble(now) == 0.0)
+    for size in (0.0, 1000.0, 1e5):
+        usual = latency.mean(now) + latency.shift(size, now)
+        assert latency.expected(size, now) == pytest.approx(max(0.002, usual), rel=1e-6, abs=1e-6)
+
+
+@properties
+@given(seed=seeds)
+def test_evidence_never_weighs_more_than_its_share_but_for_failures(seed: int) -> None:
+    latency, now = lived(seed)
+    latency.observe(1.0, now)
+    assert 0.0 < latency.weight <= MOST
+
+
+@pytest.mark.parametrize("median", [0.15, 1.5])
+def test_what_a_run_of_waits_says_replaces_what_was_seen_before(median: float) -> None:
+    latency, now = regular(Random(1), median=0.5, count=400)
+    for wait in waits_of(Random(2), median, 12):
+        now += 0.1
+        latency.observe(wait, now)
+    assert latency.mean(now) == pytest.approx(1.05 * median, rel=0.3)  # of 400 and 12 it were near 0.5
+    assert latency.weight < 20.0
+
+
+def test_a_single_stall_where_stalls_are_usual_says_little_of_trouble() -> None:
+    usual, now = regular(Random(1), median=0.5, count=2000, stalls=0.05)
+    never, _ = regular(Random(1), median=0.5, count=2000)
+    for latency in (usual, never):
+        latency.observe(0.5, now)
+        before = latency.mean(now)
+        latency.observe(12.0, now)
+        raised = latency.expected(0.0, now) - latency.mean(now)
+        assert raised < 0.5 * before if latency is usual else raised > 1.5 * before
+
+
+def test_that_things_became_worse_makes_nothing_better_where_failures_had_said_more() -> None:
+    latency, now = regular(Random(1), median=0.3, count=400)
+    for _ in range(100):
+        latency.penalise(5.0, now)
+    feared = latency.mean(now)
+    for wait in (1.0, 1.0, 1.0):  # long, and less than was feared: they lower it as any wait does
+        latency.observe(wait, now)
+    assert 2.0 < latency.mean(now) < feared
+    latency.observe(feared, now)  # and this shows that things have changed
+    assert latency.mean(now) >= 2.0
+    assert latency.weight == HELD
+
+
+def test_it_learns_what_a_token_of_the_prompt_adds_and_unlearns_nothing_while_idle() -> None:
+    latency, now, rng = Latency(1.0), T, Random(1)
+    for _ in range(200):
+        now += 0.5
+        size = rng.choice((100.0, 2000.0, 10000.0))
+        latency.observe(0.4 * exp(rng.gauss(0.0, 0.3)) + 3e-4 * size, now, size)
+    for size in (100.0, 10000.0):
+        assert latency.expected(size, now) == pytest.approx(0.42 + 3e-4 * size, rel=0.15)
+    now += 3600.0
+    latency.observe(0.4 + 3e-4 * 100.0, now, 100.0)
+    assert latency.expected(10000.0, now) == pytest.approx(3.4, rel=0.15)
+
+
+def cost(latency: Latency, size: float, load: float, now: float) -> float:
+    return latency.expected(size, now) * latency.loaded(load)
+
+
+def regular(rng: Random, median: float, count: int, stalls: float = 0.0) -> tuple[Latency, float]:
+    """One that is asked ten times a second."""
+    latency, now = Latency(1.0), T
+    for wait in waits_of(rng, median, count):
+        now += 0.1
+        latency.observe(rng.uniform(8.0, 16.0) if rng.random() < stalls else wait, now)
+        latency.draw()
+    return latency, now
+
+
+def waits_of(rng: Random, median: float, count: int) -> Iterator[float]:
+    return (median * exp(rng.gauss(0.0, 0.3)) for _ in range(count))
 
 
 def test_to_forget_makes_a_newcomer() -> None:

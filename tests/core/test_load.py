@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint import BATCH, STREAM_SHARE
+from router.core.endpoint import STREAM_SHARE
+from router.core.latency import BATCH
 from router.core.load import HOT_KV, ServerLoad
 from router.core.verdict import Verdict
 from tests.core.helpers import T, endpoint, properties
