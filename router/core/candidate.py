@@ -146,6 +146,8 @@ def _notes(endpoint: Endpoint, wait: Wait, now: float) -> Iterator[str]:
         yield "keeps a caller waiting"
     if trouble >= DOUBT:
         yield f"in trouble, {trouble:.0%} likely"
+    elif not endpoint.settled(wait, now):
+        yield "has become slower, and nobody knows yet how slow"
     if ramp < 1.0:
         yield f"slow start: {ramp:.0%} of its share"
     if endpoint.breaker.failures_in_a_row:

@@ -343,6 +343,17 @@ def test_times_are_told_as_people_say_them(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
 
 
+def test_one_that_has_become_slower_is_told_as_such() -> None:
+    of = knowing("a", "b", a=0.3, b=0.5)
+    learn(named(of, "a"), 3.0, 3.0)
+    told = explain(of, "first_token", 0.0, T).candidates[-1]
+    assert told.endpoint == "a"
+    assert told.notes[0].startswith("in trouble, ")
+    learn(named(of, "a"), 3.0, 3.0)
+    told = explain(of, "first_token", 0.0, T).candidates[-1]
+    assert told.notes == ["has become slower, and nobody knows yet how slow"]
+
+
 def test_what_its_server_says_and_a_slow_start_are_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     a = named(of, "a")
