@@ -118,13 +118,18 @@ def test_who_is_silent_never_answers_and_logs_that_the_client_left() -> None:
 
 def test_nobody_listens_while_an_endpoint_is_absent() -> None:
     async def story() -> None:
-        away = [{"start": 5, "until": 30}]
-        async with standing(endpoint(absent=away)) as fakes, httpx.AsyncClient(trust_env=False) as http:
+        async with (
+            standing(endpoint(absent=[{"start": 200, "until": 400}])) as fakes,
+            httpx.AsyncClient(trust_env=False) as http,
+        ):
+            (fake,) = fakes.fakes
             assert (await http.get(f"{url(fakes)}/models")).status_code == 200
-            await until(lambda: fakes.clock.now() > 5)
+            fakes.start(fakes.clock.loop.time() - 300 / fakes.clock.speed)
+            await until(lambda: not fake.listens)
             with pytest.raises(httpx.TransportError):
                 await http.get(f"{url(fakes)}/models")
-            await until(lambda: fakes.clock.now() > 30 and fakes.fakes[0].listens)
+            fakes.start(fakes.clock.loop.time() - 500 / fakes.clock.speed)
+            await until(lambda: fake.listens)
             assert (await http.get(f"{url(fakes)}/models")).status_code == 200
 
     told(story)
