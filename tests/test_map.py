@@ -46,7 +46,7 @@ MAY: dict[str, set[str]] = {
     "router.core.budget": set(),
     "router.core.call": set(),
     "router.core.endpoint": {
-        f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "load", "verdict")
+        f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "load", "sketch", "verdict")
     },
     "router.core.health": set(),
     "router.core.latency": {"router.core.fit", "router.core.run", "router.core.sketch"},

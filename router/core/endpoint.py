@@ -18,6 +18,7 @@ from router.core.latency import Latency
 from router.core.limit import Limit
 from router.core.line import Line
 from router.core.load import ServerLoad
+from router.core.sketch import Curve
 from router.core.verdict import OURS, Cause, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
@@ -261,6 +262,11 @@ class Endpoint:
         if latency.curve is None:
             return inf
         return latency.curve.remaining(max(0.0, age - latency.shift(attempt.size, now)))
+
+    def curve(self, wait: Wait, now: float) -> Curve | None:
+        """Of its waits, those that have not ended yet among them; None while too little is known for one."""
+        waiting = [(now - a.began, a.size) for a in self.waiting if a.wait == wait]
+        return self._latency[wait].curve_with(waiting, now) if waiting else self._latency[wait].curve
 
     # What is learned.
 

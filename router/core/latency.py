@@ -15,6 +15,7 @@ those before it: what `Run` finds to be no chance any more replaces all evidence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp, inf, sqrt
 
 from router.core.fit import Fit
@@ -28,7 +29,9 @@ MOST = 100.0  # fresh observations that all evidence weighs at most: where waits
 UNUSUAL = 0.93  # one wait says nothing before it is beyond this quantile: -ln(2 * 0.07) = 2, as it is usual in a run
 TROUBLED = 5.0  # times the mean: what a call waits where there is trouble, if nobody waits for longer yet
 DOUBT = 0.15  # how likely trouble is, from which on nobody is sent there who is late already
-SETTLED = 10.0  # observations since it became slower
+SETTLES = (
+    20.0  # seconds after it became slower, until it is known how slow: those that ended by then are the quick ones
+)
 BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
 SURGE = 1.0  # standard deviation of a count: more than so many above what was there when it was measured is no chance
 HELD = 1.0  # observation, that weighs what was expected where things have changed and the run would say less: a bound
@@ -51,7 +54,7 @@ class Latency:
         "_run",
         "_sizes",
         "_sketch",
-        "_slower",
+        "_slower_at",
         "_total",
         "_weight",
         "curve",
@@ -79,7 +82,7 @@ class Latency:
         self.slope = 0.0  # seconds a token of the prompt; 0 where it does not show
         self._fresh = False
         self._draw_line()
-        self.unknown, self.seen_at, self._slower = True, -inf, False
+        self.unknown, self.seen_at, self._slower_at = True, -inf, -inf
 
     # What is to be expected.
 
@@ -116,7 +119,7 @@ class Latency:
 
     def settled(self, now: float, lateness: float = 0.0) -> bool:
         """Nothing speaks for trouble, and if it has become slower, it was seen since how slow."""
-        return self._run.trouble(now, lateness) < DOUBT and (not self._slower or self._weight >= SETTLED)
+        return now >= self._slower_at + SETTLES and self._run.trouble(now, lateness) < DOUBT
 
     @property
     def weight(self) -> float:
@@ -179,6 +182,13 @@ class Latency:
         if self._fresh:
             self._draw()
         return self.curve is not None
+
+    def curve_with(self, waiting: Sequence[tuple[float, float]], now: float) -> Curve | None:
+        """As `curve`, with those that wait now, each for how long and with a prompt of which size.
+
+        When things have just become slower those that ended are the quick ones, and half of the truth.
+        """
+        return self._sketch.curve([self._bucket(seconds, size, now) for seconds, size in waiting])
 
     def _draw(self) -> None:
         self.curve, self._fresh = self._sketch.curve(), False
@@ -244,7 +254,7 @@ class Latency:
             seconds, weight = before, min(weight, HELD)
         self._stand_at(seconds, size, load, weight, now)
         self._sketch.fade(KEPT)
-        self._slower = run.long
+        self._slower_at = now if run.long else -inf
         self._run = Run()
         self._draw()
 

@@ -54,7 +54,7 @@ class Plan:
             self._delays[endpoint, wait] = self._reckon(endpoint, best)
 
     def _reckon(self, endpoint: Endpoint, best: _Best) -> float:
-        curve = endpoint.latency(best.wait).curve
+        curve = endpoint.curve(best.wait, best.now)
         rival = best.rival(endpoint)
         if curve is None or rival is None:
             return inf
@@ -85,6 +85,6 @@ class _Best:
 
     def waits(self, rival: Endpoint) -> Sequence[float]:
         if rival not in self._waits:
-            latency = rival.latency(self.wait)
-            self._waits[rival] = [latency.mean(self.now)] if latency.curve is None else parts(latency.curve)
+            curve = rival.curve(self.wait, self.now)
+            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else parts(curve)
         return self._waits[rival]

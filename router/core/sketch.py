@@ -13,6 +13,8 @@ nothing at LONGEST. So the longer something takes beyond all that was seen, the 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
 from math import exp, log
 
 GROWTH = 1.15
@@ -128,15 +130,15 @@ class Sketch:
         """How many fresh observations weigh as much as all of these did at the last one."""
         return self.weight / self._unit
 
-    def curve(self) -> Curve | None:
-        """None while there is too little to draw one."""
+    def curve(self, waiting: Sequence[int] = ()) -> Curve | None:
+        """None while there is too little for one; `waiting` are the buckets of those that have lasted for so long yet."""
         if self.count < ENOUGH:
             return None
         unit = 1.0 / self._unit
-        at_risk, left, last = self.count + SURPRISE, 1.0, 0
-        tails = [1.0]
+        at_risk, left, last = self.count + len(waiting) + SURPRISE, 1.0, 0
+        tails, last_for = [1.0], Counter(waiting)
         for i in range(BUCKETS):
-            ended, cut = self._ended[i] * unit, self._cut[i] * unit
+            ended, cut = self._ended[i] * unit, self._cut[i] * unit + last_for[i]
             if ended > 0.0:
                 left *= 1.0 - ended / (at_risk - 0.5 * cut)
             if ended > 0.01 or cut > 0.01:
