@@ -36,7 +36,7 @@ class Budget:
     def pressure(self, now: float) -> float:
         """The share of it that is spent: 0 where nothing was drawn lately, 1 where there is nothing left."""
         room = self.reserve + self._paid * exp((self._at - now) / TAU)
-        return 1.0 - min(1.0, max(0.0, self.level(now) / room))
+        return 1.0 - min(1.0, max(0.0, self.level(now) / room)) if room > 0.0 else 1.0
 
     def deposit(self, share: float, now: float) -> None:
         """One ordinary call pays in."""

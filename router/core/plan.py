@@ -49,7 +49,8 @@ class Plan:
             return
         begin = self._turn % len(known)
         self._turn = begin + MOST
-        best = _Best(tiers, wait, now)
+        busiest = max(known, key=lambda endpoint: endpoint.latency(wait).weighs(now))
+        best = _Best(tiers, wait, busiest.latency(wait).mean_size(now), now)
         for endpoint in islice(known[begin:] + known[:begin], MOST):
             self._delays[endpoint, wait] = self._reckon(endpoint, best)
 
@@ -59,18 +60,20 @@ class Plan:
         if curve is None or rival is None:
             return inf
         earliest = 0.0 if best.tier[endpoint] == best.tier[rival] else LATE_SHARE
-        expected = rival.latency(best.wait).mean(best.now)
+        waits = best.waits(rival, endpoint.latency(best.wait).mean_size(best.now))
+        expected = sum(waits) / len(waits)
         # Nobody is late who takes no longer than the rival would: or what is tried out were asked for twice each time.
-        return max(expected, delay(curve, best.waits(rival), self.price * expected, earliest))
+        return max(expected, delay(curve, waits, self.price * expected, earliest))
 
 
 class _Best:
     """Who would be asked beside whom, for all endpoints of a model at once."""
 
-    def __init__(self, tiers: Tiers, wait: Wait, now: float) -> None:
+    def __init__(self, tiers: Tiers, wait: Wait, size: float, now: float) -> None:
+        """`size` is that of a usual prompt."""
         self.wait, self.now = wait, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
-        costs = ([(e.cost(wait, now), e) for e in tier if e.available(now) and not e.stand_in] for tier in tiers)
+        costs = ([(e.cost(wait, now, size), e) for e in tier if e.available(now) and not e.stand_in] for tier in tiers)
         self._two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
         self._waits: dict[Endpoint, Sequence[float]] = {}
 
@@ -83,8 +86,11 @@ class _Best:
                 least, rival = cost, endpoint
         return rival
 
-    def waits(self, rival: Endpoint) -> Sequence[float]:
+    def waits(self, rival: Endpoint, size: float) -> Sequence[float]:
+        """What the rival takes for prompts of a size, as times of equal share."""
+        latency = rival.latency(self.wait)
         if rival not in self._waits:
             curve = rival.curve(self.wait, self.now)
-            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else parts(curve)
-        return self._waits[rival]
+            self._waits[rival] = [latency.mean(self.now)] if curve is None else parts(curve)
+        shift = latency.shift(size, self.now)
+        return [max(MIN_HEDGE, seconds + shift) for seconds in self._waits[rival]] if shift else self._waits[rival]
