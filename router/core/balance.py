@@ -37,6 +37,10 @@ def pick(
         return available[0] if available else None
     if rng.random() < EXPLORE:
         return least_known([e for e in available if not e.on_trial(wait)] or available, wait, rng)
+    for endpoint in available:
+        if endpoint.breaker.recovered_at is not None:
+            available, costs = _ramped(available, costs, now, rng)
+            break
     if sticky is not None:
         return sticky.choose(available, costs, wait)
     near = near_ties(available, costs, wait)
@@ -91,6 +95,18 @@ def least_loaded(endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint
     loads = [e.load(now) for e in endpoints]
     least = min(loads)
     return [e for e, load in zip(endpoints, loads, strict=True) if load == least]
+
+
+def _ramped(
+    available: Sequence[Endpoint], costs: Sequence[float], now: float, rng: Random
+) -> tuple[Sequence[Endpoint], Sequence[float]]:
+    """Those that have just recovered count for a share of the calls that grows, unless there is nobody else."""
+    pairs = [
+        (endpoint, cost)
+        for endpoint, cost in zip(available, costs, strict=True)
+        if (ramp := endpoint.breaker.ramp(now)) == 1.0 or rng.random() < ramp
+    ]
+    return ([endpoint for endpoint, _ in pairs], [cost for _, cost in pairs]) if pairs else (available, costs)
 
 
 def _cold(endpoints: list[Endpoint], now: float) -> list[Endpoint]:

@@ -188,7 +188,7 @@ class Endpoint:
             load += STREAM_SHARE * self._others / self.weight
         if load > latency.room:
             expected *= latency.loaded(load)
-        return expected if self.breaker.recovered_at is None else expected / self.breaker.ramp(now)
+        return expected
 
     def load(self, now: float) -> float:
         """Requests that are there, as many as a server of weight 1 would have that is as busy: what waits counts, and

@@ -70,6 +70,13 @@ def trip(of: Endpoint, now: float = T) -> None:
         of.begin(now).end(Verdict.FAULT, now)
 
 
+def recover(of: Endpoint, now: float) -> None:
+    """Open its breaker long before, and close it `now`."""
+    trip(of, now - 100.0)
+    of.begin(now).end(Verdict.SERVED, now)
+    learn(of, 0.2, now=now)
+
+
 def busy(of: Endpoint, seconds: float, now: float = T) -> None:
     of.begin(now).end(Verdict.BUSY, now, retry_after=seconds)
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.balance import EXPLORE, NEAR, least_bad, pick
+from router.core.breaker import RAMP
 from router.core.endpoint import Endpoint
 from router.core.load import ServerLoad
 from router.core.verdict import Verdict
-from tests.core.helpers import Exploring, Steady, T, busy, endpoint, full, learn, properties, trip
+from tests.core.helpers import Exploring, Steady, T, busy, endpoint, full, learn, properties, recover, trip
 
 PICKS = 20_000
 
@@ -126,6 +127,15 @@ def test_a_newcomer_gets_one_trial_at_once_and_no_second_before_the_first_has_en
     assert "newcomer" not in shares([newcomer, known])
     trial.first_token(T + 0.02)
     assert shares([newcomer, known]).get("newcomer", 0.0) < EXPLORE  # from now on by its cost
+
+
+def test_one_that_has_recovered_gets_a_share_that_grows_and_is_asked_where_nobody_else_is() -> None:
+    back, other = endpoint("back", 0.2), endpoint("other", 1.0)
+    recover(back, T - 0.5 * RAMP)
+    assert shares([back, other])["back"] == pytest.approx(0.5, abs=0.02)
+    assert shares([back])["back"] == 1.0
+    recover(back, T - RAMP)
+    assert shares([back, other])["back"] > 1.0 - 2 * EXPLORE
 
 
 def test_newcomers_alone_get_one_call_each_before_any_gets_a_second() -> None:

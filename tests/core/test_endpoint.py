@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.breaker import FIRST_WAIT, MIN_RAMP, State
+from router.core.breaker import FIRST_WAIT, State
 from router.core.endpoint import (
     BUSY_WAIT,
     LATELY,
@@ -511,17 +511,6 @@ def test_the_age_of_an_attempt_says_nothing_about_another_kind_of_wait() -> None
     subject = endpoint(seconds=1.0)
     subject.begin(T, "answer")
     assert subject.cost("first_token", T + 9.0) == pytest.approx(1.125, rel=0.01)
-
-
-def test_after_a_recovery_it_costs_more_for_a_while() -> None:
-    subject = endpoint(seconds=1.0)
-    trip(subject)
-    then = T + FIRST_WAIT
-    trial = subject.begin(then)
-    trial.first_token(then + 1.0)
-    trial.end(Verdict.SERVED, then + 1.0)
-    mean = subject.latency("first_token").mean(then + 1.0)
-    assert subject.cost("first_token", then + 1.0) == pytest.approx(mean / MIN_RAMP)
 
 
 def test_a_newcomer_is_untried_then_dearer_than_any_other_while_on_trial_then_known() -> None:
