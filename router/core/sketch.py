@@ -131,7 +131,7 @@ class Sketch:
         return self.weight / self._unit
 
     def curve(self, waiting: Sequence[int] = ()) -> Curve | None:
-        """None while there is too little for one; `waiting` are the buckets of those that have lasted for so long yet."""
+        """None while there is too little for one; `waiting` are the buckets of those that have not ended yet."""
         if self.count < ENOUGH:
             return None
         unit = 1.0 / self._unit
