@@ -22,7 +22,7 @@ from math import inf
 from router.core.sketch import Curve
 
 QUANTILES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
-BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0)  # times the 99.8 % quantile
+BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times the 99.8 % quantile: a frozen one is late at last
 PARTS = 12  # of equal share, that a rival's waits are taken as
 WORTH = 0.5  # expected waits of the rival: the price where the budget is unspent
 SCARCE = 1.0  # and what is added where it is half spent is half of this

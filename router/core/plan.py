@@ -25,14 +25,14 @@ class Plan:
     __slots__ = ("_delays", "_turn", "price")
 
     def __init__(self) -> None:
-        self._delays: dict[tuple[Endpoint, Wait], float] = {}
+        self._delays: dict[tuple[Endpoint, Wait], float | None] = {}
         self._turn = 0
         self.price = price(0.0)
 
     def delay(self, endpoint: Endpoint, wait: Wait, size: float, now: float) -> float:
         """Seconds after which one more wait there, for a prompt of a size, deserves a rival; inf is never."""
         latency = endpoint.latency(wait)
-        late = self._delays.get((endpoint, wait))
+        late = self._delays.get((endpoint, wait)) if latency.curve is not None else None
         if late is None:
             return max(MIN_HEDGE, LATE * latency.expected(size, now))
         return max(MIN_HEDGE, late + latency.shift(size, now))
@@ -54,11 +54,12 @@ class Plan:
         for endpoint in islice(known[begin:] + known[:begin], MOST):
             self._delays[endpoint, wait] = self._reckon(endpoint, best)
 
-    def _reckon(self, endpoint: Endpoint, best: _Best) -> float:
+    def _reckon(self, endpoint: Endpoint, best: _Best) -> float | None:
+        """None where nobody can be asked now: if there is somebody by then, what is late without a plan is late."""
         curve = endpoint.curve(best.wait, best.now)
         rival = best.rival(endpoint)
         if curve is None or rival is None:
-            return inf
+            return None
         earliest = 0.0 if best.tier[endpoint] == best.tier[rival] else LATE_SHARE
         waits = best.waits(rival, endpoint.latency(best.wait).mean_size(best.now))
         expected = sum(waits) / len(waits)
