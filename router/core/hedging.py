@@ -23,7 +23,7 @@ from router.core.sketch import Curve
 
 QUANTILES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
 BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times the 99.8 % quantile: a frozen one is late at last
-PARTS = 12  # of equal share, that a rival's waits are taken as
+PARTS = 10  # of equal share, that a rival's waits are taken as
 WORTH = 0.5  # expected waits of the rival: the price where the budget is unspent
 SCARCE = 1.0  # and what is added where it is half spent is half of this
 
@@ -48,7 +48,7 @@ def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 
     best, least = inf, curve.mean
     last = curve.quantile(QUANTILES[-1])
     for d in (*(curve.quantile(q) for q in QUANTILES if q >= earliest), *(last * times for times in BEYOND)):
-        cost = sum(curve.mean_up_to(d + y) for y in rival) / len(rival) + price * curve.survival(d)
+        cost = curve.raced(d, rival) + price * curve.survival(d)
         if cost < least * (1.0 - 1e-9):
             best, least = d, cost
     return best

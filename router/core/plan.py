@@ -13,7 +13,7 @@ from router.core.hedging import delay, parts, price
 
 LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
 LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
-MOST = 100  # delays at a time, of 0.1 ms each; where there are more endpoints, each has its turn
+MOST = 50  # delays at a time, of 0.2 ms each; where there are more endpoints, each has its turn
 WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
 
 Tiers = Sequence[Sequence[Endpoint]]

@@ -72,6 +72,20 @@ class Curve:
         fall = (self._tails[i + 1] - self._tails[i]) * width / (EDGES[i + 1] - EDGES[i])
         return self._areas[i] + width * (self._tails[i] + 0.5 * fall)
 
+    def raced(self, delay: float, rival: Sequence[float]) -> float:
+        """The mean wait where somebody else is asked after `delay`: E[min(X, delay + Y)], Y each of `rival` alike."""
+        tails, areas, last, total = self._tails, self._areas, EDGES[-1], 0.0
+        for seconds in rival:  # mean_up_to, spelt out: this is most of what a plan costs
+            until = delay + seconds
+            if until >= last:
+                total += areas[-1]
+                continue
+            i = bucket(until)
+            low = EDGES[i]
+            width = until - low
+            total += areas[i] + width * (tails[i] + 0.5 * (tails[i + 1] - tails[i]) * width / (EDGES[i + 1] - low))
+        return total / len(rival)
+
     def remaining(self, seconds: float) -> float:
         """How much longer one takes, on average, that has taken so long: E[X - seconds | X > seconds]."""
         survival = self.survival(seconds)
