@@ -5,13 +5,13 @@ is chosen to make least of
 
     E[min(X, d + Y)] + price * P(X > d)
 
-over the quantiles of X and beyond, and "never" among them. Where waits vary little nothing is gained by any d, and
-"never" is the answer; where some calls stall it lies just past those that don't, however few or many stall. (One rival
-is enough, and its best delay follows from the two distributions: Kaler, He, Elnikety, SPAA 2017. A fixed quantile of X
-stops helping as soon as the stalls are as frequent as that.)
+over all d that waits end before, those beyond, and "never". (Where none end it only gets worse to wait.) Where waits
+vary little nothing is gained by any d, and "never" is the answer; where some calls stall it lies just past those that
+don't, however few or many stall. (One rival is enough, and its best delay follows from the two distributions: Kaler,
+He, Elnikety, SPAA 2017. A fixed quantile of X stops helping as soon as the stalls are as frequent as that.)
 
-The price is in seconds of waiting for one extra attempt: as much as the rival takes, because extra attempts cost money
-and take others' room, and ever more as the budget is spent, so that what there is goes where most is gained.
+The price is in seconds of waiting for one extra attempt: a share of what the rival takes, because extra attempts cost
+money and take others' room, and ever more as the budget is spent, so that what there is goes where most is gained.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from math import inf
 
 from router.core.sketch import Curve
 
-QUANTILES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998)
-BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times the 99.8 % quantile: a frozen one is late at last
+SOME = 0.0002  # of the waits
+BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times what all but 2 of 1,000 take: a frozen one is late at last
 PARTS = 10  # of equal share, that a rival's waits are taken as
 WORTH = 0.5  # expected waits of the rival: the price where the budget is unspent
 SCARCE = 1.0  # and what is added where it is half spent is half of this
@@ -45,10 +45,7 @@ def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 
     """
     if price == inf:
         return inf
-    best, least = inf, curve.mean
-    last = curve.quantile(QUANTILES[-1])
-    for d in (*(curve.quantile(q) for q in QUANTILES if q >= earliest), *(last * times for times in BEYOND)):
-        cost = curve.raced(d, rival) + price * curve.survival(d)
-        if cost < least * (1.0 - 1e-9):
-            best, least = d, cost
-    return best
+    first, last = curve.quantile(earliest), curve.quantile(0.998)
+    times = [first, *(end for end in curve.ends(SOME) if end > first), *(last * times for times in BEYOND)]
+    least, best = min((curve.raced(d, rival) + price * curve.survival(d), d) for d in times)
+    return best if least < curve.mean * (1.0 - 1e-9) else inf

@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import exp, log
 
 USUAL = 2.0  # that a wait adds by chance, in log-likelihood; the mean is 1
-ALARM = 6.0  # with USUAL, by chance once in some 4,000 waits
+ALARM = 6.0  # with USUAL, by chance once in some 50,000 waits (counted, in 400,000 lognormal ones)
 MOST = 5.0  # that one wait says: no distribution is known to better than one in 150
 FADES = 30.0  # seconds: whether there is trouble still, nobody knows after a while
 ODDS = 0.03  # that an endpoint that has served a moment ago is in trouble now

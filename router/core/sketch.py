@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from math import exp, log
 
 GROWTH = 1.15
@@ -90,6 +91,12 @@ class Curve:
         """How much longer one takes, on average, that has taken so long: E[X - seconds | X > seconds]."""
         survival = self.survival(seconds)
         return (self.mean - self.mean_up_to(seconds)) / survival if survival > 0.0 else seconds
+
+    def ends(self, share: float) -> list[float]:
+        """The upper ends of the buckets in which more than such a share of the waits end."""
+        return [
+            end for end, (before, after) in zip(EDGES[1:], pairwise(self._tails), strict=True) if before - after > share
+        ]
 
     def quantile(self, q: float) -> float:
         """The wait that a share q of the waits does not exceed."""

@@ -77,6 +77,26 @@ def test_an_extra_attempt_is_allowed_exactly_when_the_level_pays_for_it(steps: S
 
 
 @properties
+@given(steps=steps, reserve=st.sampled_from([0.0, 3.0]), later=st.sampled_from([0.0, 10.0, 1e9]))
+def test_the_pressure_is_a_share_and_all_is_spent_where_nothing_is_to_be_had_and_reading_it_spends_nothing(
+    steps: Steps, reserve: float, later: float
+) -> None:
+    budget, now = Budget(reserve=reserve), T
+    for gap, share in steps:
+        now += gap
+        if share is not None:
+            budget.deposit(share, now)
+        else:
+            before = budget.pressure(now)
+            if budget.withdraw(now):
+                assert budget.pressure(now) > before
+    level = budget.level(now)
+    assert 0.0 <= budget.pressure(now + later) <= 1.0
+    assert (budget.pressure(now) == 1.0) == (level <= 0.0) or level < NOISE
+    assert budget.level(now) == level
+
+
+@properties
 @given(steps=steps)
 def test_a_lone_caller_has_the_reserve_again_after_a_while(steps: Steps) -> None:
     budget, now = Budget(), T
@@ -120,6 +140,20 @@ def test_without_a_reserve_every_extra_attempt_was_paid_for() -> None:
     for _ in range(10):
         budget.deposit(0.125, T)
     assert drain(budget, T) == 1
+
+
+def test_the_pressure_is_what_was_drawn_of_what_calls_paid_and_the_reserve() -> None:
+    budget = Budget()
+    assert budget.pressure(T) == 0.0
+    budget.deposit(1.0, T)
+    assert budget.pressure(T) == 0.0
+    budget.withdraw(T)
+    assert budget.pressure(T) == pytest.approx(0.25)
+    while budget.withdraw(T):
+        pass
+    assert budget.pressure(T) == 1.0
+    assert budget.pressure(T + 30.0 * TAU) == pytest.approx(0.0, abs=1e-9)
+    assert Budget(load=lambda: 1.0, most=0.8).pressure(T) == 1.0
 
 
 def test_under_too_high_a_load_nothing_is_to_be_had_and_nothing_is_forgotten() -> None:
