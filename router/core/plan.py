@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from math import inf
 
 from router.core.balance import MUCH_QUICKER
@@ -13,7 +12,7 @@ from router.core.hedging import delay, parts, price
 
 LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
 LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
-MOST = 50  # delays at a time, of 0.2 ms each; where there are more endpoints, each has its turn
+MOST = 50  # endpoints at a time, of 0.2 ms each; where there are more, each has its turn
 WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
 
 Tiers = Sequence[Sequence[Endpoint]]
@@ -40,18 +39,19 @@ class Plan:
     def renew(self, tiers: Tiers, budget: Budget, now: float) -> None:
         """Reckon the delays anew, from what is known now."""
         self.price = price(budget.pressure(now))
+        everyone = [endpoint for tier in tiers for endpoint in tier]
+        begin = self._turn % len(everyone)
+        self._turn = begin + MOST
         for wait in WAITS:
-            self._renew(tiers, wait, now)
+            self._renew(tiers, (everyone[begin:] + everyone[:begin])[:MOST], wait, now)
 
-    def _renew(self, tiers: Tiers, wait: Wait, now: float) -> None:
-        known = [endpoint for tier in tiers for endpoint in tier if endpoint.latency(wait).draw()]
+    def _renew(self, tiers: Tiers, turn: Sequence[Endpoint], wait: Wait, now: float) -> None:
+        known = [endpoint for endpoint in turn if endpoint.latency(wait).draw()]
         if not known:
             return
-        begin = self._turn % len(known)
-        self._turn = begin + MOST
         busiest = max(known, key=lambda endpoint: endpoint.latency(wait).weighs(now))
         best = _Best(tiers, wait, busiest.latency(wait).mean_size(now), now)
-        for endpoint in islice(known[begin:] + known[:begin], MOST):
+        for endpoint in known:
             self._delays[endpoint, wait] = self._reckon(endpoint, best)
 
     def _reckon(self, endpoint: Endpoint, best: _Best) -> float | None:
