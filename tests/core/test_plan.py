@@ -73,7 +73,7 @@ def test_a_less_welcome_tier_is_asked_only_where_it_is_much_quicker_and_not_befo
 
 
 def test_the_longer_the_prompt_the_later() -> None:
-    rng, a, b = Random(1), Endpoint("a"), stalling("b")
+    rng, a, b = Random(1), Endpoint("a"), stalling("b", median=3.0)
     for i in range(400):
         size = rng.choice((100.0, 5000.0))
         wait = 15.0 if rng.random() < STALLS else 0.4 * exp(rng.gauss(0.0, 0.2))

@@ -108,11 +108,12 @@ def test_one_more_that_was_broken_off_lowers_the_curve_nowhere(
 
 
 @properties
-@given(life=lives, one=st.floats(0.0, 200.0), another=st.floats(0.0, 200.0))
+@given(lasted=st.lists(waits, max_size=60), one=waits, another=waits)
 def test_of_two_equal_ones_the_one_told_the_longer_wait_has_the_higher_curve(
-    life: list[tuple[float, float, bool]], one: float, another: float
+    lasted: list[float], one: float, another: float
 ) -> None:
-    shorter, now = told(*life)
+    """But where many were broken off: then one that ended late says much, for few were seen for so long."""
+    shorter, now = told(*((0.0, seconds, True) for seconds in lasted))
     longer = deepcopy(shorter)
     shorter.ended(bucket(min(one, another)), now)
     longer.ended(bucket(max(one, another)), now)
