@@ -10,9 +10,9 @@
     scheduler.py          time: a clock, and a call at a time of it
 
     core/       decides: pure, with time and chance as arguments
-                call, record, verdict; sketch, fit, run, latency; breaker, health, limit, line, load, endpoint;
-                affinity, balance, budget, hedging, plan, window, field, race; candidate, why, explain; table;
-                shape, sse, resume
+                call, record, verdict; sketch, fit, run, latency; breaker, health, leave, limit, line, slots, load;
+                endpoint; affinity, balance, budget, hedging, plan, window, field, race; candidate, why, explain;
+                table; shape, sse, resume
     dialects/   how kinds of servers differ
                 base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/   holds connections

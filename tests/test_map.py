@@ -42,14 +42,17 @@ MAY: dict[str, set[str]] = {
     "router.core.plan": {f"router.core.{part}" for part in ("balance", "budget", "endpoint", "hedging")},
     "router.core.run": set(),
     "router.core.sketch": set(),
+    "router.core.slots": {"router.core.line"},
     "router.core.breaker": set(),
     "router.core.budget": set(),
     "router.core.call": set(),
     "router.core.endpoint": {
-        f"router.core.{part}" for part in ("breaker", "health", "latency", "limit", "line", "load", "sketch", "verdict")
+        f"router.core.{part}"
+        for part in ("breaker", "health", "latency", "leave", "limit", "load", "sketch", "slots", "verdict")
     },
     "router.core.health": set(),
     "router.core.latency": {"router.core.fit", "router.core.run", "router.core.sketch"},
+    "router.core.leave": {"router.core.verdict"},
     "router.core.line": set(),
     "router.core.limit": set(),
     "router.core.load": set(),
@@ -61,7 +64,7 @@ MAY: dict[str, set[str]] = {
     "router.core.resume": {"router.core.sse"},
     "router.core.shape": set(),
     "router.core.sse": {"router.core.shape"},
-    "router.core.table": {f"router.core.{part}" for part in ("budget", "endpoint", "line", "plan", "window")}
+    "router.core.table": {f"router.core.{part}" for part in ("budget", "endpoint", "line", "plan", "slots", "window")}
     | {"router.config"},
     "router.core.verdict": set(),
     "router.core.window": set(),

@@ -131,5 +131,5 @@ def least_bad(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
 
     A limit on attempts at once is the operator's word and holds all the same, and so does the time that a server named.
     """
-    able = [e for e in endpoints if not e.full and now >= e.quiet_until]
+    able = [e for e in endpoints if not e.full and now >= e.leave.quiet_until]
     return min(able, key=lambda e: e.recovers_at(now), default=None)

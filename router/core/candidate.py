@@ -119,9 +119,9 @@ def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
     breaker, slots = endpoint.breaker, endpoint.slots
     if not endpoint.health.up:
         yield "down by its probes"
-    if now < endpoint.out_until:
-        because = f", for it said: {endpoint.out_because.value}" if endpoint.out_because else ""
-        yield f"left alone for {in_words(endpoint.out_until - now)}{because}"
+    if now < endpoint.leave.until:
+        because = f", for it said: {endpoint.leave.because.value}" if endpoint.leave.because else ""
+        yield f"left alone for {in_words(endpoint.leave.until - now)}{because}"
     if breaker.state(now) is State.OPEN:
         yield f"breaker open for {in_words((breaker.retry_at or now) - now)}"
     elif not breaker.allows(now):

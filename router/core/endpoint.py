@@ -15,10 +15,11 @@ import msgspec
 from router.core.breaker import Breaker, State
 from router.core.health import Health
 from router.core.latency import Latency
+from router.core.leave import Leave
 from router.core.limit import Limit
-from router.core.line import Line
 from router.core.load import ServerLoad
 from router.core.sketch import Curve
+from router.core.slots import Slots
 from router.core.verdict import OURS, Cause, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
@@ -26,39 +27,12 @@ Role = Literal["first", "hedge", "retry", "rescue"]
 
 PRIORS: dict[Wait, float] = {"first_token": 1.0, "answer": 10.0, "embedding": 1.0}  # seconds, before anything was seen
 PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must not look like a quick answer (linkerd's)
-BUSY_WAIT = 1.0  # seconds out after a BUSY that names no time, then 2, 4, 8, 16, 16 …, until it serves again
-LONGEST_BUSY_WAIT = 16.0  # so an endpoint that is back after a minute is asked soon
-MAX_BUSY_WAIT = 60.0  # a server's word is taken for that long, then it is asked again; but for a quota's
-OURS_WAIT = 300.0  # seconds between two tries where a person must put right a key, a bill or a name
-LATELY = 60.0  # seconds: one that served a call since then knows our model and path
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 WITNESSES = 3  # attempts that wait for too long, which is all that need be heard
 LATE = 2.0  # medians: a first token is never called late before
 LATE_SHARE = 0.05  # of the waits are long without the endpoint being late for that; twice the longest of the others is
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
-
-
-class Slots:
-    """How many attempts at once one configured endpoint takes, over all its models, and who waits for one to end.
-
-    `most` is what the operator says, and not more than the connections that it may have; it is never exceeded.
-    """
-
-    __slots__ = ("limit", "line", "most", "used")
-
-    def __init__(self, limit: int | None = None) -> None:
-        self.used, self.line = 0, Line()
-        self.allow(limit)
-
-    def allow(self, limit: int | None, connections: float = inf) -> None:
-        """As it is configured, now or anew."""
-        self.limit = limit
-        self.most = connections if limit is None else min(limit, connections)
-
-    @property
-    def full(self) -> bool:
-        return self.used >= self.most
 
 
 class Endpoint:
@@ -73,21 +47,16 @@ class Endpoint:
         "_said_until",
         "answered",
         "breaker",
-        "busy_wait",
         "context",
         "health",
         "hedges",
         "hot_until",
         "in_flight",
         "key",
+        "leave",
         "limit",
         "model",
         "name",
-        "out_because",
-        "out_since",
-        "out_until",
-        "quiet_until",
-        "served_at",
         "slots",
         "stand_in",
         "waiting",
@@ -103,12 +72,7 @@ class Endpoint:
         self.context = 0  # tokens that a prompt and its answer may have together; 0 is not said
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
         self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
-        self.busy_wait = 0.0  # how long it was left alone for last, where it named no time; nothing since it served
-        self.out_until = 0.0  # a server that said "busy" is left alone until then
-        self.out_since = 0.0  # it last said so then
-        self.out_because: Cause | None = None
-        self.quiet_until = 0.0  # and is not asked even as the last one, where it named the time itself
-        self.served_at = -inf  # when traffic last showed it alive
+        self.leave = Leave()
         self.hedges = 0  # of those that wait
         self.answered = -inf  # the last that got its first token began then: who waits for longer was overtaken
         self.in_flight = 0
@@ -137,13 +101,13 @@ class Endpoint:
 
     def lacks_a_slot(self, now: float) -> bool:
         """And nothing else: as soon as an attempt of others ends there it may be asked."""
-        return self.full and self.health.up and now >= self.out_until and self.breaker.allows(now)
+        return self.full and self.health.up and now >= self.leave.until and self.breaker.allows(now)
 
     def available(self, now: float) -> bool:
         breaker, slots = self.breaker, self.slots  # spelt out: this is asked of every endpoint for every call
         return (
             self.health.up
-            and now >= self.out_until
+            and now >= self.leave.until
             and (breaker.retry_at is None or breaker.allows(now))
             and slots.used < slots.most
             and self.in_flight < self.limit.most
@@ -163,7 +127,7 @@ class Endpoint:
     @property
     def left_alone_until(self) -> float:
         """It said that it is busy, or its breaker is open; probes' word on it is another thing."""
-        return max(self.out_until, self.breaker.retry_at or 0.0)
+        return max(self.leave.until, self.breaker.retry_at or 0.0)
 
     # What it would cost.
 
@@ -278,25 +242,6 @@ class Endpoint:
         self.hedges += role == "hedge"
         return attempt
 
-    def busy(self, now: float, retry_after: float | None, cause: Cause | None = None) -> None:
-        """It said that it has no room, and perhaps for how long."""
-        longest = inf if cause is Cause.QUOTA else MAX_BUSY_WAIT
-        if retry_after is None and now >= self.out_until:  # those that were asked together were told one thing
-            self.busy_wait = min(2.0 * self.busy_wait, LONGEST_BUSY_WAIT) or BUSY_WAIT
-        wait = self.busy_wait if retry_after is None else min(retry_after, longest)
-        self._leave_alone(now, wait, cause)
-        if retry_after is not None:
-            self.quiet_until = max(self.quiet_until, now + wait)
-
-    def refused_us(self, cause: Cause, now: float) -> None:
-        """It will have nothing of ours, whatever is asked; where it served a call just now, of this one only."""
-        if cause is Cause.DENIED or now >= self.served_at + LATELY:
-            self._leave_alone(now, OURS_WAIT, cause)
-
-    def _leave_alone(self, now: float, wait: float, cause: Cause | None) -> None:
-        self.out_until = max(self.out_until, now + wait)
-        self.out_since, self.out_because = now, cause
-
     def says(self, load: ServerLoad, now: float, until: float) -> None:
         """What its server says of itself now, which counts until then; for whoever listens to it."""
         self._said, self._said_until = load, until
@@ -369,7 +314,7 @@ class Attempt(msgspec.Struct, eq=False):
             endpoint.latency(self.wait).penalise(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
             if cause in OURS:
-                endpoint.refused_us(cause, now)
+                endpoint.leave.refused(cause, now)
         else:
             self._inconclusive(verdict, now)
         line = self.slots.line
@@ -387,9 +332,7 @@ class Attempt(msgspec.Struct, eq=False):
     def _served(self, now: float) -> None:
         endpoint = self.endpoint
         endpoint.health.observe(True)
-        endpoint.served_at, endpoint.busy_wait = now, 0.0
-        if endpoint.out_until > now and self.began >= endpoint.out_since:  # it was asked all the same, as the last one
-            endpoint.out_until = endpoint.quiet_until = now
+        endpoint.leave.served(self.began, now)
         if endpoint.limit.most != inf:
             endpoint.limit.served(endpoint.in_flight + 1, now)
         if endpoint.breaker.success(now, self.began, trial=self.trial):
@@ -417,4 +360,4 @@ class Attempt(msgspec.Struct, eq=False):
         if self.cause is Cause.THROTTLED:
             endpoint.limit.throttled(endpoint.in_flight + 1, self.began, now)
         if self.cause is not Cause.THROTTLED or self.retry_after is not None or not endpoint.in_flight:
-            endpoint.busy(now, self.retry_after, self.cause)
+            endpoint.leave.busy(now, self.retry_after, self.cause)

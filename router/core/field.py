@@ -186,7 +186,7 @@ class Field:
         then = self._now_or_then(endpoint, again_at, now)
         if then is not NOBODY:
             return then
-        return self._in_line(lambda e: e.full and now >= e.quiet_until, now, deadline) or NOBODY
+        return self._in_line(lambda e: e.full and now >= e.leave.quiet_until, now, deadline) or NOBODY
 
     def _next_longer(self, live: Sequence[Attempt], now: float, deadline: float) -> Next:
         """Of those with a larger context none is asked twice, or waited for but in line."""

@@ -15,9 +15,10 @@ from typing import Literal
 
 from router.config import Config, EndpointConfig, Policy
 from router.core.budget import Budget, Load
-from router.core.endpoint import Endpoint, Slots
+from router.core.endpoint import Endpoint
 from router.core.line import Queue
 from router.core.plan import Plan
+from router.core.slots import Slots
 from router.core.window import Window
 
 HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for

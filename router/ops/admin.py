@@ -113,8 +113,10 @@ class Admin:
             "up": endpoint.health.up,
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
-            "busy_for": _left(endpoint.out_until, now) or 0,
-            "busy_because": endpoint.out_because.value if endpoint.out_because and endpoint.out_until > now else None,
+            "busy_for": _left(endpoint.leave.until, now) or 0,
+            "busy_because": endpoint.leave.because.value
+            if endpoint.leave.because and endpoint.leave.until > now
+            else None,
             "in_flight": endpoint.in_flight,
             "waiting": len(endpoint.waiting),
             "concurrency": None if endpoint.most == inf else int(endpoint.most),

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from router.core.endpoint import Attempt, Endpoint, Slots
+from router.core.endpoint import Attempt, Endpoint
 from router.core.line import SMOOTH, Line, Place, Queue, expected
+from router.core.slots import Slots
 from router.core.verdict import Verdict
 from tests.core.helpers import T
 
