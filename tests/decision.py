@@ -1,0 +1,127 @@
+"""What a decision costs: microseconds of one core, for one call and for a plan's renewal, with few and many endpoints.
+
+The whole of a call is its race from beginning to end, with nothing around it: `Race()`, `next_attempt`, `wake_at`,
+`commit` and the attempt's `end`. `pick` is the choice alone. All endpoints have evidence, prompts have sizes that
+matter, and a few calls wait elsewhere meanwhile. Each figure is the best of some rounds: the others were disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from math import exp
+from random import Random
+from time import perf_counter
+
+from router.config import parse
+from router.core.balance import pick
+from router.core.endpoint import Endpoint
+from router.core.race import Race
+from router.core.table import Route, rebuild
+from router.core.verdict import Verdict
+
+ENDPOINTS = (1, 2, 10, 100, 1000)
+SEEN = 100  # waits, of each endpoint
+WAITING = 3  # calls
+SIZE = 1000.0  # tokens of a prompt
+A_TOKEN = 2e-5  # seconds that a token of it adds
+AGE = 0.3  # seconds, that they have waited for at most
+
+
+class Decision:
+    """Calls of one model with so many endpoints, one after another; its clock goes on with them."""
+
+    def __init__(self, endpoints: int, seed: int = 1) -> None:
+        rng = self.rng = Random(seed)
+        self.now, self.route = 1000.0, _route(endpoints)
+        self.medians = {endpoint: exp(rng.uniform(-1.5, -0.5)) for endpoint in self.route.endpoints}
+        self.noise = cycle([rng.lognormvariate(0.0, 0.3) for _ in range(997)])
+        for endpoint in self.route.endpoints:
+            for seen in range(SEEN):
+                size = rng.choice((100.0, 1000.0, 8000.0))
+                wait = self.wait(endpoint) + A_TOKEN * (size - SIZE)
+                endpoint.latency("first_token").observe(max(0.05, wait), self.now - 0.1 * (SEEN - seen), size)
+        self.renew()
+        self.waiting = deque(endpoint.begin(self.now) for endpoint in islice(self.route.endpoints, WAITING))
+
+    def wait(self, endpoint: Endpoint) -> float:
+        """For a prompt of SIZE."""
+        return self.medians[endpoint] * next(self.noise)
+
+    def call(self) -> None:
+        """One, first to last."""
+        race = Race(self.route, "first_token", self.now, self.rng, size=SIZE)
+        attempt = race.next_attempt(self.now)
+        assert attempt is not None
+        assert race.wake_at > self.now
+        self.now += self.wait(attempt.endpoint)
+        race.commit(attempt, self.now)
+        attempt.end(Verdict.SERVED, self.now)
+        self.waiting[0].began = self.now - AGE * self.rng.random()
+        self.waiting.rotate()
+
+    def pick(self) -> None:
+        assert pick(self.route.tiers[0], "first_token", self.now, self.rng, SIZE)
+
+    def learn(self) -> None:
+        """Fresh evidence at each endpoint, so that its curve is drawn anew."""
+        for endpoint in self.route.endpoints:
+            endpoint.latency("first_token").observe(self.wait(endpoint), self.now, SIZE)
+
+    def renew(self) -> None:
+        self.route.replan(self.now)
+
+
+def _route(endpoints: int) -> Route:
+    told = [
+        {"name": f"e{i}", "kind": "openai", "base_url": f"http://e{i}/v1", "models": ["chat"]} for i in range(endpoints)
+    ]
+    return rebuild(parse(json.dumps({"endpoints": told}))).routes["chat"]
+
+
+def best(what: Callable[[], object], times: int, rounds: int) -> float:
+    """Microseconds of one time."""
+    least = float("inf")
+    for _ in range(rounds):
+        began = perf_counter()
+        for _ in range(times):
+            what()
+        least = min(least, perf_counter() - began)
+    return 1e6 * least / times
+
+
+def measure(endpoints: int, calls: int, rounds: int) -> Sequence[float]:
+    """Of a call, of `pick`, and of a plan's renewal."""
+    decision, times = Decision(endpoints), max(1, calls // endpoints)
+    renewals = []
+    for _ in range(rounds):
+        decision.learn()
+        renewals.append(best(decision.renew, 1, 1))
+    return best(decision.call, times, rounds), best(decision.pick, times, rounds), min(renewals)
+
+
+def numbers(text: str) -> Sequence[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "bench --decision", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--endpoints", type=numbers, default=ENDPOINTS, metavar="N,N", help="how many (1,2,10,100,1000)"
+    )
+    parser.add_argument("--calls", type=int, default=5_000, help="times endpoints, in a round (5000)")
+    parser.add_argument("--rounds", type=int, default=50, help="of which the best counts (50)")
+    options = parser.parse_args(arguments)
+    print("endpoints    a call, µs    pick, µs    a plan, µs")
+    for endpoints in options.endpoints:
+        call, choice, plan = measure(endpoints, options.calls, options.rounds)
+        print(f"{endpoints:9,d} {call:13,.1f} {choice:11,.1f} {plan:13,.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
