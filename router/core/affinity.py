@@ -17,6 +17,7 @@ from hashlib import blake2b
 from math import log
 
 import msgspec
+from msgspec.structs import astuple
 
 from router.core.call import Call
 from router.core.endpoint import Endpoint, Wait
@@ -29,7 +30,9 @@ class _Message(msgspec.Struct):
     role: str = ""
 
 
-_messages = msgspec.json.Decoder(list[msgspec.Raw]).decode
+# Decoded as a list, a body of 32 MiB can be some millions of messages, each an object; here what is beyond is skipped.
+_First = msgspec.defstruct("_First", [(f"_{i}", msgspec.Raw, msgspec.Raw()) for i in range(MOST)], array_like=True)
+_first = msgspec.json.Decoder(_First).decode
 _message = msgspec.json.Decoder(_Message).decode
 
 
@@ -52,7 +55,7 @@ def _beginning(call: Call) -> bytes:
         return bytes(call.fields.get("prompt", b""))[:BEGINNING]
     first = []
     try:
-        for message in _messages(call.fields.get("messages", b""))[:MOST]:
+        for message in filter(None, astuple(_first(call.fields.get("messages", b"")))):
             first.append(bytes(message)[:BEGINNING])
             if _message(message).role == "user":
                 break

@@ -14,6 +14,7 @@ _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with th
 _value = msgspec.json.Decoder().decode
 ATTACHED = b";base64,"
 BYTES = 4.0  # of JSON, a token of English text has; what a prompt costs is measured in these too, so no more is needed
+MOST_ATTACHED = 1000  # pictures of a prompt that are looked for, in a millisecond or so; any more count as text
 MAX_MODEL = 256  # characters; a model's name goes into messages and metrics
 
 
@@ -57,7 +58,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         """About how many tokens its prompt has: four bytes of the body each, but what is attached as base64."""
         size = len(self.body)
         if ATTACHED in self.body:
-            size -= sum(part.find(b'"') for part in self.body.split(ATTACHED)[1:])
+            size -= sum(part.find(b'"') for part in self.body.split(ATTACHED, MOST_ATTACHED)[1:])
         return size / BYTES
 
     @property

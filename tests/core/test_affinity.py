@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
@@ -65,6 +66,17 @@ def test_messages_that_begin_alike_for_long_enough_are_alike() -> None:
     alike = "x" * BEGINNING
     assert key([{"role": "user", "content": alike + "a"}]) == key([{"role": "user", "content": alike + "b"}])
     assert key([{"role": "user", "content": "a" + alike}]) != key([{"role": "user", "content": "b" + alike}])
+
+
+def test_of_very_many_messages_no_more_are_read_than_count() -> None:
+    body = b'{"model": "chat", "messages": [%b0]}' % (b"0," * 1_000_000)
+    call = parse("chat/completions", body)
+    tracemalloc.start()
+    try:
+        assert key_of("prefix", call, ()) == b""  # for they are none
+        assert tracemalloc.get_traced_memory()[1] < len(body)  # as objects they are thirty times as large
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_header_may_name_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.call import MAX_MODEL, InvalidCall, Operation, parse
+from router.core.call import BYTES, MAX_MODEL, MOST_ATTACHED, Call, InvalidCall, Operation, parse
 from tests.core.helpers import properties
 
 OPERATIONS: tuple[Operation, ...] = ("chat/completions", "completions", "embeddings")
@@ -162,6 +162,22 @@ def test_numbers_keep_their_digits() -> None:
         "completions", b'{"model": "m", "a": 1.10, "b": 1E2, "c": 12345678901234567890123, "d": [ 1 ]}'
     ).fields
     assert [bytes(fields[name]) for name in "abcd"] == [b"1.10", b"1E2", b"12345678901234567890123", b"[ 1 ]"]
+
+
+def a_prompt(*parts: str) -> Call:
+    return parse("chat/completions", json.dumps({"model": "m", "messages": parts}).encode())
+
+
+def test_its_size_is_that_of_its_text_and_not_of_what_is_attached() -> None:
+    picture = "data:image/png;base64,"
+    text, seen = a_prompt("Hi", "there" * 100), a_prompt(picture + "A" * 4000, "Hi", picture, picture + "B" * 400)
+    assert text.size == len(text.body) / BYTES
+    assert seen.size == (len(seen.body) - 4400) / BYTES
+
+
+def test_of_very_many_attached_no_more_are_looked_for_than_anybody_has() -> None:
+    call = a_prompt(*[";base64,AAAA"] * (MOST_ATTACHED + 7))
+    assert call.size == (len(call.body) - 4 * MOST_ATTACHED) / BYTES
 
 
 def test_what_the_client_says_of_headers_is_kept() -> None:
