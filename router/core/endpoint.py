@@ -7,6 +7,7 @@ exactly once whatever way its call ends, so that every counter here returns to w
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice, takewhile
 from math import inf
 from typing import Literal
 
@@ -45,7 +46,7 @@ class Endpoint:
         "_others",
         "_said",
         "_said_until",
-        "answered",
+        "_witnesses",
         "breaker",
         "context",
         "health",
@@ -74,9 +75,11 @@ class Endpoint:
         self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
         self.leave = Leave()
         self.hedges = 0  # of those that wait
-        self.answered = -inf  # the last that got its first token began then: who waits for longer was overtaken
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
+        # Of these, by what they wait for, who was not overtaken by one that began later; the others say nothing of now.
+        # Kept apart because every call looks at them: of hundreds of answers that are awaited only the oldest counts.
+        self._witnesses: dict[Wait, dict[Attempt, None]] = {wait: {} for wait in PRIORS}
         self._said: ServerLoad | None = None  # by the server itself, which counts until then
         self._said_until = self.hot_until = -inf
         self._others = 0.0  # requests that it runs and that are not ours
@@ -137,10 +140,10 @@ class Endpoint:
         Attempts that have waited for longer than is usual say what the estimate will be, only sooner. While the first
         attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
         """
-        latency, waiting = self._latency[wait], self.waiting
-        if waiting and now - next(iter(waiting)).began >= latency.late:
-            if latency.unknown:
-                return latency.expected(size, now) * ON_TRIAL
+        latency, waiting, witnesses = self._latency[wait], self.waiting, self._witnesses[wait]
+        if waiting and latency.unknown:
+            return latency.expected(size, now) * ON_TRIAL
+        if witnesses and now - next(iter(witnesses)).began >= latency.late:
             age, lateness = self._witnessed(latency, wait, now)
             expected = latency.expected(size, now, lateness, age)
             if latency.curve is None:
@@ -171,18 +174,14 @@ class Endpoint:
         return self._latency[wait].loaded(self.load(now))
 
     def _witnessed(self, latency: Latency, wait: Wait, now: float) -> tuple[float, float]:
-        """For how long somebody has waited here, and how surprising it is that so many have for so long.
-
-        Who was overtaken by a later one says nothing about now.
-        """
-        longest, lateness, seen = 0.0, 0.0, 0
-        for attempt in self.waiting:
+        """For how long somebody has waited here, and how surprising it is that so many have for so long."""
+        longest, lateness = 0.0, 0.0
+        for attempt in islice(self._witnesses[wait], WITNESSES):
             age = now - attempt.began
-            if age < latency.late or seen == WITNESSES:
+            if age < latency.late:
                 break
-            if attempt.wait == wait and attempt.began >= self.answered:
-                seen, longest = seen + 1, max(longest, age)
-                lateness += latency.lateness(age, attempt.size, now)
+            longest = max(longest, age)
+            lateness += latency.lateness(age, attempt.size, now)
         return longest, lateness
 
     def settled(self, wait: Wait, now: float) -> bool:
@@ -213,12 +212,11 @@ class Endpoint:
 
     def late(self, now: float) -> bool:
         """It keeps somebody waiting for his first token for much longer than it takes as a rule."""
-        latency = self._latency["first_token"]
-        for oldest in self.waiting:
-            if oldest.wait == "first_token" and oldest.began >= self.answered:
-                usual = latency.expected(oldest.size, now) if latency.curve is None else latency.late
-                return now - oldest.began > max(MIN_HEDGE, LATE * usual)
-        return False
+        latency, oldest = self._latency["first_token"], next(iter(self._witnesses["first_token"]), None)
+        if oldest is None:
+            return False
+        usual = latency.expected(oldest.size, now) if latency.curve is None else latency.late
+        return now - oldest.began > max(MIN_HEDGE, LATE * usual)
 
     def remaining(self, attempt: Attempt, now: float) -> float:
         """How much longer an attempt that waits here may take, in seconds; inf where nobody knows."""
@@ -238,9 +236,20 @@ class Endpoint:
         attempt = Attempt(self, self.slots, now, wait, role, self.breaker.begin(), size, self.load(now))
         self.in_flight += 1
         self.slots.used += 1
-        self.waiting[attempt] = None
+        self.waiting[attempt] = self._witnesses[wait][attempt] = None
         self.hedges += role == "hedge"
         return attempt
+
+    def overtaken(self, began: float) -> None:
+        """One that began then has its first token: who waits for longer is a witness of now no more."""
+        for waiting in self._witnesses.values():
+            for attempt in list(takewhile(lambda attempt: attempt.began < began, waiting)):
+                del waiting[attempt]
+
+    def no_longer_waits(self, attempt: Attempt) -> None:
+        del self.waiting[attempt]
+        self._witnesses[attempt.wait].pop(attempt, None)
+        self.hedges -= attempt.role == "hedge"
 
     def says(self, load: ServerLoad, now: float, until: float) -> None:
         """What its server says of itself now, which counts until then; for whoever listens to it."""
@@ -286,8 +295,8 @@ class Attempt(msgspec.Struct, eq=False):
         """The first token (or the complete answer, where that is what the call waits for) is here."""
         if self.first_token_at is None and self.ended is None:
             self.first_token_at = now
-            self._no_longer_waits()
-            self.endpoint.answered = max(self.endpoint.answered, self.began)
+            self.endpoint.no_longer_waits(self)
+            self.endpoint.overtaken(self.began)
             self.endpoint.breaker.token()
             self.endpoint.latency(self.wait).observe(now - self.began, now, self.size, self.load)
 
@@ -307,7 +316,7 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint.in_flight -= 1
         self.slots.used -= 1
         if self.first_token_at is None:
-            self._no_longer_waits()
+            endpoint.no_longer_waits(self)
         if verdict is Verdict.SERVED:
             self._served(now)
         elif verdict is Verdict.FAULT:
@@ -321,10 +330,6 @@ class Attempt(msgspec.Struct, eq=False):
         if line.places:
             while line.call_up(now) and not endpoint.full:  # for more than one, where its own limit has grown
                 pass
-
-    def _no_longer_waits(self) -> None:
-        self.endpoint.waiting.pop(self)
-        self.endpoint.hedges -= self.role == "hedge"
 
     def _waited(self, now: float) -> float:
         return (now if self.first_token_at is None else self.first_token_at) - self.began

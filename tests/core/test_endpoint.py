@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,6 +29,24 @@ WAITS: tuple[Wait, ...] = ("first_token", "answer", "embedding")
 
 def counters(of: Endpoint) -> tuple[int, int, int]:
     return of.in_flight, len(of.waiting), of.slots.used
+
+
+def lines_run(of: Callable[[], object]) -> int:
+    """What it costs, in lines of Python: as exact as a time is not."""
+    lines = 0
+
+    def count(frame: object, event: str, arg: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        of()
+    finally:
+        sys.settrace(before)
+    return lines
 
 
 # Counting.
@@ -67,6 +88,23 @@ def test_whatever_happens_to_attempts_each_counts_once_and_leaves_no_trace(steps
         attempt.end(Verdict.FAULT, now)
     assert counters(subject) == (0, 0, 0)
     assert subject.available(now + MAX_BUSY_WAIT)
+
+
+@pytest.mark.parametrize("overtaken", [False, True])
+def test_what_a_call_looks_at_does_not_grow_with_those_that_wait(overtaken: bool) -> None:
+    few, many = endpoint(seconds=1.0), endpoint(seconds=1.0)
+    for subject, waiting in ((few, 10), (many, 300)):
+        for _ in range(waiting):
+            subject.begin(T, "first_token" if overtaken else "answer")
+        if overtaken:
+            subject.begin(T + 1.0).first_token(T + 2.0)
+
+    def looked_at(subject: Endpoint) -> int:
+        now = T + 20.0
+        return lines_run(lambda: (subject.cost("first_token", now), subject.late(now), subject.trouble("answer", now)))
+
+    assert looked_at(few) == looked_at(many)
+    assert few.trouble("first_token", T + 20.0) == 0.0  # nobody has waited long but who was overtaken
 
 
 def test_only_the_first_word_about_an_attempts_end_counts() -> None:
