@@ -70,9 +70,12 @@ def _this_one(it: Candidate, others: Sequence[Candidate], by_lot: bool) -> str:
 
 
 def _tiers_passed(it: Candidate, others: Sequence[Candidate]) -> Iterator[str]:
-    for tier in range(1, it.tier):
+    passed = range(1, it.tier)
+    for tier in passed[:NAMED]:
         late = any(each.available for each in others if each.tier == tier)
         yield f"tier {tier} keeps its callers waiting" if late else f"nobody of tier {tier} can be asked"
+    if len(passed) > NAMED:
+        yield f"nor is anybody asked of {len(passed) - NAMED} more tiers"
 
 
 def _what_it_costs(other: Candidate, it: Candidate) -> str:

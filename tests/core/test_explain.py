@@ -329,6 +329,18 @@ def test_many_others_are_counted_and_not_named() -> None:
     assert "; 1 more are out; " in why(of)
 
 
+def test_many_tiers_that_are_passed_over_are_counted_and_not_named() -> None:
+    told = [{"name": f"e{tier}", "tier": tier, "base_url": f"http://e{tier}/v1"} for tier in range(1, 201)]
+    entries = [{"models": ["chat"]} | each for each in told]
+    of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
+    for endpoint in list(of.endpoints)[:-1]:
+        endpoint.probed(False, T)
+        endpoint.probed(False, T)
+        endpoint.probed(False, T)
+    assert "; nobody of tier 3 can be asked; nor is anybody asked of 196 more tiers; " in why(of)
+    assert len(why(of)) < 500  # it goes into a header of a bounded length
+
+
 def test_who_was_asked_instead_is_told_with_what_led_there() -> None:
     told = explain(knowing("a", "b", a=1.0, b=1.0), "first_token", 0.0, T)
     assert asked(told, "b", sticky=False) == told.why
