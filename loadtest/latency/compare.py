@@ -62,6 +62,12 @@ def row(reports: Sequence[Report]) -> Iterator[str]:
     yield f"{sum(mark.ok for mark in marks)} of {len(marks)}"
 
 
+def title(groups: Sequence[Group]) -> str:
+    """Of the picture: what all rows are of, as far as they are of the same."""
+    scenarios = {each.run.scenario for _, reports in groups for each in reports}
+    return f"{scenarios.pop()}: first tokens" if len(scenarios) == 1 else "first tokens"
+
+
 def pictured(groups: Sequence[Group]) -> dict[str, Sequence[float]]:
     """The times of each row; where all are of one scenario and seed, beside the informed one's."""
     series: dict[str, Sequence[float]] = {

@@ -26,7 +26,8 @@ GREYS = {
     "clairvoyant": ("#000000", ":"),
 }
 STEP = 0.5  # seconds between two looks at an endpoint
-SHADE = 0.13
+SHADE: dict[str, Any] = {"color": "#888888", "alpha": 0.08, "linewidth": 0}
+STRIP = 0.018  # of the picture's height, for an endpoint that is not itself at times
 TROUBLE = 2.0  # times its own best mean
 WINDOW = 10.0  # seconds over which extra attempts are counted
 USUAL_TOKENS = 200  # of a prompt, for which an endpoint's mean is asked
@@ -58,14 +59,11 @@ def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
 
 
 def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[str, Server], warmup: int) -> None:
-    """Each call at its time, coloured by who answered it; shaded in an endpoint's colour: it is not itself."""
+    """Each call at its time, coloured by who answered it; shaded where an endpoint is not itself: a strip says who."""
     figure, axes = canvas(title)
     palette = colours(list(servers))
-    end, shaded = calls[-1].at, list[str]()
-    for number, (name, server) in enumerate(servers.items()):
-        for start, until in troubles(server, end):
-            axes.axvspan(start, until, color=palette[name], alpha=SHADE, linewidth=0)
-            shaded.append(name)
+    end = calls[-1].at
+    for number, name in enumerate(servers):
         answered = [call for call in calls if call.endpoint == name and call.first_token is not None]
         axes.scatter(
             [call.at for call in answered],
@@ -76,14 +74,29 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
     if lost:
         axes.scatter(lost, [DEADLINE] * len(lost), marker="x", color="red", label="no answer", zorder=4)
     if warmup < len(calls):
-        axes.axvline(calls[warmup].at, color="#888888", linewidth=1, linestyle=":", label="warm until here")
+        axes.axvline(calls[warmup].at, color="#888888", linewidth=1, linestyle=":", label="counted from here")
     axes.set(yscale="log", xlabel="seconds of the scenario", ylabel="seconds to the first token", xlim=(0, end))
     plainly(axes.yaxis)
     shown, _ = axes.get_legend_handles_labels()
-    if shaded:
-        shown.append(Patch(color=palette[shaded[0]], alpha=SHADE, linewidth=0, label="not itself, in its colour"))
+    if strips(axes, palette, {name: list(troubles(server, end)) for name, server in servers.items()}):
+        shown.append(Patch(**SHADE, label="not itself: who, is\nin the strip above"))
     figure.legend(handles=shown, loc="outside right upper", markerscale=3)
     save(figure, file)
+
+
+def strips(axes: Any, palette: Mapping[str, str], ill: Mapping[str, Sequence[tuple[float, float]]]) -> int:
+    """Shade the times of trouble, the darker the more endpoints have it, and draw above whose they are; how many."""
+    names = [name for name, spans in ill.items() if spans]
+    for number, name in enumerate(reversed(names)):
+        for start, until in ill[name]:
+            axes.axvspan(start, until, **SHADE)
+        axes.broken_barh(
+            [(start, until - start) for start, until in ill[name]],
+            (1.01 + number * STRIP, 0.8 * STRIP),
+            transform=axes.get_xaxis_transform(), color=palette[name], linewidth=0, clip_on=False,
+        )  # fmt: skip
+    axes.set_title(axes.get_title(), pad=6 + 6 * len(names))  # points: above the strips
+    return len(names)
 
 
 def extra(file: Path, title: str, run: Run, budget: float) -> None:
@@ -102,7 +115,8 @@ def extra(file: Path, title: str, run: Run, budget: float) -> None:
         below += share
     axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label="the budget for extra ones")
     axes.set(xlabel="seconds of the scenario", ylabel="more attempts for 100 calls", xlim=(0, arrived[-1]))
-    axes.legend(loc="upper right")
+    axes.set_ylim(0, 1.05 * max(*below, 110 * budget))  # so that the budget's line is seen also where all is below it
+    figure.legend(loc="outside right upper")
     save(figure, file)
 
 
