@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loadtest.latency import compare, hammer, medians, plots, punctual, report, run, scenarios, tables
 from loadtest.latency.arrivals import TraceError
 from loadtest.latency.client import Target
-from loadtest.latency.laws import DataError
+from loadtest.latency.laws import Data, DataError
 from loadtest.latency.report import Report
 from loadtest.latency.results import Run
 from loadtest.latency.routers import Router
@@ -25,6 +25,7 @@ from loadtest.processes import BenchError
 
 PORT = 9201  # of the first fake endpoint, where a router that runs must know it
 ALL = "all"
+PICTURES = ".png", ".svg"
 WRONG = (BenchError, ScenarioError, DataError, TraceError, OSError)
 FILE = click.Path(exists=True, path_type=Path)
 
@@ -54,7 +55,9 @@ FILE = click.Path(exists=True, path_type=Path)
 @click.option("--without", metavar="ENDPOINT", help="leave this endpoint out of the fleet")
 @click.option("--scenarios", "file", type=FILE, default=SCENARIOS, help="another file of scenarios")
 @click.option(
-    "--port", type=int, help=f"of the first fake endpoint, the others follow ({PORT} with --target, else any)"
+    "--port",
+    type=click.IntRange(1, 65_500),
+    help=f"of the first fake endpoint, the others follow ({PORT} with --target, else any)",
 )
 @click.option(
     "--nice",
@@ -85,9 +88,11 @@ def run_scenarios(
         seeds = range(seed, seed + runs)
         plans = [[order(each, each.arriving(one, trace), one) for one in seeds] for each in chosen]
         if print_config:
-            for plan in plans:
-                click.echo(plan[0].config(plan[0].ports()), nl=False)
+            if len(plans) > 1:
+                raise click.UsageError("--print-config is for one scenario.")
+            click.echo(plans[0][0].config(plans[0][0].ports()), nl=False)
             return
+        must_be_possible(chosen, seed, measured, out)
         ok = [play(plan, out, len(plans) > 1, list(remarks(plan[0], data))) for plan in plans]
     except WRONG as error:
         raise click.ClickException(str(error)) from None
@@ -100,6 +105,14 @@ def wanted(names: Sequence[str], file: Path, trace: Path | None) -> Iterator[Sce
         yield from (each for each in scenarios.load(file).values() if trace or not each.needs_a_trace)
     else:
         yield from (scenarios.find(name, file) for name in names)
+
+
+def must_be_possible(chosen: Sequence[Scenario], seed: int, data: Data | None, out: Path | None) -> None:
+    """Before the first run, which takes a while: the data has what the laws want of it, and `out` can be written to."""
+    for scenario in chosen:
+        scenario.servers(seed, data)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
 
 
 def fitted(scenario: Scenario, calls: int | None, without: str | None) -> Scenario:
@@ -173,6 +186,8 @@ def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path 
 
     RUN is such a folder or one with several in it; NAME=RUN calls it by that name.
     """
+    if out is not None and out.suffix.lower() not in PICTURES:
+        raise click.UsageError(f"--out {out}: a picture's name ends with {' or '.join(PICTURES)}.")
     try:
         named = compare.read(runs)
     except WRONG as error:
@@ -183,7 +198,10 @@ def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path 
     else:
         tables.console().print(compare.table(groups))
     if out is not None:
-        plots.cdf(out, "first tokens", compare.pictured(groups))
+        try:
+            plots.cdf(out, compare.title(groups), compare.pictured(groups))
+        except OSError as error:
+            raise click.ClickException(str(error)) from None
 
 
 @click.command("hammer")
@@ -221,5 +239,5 @@ def run_hammer(
         raise click.ClickException(str(error)) from None
     with Console(stderr=True).status("hammering", refresh_per_second=2):
         blows = punctual.run(hammer.hammer(load))
-    tables.console().print(hammer.table(blows))
+    tables.console().print(hammer.report(blows))
     sys.exit(bool(blows.errors))

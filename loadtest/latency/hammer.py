@@ -16,7 +16,9 @@ from typing import Any
 
 import httpx
 import numpy as np
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from loadtest.latency.client import Answer, Client, Target
 from loadtest.latency.driver import prompt
@@ -185,11 +187,17 @@ def first_model(url: str, key: str) -> str:
         raise BenchError(f"{url}/models lists no model ({error}): name one with --model") from None
 
 
-def table(blows: Blows) -> Table:
-    """Milliseconds of the answers that were whole."""
+def report(blows: Blows) -> RenderableType:
+    """What was asked for, a table of the answers that were whole, and what became of all."""
     load = blows.load
     how = f"{load.rate:g} a second" if load.rate else f"{load.concurrency} at once"
-    shown = Table(title=f"{load.target.url}, {load.model}: {'streams' if load.stream else 'plain answers'}, {how}")
+    asked = f"{load.target.url}, {load.model}: {'streams' if load.stream else 'plain answers'}, {how}"
+    return Group(Text(asked), *([table(blows)] if blows.whole else []), Text("\n".join(said_of(blows))))
+
+
+def table(blows: Blows) -> Table:
+    """Milliseconds of the answers that were whole."""
+    load, shown = blows.load, Table()
     for heading in ("ms", *(f"p{q}" for q in QUANTILES), "mean", "most"):
         shown.add_column(heading, justify="left" if heading == "ms" else "right")
     for name, times in (("first token", blows.first), ("whole answer", blows.whole)):
@@ -197,7 +205,6 @@ def table(blows: Blows) -> Table:
             shown.add_row(name, *(f"{1000 * value:,.1f}" for value in figures(times)))
     if load.rate:
         shown.add_row("sent late by", *(f"{1000 * value:,.1f}" for value in figures(blows.late)))
-    shown.caption = "\n".join(said_of(blows))
     return shown
 
 

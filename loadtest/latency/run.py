@@ -26,7 +26,7 @@ from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.routers import Router
 from loadtest.latency.scenarios import Scenario, Without
 from loadtest.latency.stand import Stand
-from loadtest.processes import BenchError, Places, Processes, free_ports, raise_file_limit
+from loadtest.processes import BenchError, Places, Processes, free_ports, must_be_free, raise_file_limit
 
 LEAD = 1.0  # seconds from telling everybody when it begins until it does
 Told = Callable[[int], None]  # how many calls are over, for who watches
@@ -95,6 +95,7 @@ def run(order: Order, folder: Path, tell: Told = lambda _: None) -> Run:
     places = Places.of_this_machine(order.nice)
     with Processes(folder) as processes:
         ports = order.ports()
+        must_be_free(ports.values())
         fakes = start_fakes(order, processes, places, ports)
         config = order.config(ports)
         running = routers.start(order.router, processes, places.gateway, config, ports, order.speed)

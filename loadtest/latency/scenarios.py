@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -249,10 +250,17 @@ def read_data(path: Path) -> Data:
     for file in files:
         try:
             said = json.loads(file.read_text())
-            data |= {name: [float(time) for time in each["ttft_s"]] for name, each in said.items()}
+            data |= {name: [a_time(time) for time in each["ttft_s"]] for name, each in said.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             form = '{"endpoint": {"ttft_s": [seconds, …]}, …}'
             raise ScenarioError(f"{file}: {error!r}; first-token times are given as {form}") from None
-    if not data:
+    if not any(data.values()):
         raise ScenarioError(f"{path}: no first-token times; wanted is a JSON file, or a folder with one")
     return data
+
+
+def a_time(said: Any) -> float:
+    time = float(said)
+    if not 0 < time < inf:
+        raise ValueError(f"{said} is no time to a first token")
+    return time

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from loadtest.latency.client import Target
 from loadtest.latency.endpoint import Fakes
-from loadtest.latency.hammer import Blows, Load, hammer, table
+from loadtest.latency.hammer import Blows, Load, hammer, report
 from tests.loadtest.stands import endpoint, standing, told, url
 
 
@@ -17,7 +17,7 @@ def load(fakes: Fakes, calls: int | None, concurrency: int = 4, rate: float | No
 def shown(blows: Blows) -> str:
     console = Console(width=150)
     with console.capture() as said:
-        console.print(table(blows))
+        console.print(report(blows))
     return said.get()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ def still(**more: Any) -> dict[str, Any]:
         (("run", "mixed", "--without", "nobody"), "no endpoint nobody"),
         (("run", "mixed", "--target", "http://x/v1", "--router", "x"), "not both"),
         (("run", "mixed", "--router", "x {prot}"), "it may have {port}, {config}, {endpoints}"),
+        (("run", "mixed", "one-slow", "--print-config"), "for one scenario"),
         (("compare", "."), "no run.json"),
+        (("compare", ".", "--out", "picture.txt"), "ends with .png or .svg"),
         (("hammer", "https://127.0.0.1/v1"), "not an http:// URL"),
         (("hammer", "http://127.0.0.1:1/v1"), "name one with --model"),
     ],
@@ -142,6 +145,38 @@ def test_what_cannot_be_done_is_said_with_what_to_do_instead(
     done = invoke(*words)
     assert done.exit_code in (1, 2)
     assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"alpha": {"ttft_s": [0.5]}}, "the data has no first-token times of together_13b; it has alpha"),
+        ({"together_13b": {"ttft_s": [0.5, -1]}}, "-1 is no time to a first token"),
+        ({"together_13b": [0.5]}, "first-token times are given as"),
+    ],
+)
+def test_data_that_a_scenario_cannot_use_is_told_before_anything_is_started(
+    data: Any, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "times.json"
+    file.write_text(json.dumps(data))
+    done = invoke("run", "mixed", "--data", file)
+    assert (done.exit_code, said in done.output) == (1, True), done.output
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_run_and_not_after_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = invoke("run", "one-slow", "--router", "x {prot}", "--out", file / "runs")
+    assert "Not a directory" in done.output
+
+
+def test_a_port_that_is_taken_is_told_by_its_number() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = invoke("run", "one-slow", "--port", port)
+    assert done.exit_code == 1
+    assert f"port {port} cannot be listened on" in done.output
 
 
 def test_hammer_is_a_command() -> None:
