@@ -12,6 +12,7 @@ from router.core.hedging import delay, parts, price
 
 LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
 LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
+LONG = 4.0  # expected waits, that a rival is taken to need at most
 MOST = 50  # endpoints at a time, of 0.2 ms each; where there are more, each has its turn
 WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
 
@@ -61,8 +62,8 @@ class Plan:
         if curve is None or rival is None:
             return None
         earliest = 0.0 if best.tier[endpoint] == best.tier[rival] else LATE_SHARE
-        waits = best.waits(rival, endpoint.latency(best.wait).mean_size(best.now))
-        expected = sum(waits) / len(waits)
+        size = endpoint.latency(best.wait).mean_size(best.now)
+        expected, waits = best.expected(rival, size), best.waits(rival, size)
         # Nobody is late who takes no longer than the rival would: or what is tried out were asked for twice each time.
         return max(expected, delay(curve, waits, self.price * expected, earliest))
 
@@ -87,11 +88,15 @@ class _Best:
                 least, rival = cost, endpoint
         return rival
 
+    def expected(self, rival: Endpoint, size: float) -> float:
+        return rival.latency(self.wait).expected(size, self.now)
+
     def waits(self, rival: Endpoint, size: float) -> Sequence[float]:
-        """What the rival takes for prompts of a size, as times of equal share."""
-        latency = rival.latency(self.wait)
+        """What the rival takes for prompts of a size, as times of equal share; what it may take beyond all that was
+        seen of it is not held against it.
+        """
         if rival not in self._waits:
             curve = rival.curve(self.wait, self.now)
-            self._waits[rival] = [latency.mean(self.now)] if curve is None else parts(curve)
-        shift = latency.shift(size, self.now)
-        return [max(MIN_HEDGE, seconds + shift) for seconds in self._waits[rival]] if shift else self._waits[rival]
+            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else parts(curve)
+        shift, most = rival.latency(self.wait).shift(size, self.now), LONG * self.expected(rival, size)
+        return [min(most, max(MIN_HEDGE, seconds + shift)) for seconds in self._waits[rival]]
