@@ -46,6 +46,7 @@ class Endpoint:
         "_others",
         "_said",
         "_said_until",
+        "_waiting_for",
         "_witnesses",
         "breaker",
         "context",
@@ -77,6 +78,7 @@ class Endpoint:
         self.hedges = 0  # of those that wait
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
+        self._waiting_for: dict[Wait, int] = dict.fromkeys(PRIORS, 0)  # how many of these
         # Of these, by what they wait for, who was not overtaken by one that began later; the others say nothing of now.
         # Kept apart because every call looks at them: of hundreds of answers that are awaited only the oldest counts.
         self._witnesses: dict[Wait, dict[Attempt, None]] = {wait: {} for wait in PRIORS}
@@ -141,7 +143,7 @@ class Endpoint:
         attempt at a newcomer runs it costs so much that nobody else is sent there (Finagle's penalty).
         """
         latency, waiting, witnesses = self._latency[wait], self.waiting, self._witnesses[wait]
-        if waiting and latency.unknown:
+        if latency.unknown and self._waiting_for[wait]:
             return latency.expected(size, now) * ON_TRIAL
         if witnesses and now - next(iter(witnesses)).began >= latency.late:
             age, lateness = self._witnessed(latency, wait, now)
@@ -191,11 +193,11 @@ class Endpoint:
 
     def untried(self, wait: Wait) -> bool:
         """Nothing is known of it, and nobody is finding out."""
-        return self._latency[wait].unknown and not self.waiting
+        return self._latency[wait].unknown and not self._waiting_for[wait]
 
     def on_trial(self, wait: Wait) -> bool:
         """Nothing is known of it, and somebody is finding out."""
-        return self._latency[wait].unknown and bool(self.waiting)
+        return self._latency[wait].unknown and self._waiting_for[wait] > 0
 
     def server_load(self, now: float) -> ServerLoad | None:
         """What its server said of itself lately; None is unknown."""
@@ -237,6 +239,7 @@ class Endpoint:
         self.in_flight += 1
         self.slots.used += 1
         self.waiting[attempt] = self._witnesses[wait][attempt] = None
+        self._waiting_for[wait] += 1
         self.hedges += role == "hedge"
         return attempt
 
@@ -248,6 +251,7 @@ class Endpoint:
 
     def no_longer_waits(self, attempt: Attempt) -> None:
         del self.waiting[attempt]
+        self._waiting_for[attempt.wait] -= 1
         self._witnesses[attempt.wait].pop(attempt, None)
         self.hedges -= attempt.role == "hedge"
 

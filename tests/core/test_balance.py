@@ -138,6 +138,18 @@ def test_one_that_has_recovered_gets_a_share_that_grows_and_is_asked_where_nobod
     assert shares([back, other])["back"] > 1.0 - 2 * EXPLORE
 
 
+def test_one_that_is_known_for_something_else_gets_its_trial_however_many_wait_for_that() -> None:
+    known, other = endpoint("known", 1.0), endpoint("other", 1.0, wait="answer")
+    for each in (known, other):
+        for _ in range(5):
+            each.begin(T, "answer")  # and there is never a moment without
+    assert shares([known, other])["other"] == pytest.approx(0.5, abs=0.02)
+    trial = other.begin(T)
+    assert "other" not in shares([known, other])
+    trial.first_token(T + 0.1)
+    assert shares([known, other])["other"] > 1.0 - 2 * EXPLORE  # from now on by its cost
+
+
 def test_newcomers_alone_get_one_call_each_before_any_gets_a_second() -> None:
     newcomers = [endpoint(name, None) for name in "abcd"]
     for _ in newcomers:
