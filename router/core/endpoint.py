@@ -32,7 +32,6 @@ ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 WITNESSES = 3  # attempts that wait for too long, which is all that need be heard
 LATE = 2.0  # medians: a first token is never called late before
-LATE_SHARE = 0.05  # of the waits are long without the endpoint being late for that; twice the longest of the others is
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
 
 
