@@ -157,7 +157,7 @@ class Metrics(Collector):
         states = (((*n, state.value), e.breaker.state(now) is state) for n, e in named for state in State)
         yield _gauge("breaker_state", "1 for the state it is in.", ("endpoint", "model", "state"), states)
         expected = ((n, e.latency("first_token").mean(now)) for n, e in named)
-        yield _gauge("expected_first_token_seconds", "The mean, before what a prompt, trouble and load add.", labels, expected)
+        yield _gauge("expected_first_token_seconds", "The mean, without prompt, trouble and load.", labels, expected)
 
     def _of_servers(self) -> Iterator[Metric]:
         """What they say of themselves; nothing where that is unknown."""
