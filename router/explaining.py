@@ -5,11 +5,13 @@ It knows HTTP only, as any operator's tool does: what it draws is the JSON of /a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +19,10 @@ Json = dict[str, Any]
 
 TIMEOUT = 10.0  # seconds; it answers at once, or something is wrong
 WIDTH = 200  # columns where nobody watches, so that a file or a pipe gets all of it
-NEVER, UNKNOWN = "never", "–"
+PICKED, NEVER, UNKNOWN = "→", "never", "–"
+ENDLESS = 1e5  # seconds; nobody means a cost that is as high: it says that somebody else is to be asked
+HEADINGS = "", "endpoint", "tier", "cost", "expected", "p50", "p90", "p99", "evidence", "age", "running", "hedge"
+SPARED = "age", "p90", "expected", "p50", "evidence"  # where there is no room, in this order
 _AS_IT_IS: Json = {"markup": False, "emoji": False, "soft_wrap": True}
 _MAY_BE_OTHERS = "Is that firsttoken's address, and of this version?"
 
@@ -29,6 +34,8 @@ class NoExplanation(Exception):
 def ask(url: str, model: str, size: int | None, key: str | None) -> bytes:
     """The router's explanation, in its own JSON. Raises NoExplanation."""
     said = {"model": model} | ({} if size is None else {"size": str(size)})
+    if not (key or "").isascii() or not (key or "x").isprintable():
+        raise NoExplanation("The client key has a character that no header can carry: say another with --key.")
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.get(
@@ -54,6 +61,8 @@ def _refused(url: str, answer: httpx.Response) -> str:
     if answer.status_code == 401:
         return f"{url} says: {error['message']} Say one with --key or FIRSTTOKEN_KEY."
     if error.get("code") == "unknown_url":
+        if url.rstrip("/").endswith("/v1"):
+            return f"{url} has no /admin/explain: say the router's address without its /v1."
         return f"{url} has no /admin/explain. {_MAY_BE_OTHERS}"
     return f"{url} says: {error['message']}"
 
@@ -73,26 +82,39 @@ def show(told: Json) -> None:
         console.width = WIDTH
     said = [f"{name}: {what}" for name, what in _notes(told["candidates"])]
     console.print(f"{told['model']}: a streaming call with a prompt of {told['size']:.0f} tokens, now", **_AS_IT_IS)
-    console.print(_table(told))
+    table = _fitting(told, console)
+    console.width = max(console.width, _width(table, console))  # lines that wrap are better than names that are cut
+    console.print(table)
     for line in (*said, _budgets(told), f"{told['why']}."):
         console.print(line, **_AS_IT_IS)
 
 
-def _table(told: Json) -> Table:
+def _fitting(told: Json, console: Console) -> Table:
+    """Where there is no room for all columns, some are left out."""
+    for number in range(len(SPARED) + 1):
+        table = _table(told, SPARED[:number])
+        if _width(table, console) <= console.width:
+            break
+    return table
+
+
+def _width(table: Table, console: Console) -> int:
+    return Measurement.get(console, console.options.update(max_width=WIDTH), table).maximum
+
+
+def _table(told: Json, spared: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("", "endpoint", "tier"):
-        table.add_column(name)
-    for name in ("cost", "expected", "p50", "p90", "p99", "evidence", "age", "running", "hedge"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in told["candidates"]:
-        table.add_row(
-            *map(Text, _row(each, told["picked"])), style="bold" if each["endpoint"] == told["picked"] else ""
-        )
+    rows = [_row(each, told["picked"]) for each in told["candidates"]]
+    for name in (name for name in HEADINGS if name not in spared):
+        table.add_column(name, justify="left" if name in HEADINGS[:3] else "right", no_wrap=True)
+    for row in rows:
+        cells = (Text(cell) for name, cell in zip(HEADINGS, row, strict=True) if name not in spared)
+        table.add_row(*cells, style="bold" if row[0] == PICKED else "")
     return table
 
 
 def _row(of: Json, picked: str | None) -> list[str]:
-    mark = "→" if of["endpoint"] == picked else "≈" if of["near"] else "" if of["available"] else "×"
+    mark = PICKED if of["endpoint"] == picked else "≈" if of["near"] else "" if of["available"] else "×"
     return [
         mark,
         of["endpoint"],
@@ -106,7 +128,9 @@ def _row(of: Json, picked: str | None) -> list[str]:
 
 
 def _seconds(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.{3 if value < 10.0 else 1 if value < 1000.0 else 0}f}"
+    if value is None:
+        return UNKNOWN
+    return f"{value:.{3 if value < 10.0 else 1 if value < 1000.0 else 0}f}" if value < ENDLESS else "∞"
 
 
 def _notes(candidates: list[Json]) -> list[tuple[str, str]]:
@@ -128,8 +152,8 @@ def _notes(candidates: list[Json]) -> list[tuple[str, str]]:
 
 
 def _server(said: Json) -> str:
-    numbers = {"running": said["running"], "waiting": said["waiting"], "cache in use": said["kv"]}
-    told = [f"{value:g} {name}" for name, value in numbers.items() if value is not None]
+    told = [f"{said[name]:g} {name}" for name in ("running", "waiting") if said[name] is not None]
+    told += [] if said["kv"] is None else [f"{said['kv']:.0%} of its cache in use"]
     return f"its server says: {', '.join(told) or 'nothing'}"
 
 

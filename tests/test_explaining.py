@@ -64,6 +64,16 @@ def test_it_draws_a_table_and_says_why(there: Router) -> None:
     assert " expected, the only one of its tier that can be asked; slow (tier 2) costs 1.0 s; " in lines[-1]
 
 
+@pytest.mark.parametrize("columns", [80, 60, 20])
+def test_in_a_narrow_window_it_leaves_out_columns_and_no_names(there: Router, columns: int) -> None:
+    asked = ("chat", "--url", there.origin, "--key", KEY)
+    lines = explain(*asked, FORCE_COLOR="1", COLUMNS=str(columns)).stdout.splitlines()
+    assert any("→" in line and "quick" in line for line in lines)
+    (headings,) = (line for line in lines if "endpoint" in line and "hedge" in line)
+    assert "…" not in headings
+    assert ("expected" in headings) == (columns == 80)
+
+
 def test_it_prints_what_the_router_answers_as_it_is(there: Router) -> None:
     result = explain("chat", "--json", "--url", f"{there.origin}/", "--key", KEY)
     assert json.loads(result.stdout)["picked"] == "quick"
@@ -81,6 +91,17 @@ def test_a_key_is_asked_for(there: Router) -> None:
     assert "A client key is needed" in said
     assert said.endswith("Say one with --key or FIRSTTOKEN_KEY.\n")
     assert "The client key is not one of this router's keys." in refused("chat", "--url", there.origin, "--key", "no")
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(there: Router, key: str) -> None:
+    said = refused("chat", "--url", there.origin, "--key", key)
+    assert "no header can carry" in said
+    assert key not in said
+
+
+def test_the_address_that_clients_use_is_told_from_the_routers(there: Router) -> None:
+    assert "without its /v1" in refused("chat", "--url", f"{there.origin}/v1", "--key", KEY)
 
 
 def test_an_unknown_model_is_told_with_the_known_ones(there: Router) -> None:
