@@ -26,9 +26,9 @@ GREYS = {
     "clairvoyant": ("#000000", ":"),
 }
 STEP = 0.5  # seconds between two looks at an endpoint
-SHADE: dict[str, Any] = {"color": "#888888", "alpha": 0.08, "linewidth": 0}
+SHADE: dict[str, Any] = {"color": "#888888", "alpha": 0.1, "linewidth": 0}
 STRIP = 0.018  # of the picture's height, for an endpoint that is not itself at times
-TROUBLE = 2.0  # times its own best mean
+TROUBLE = 1.5  # times its own best mean; a bad spell of `roadmap` is 1.9
 WINDOW = 10.0  # seconds over which extra attempts are counted
 USUAL_TOKENS = 200  # of a prompt, for which an endpoint's mean is asked
 
@@ -121,7 +121,7 @@ def extra(file: Path, title: str, run: Run, budget: float) -> None:
 
 
 def troubles(server: Server, end: float) -> Iterator[tuple[float, float]]:
-    """When it is away, silent, failing, or more than `TROUBLE` times slower than at its best."""
+    """When it is away, silent, failing, or more than `TROUBLE` times as slow as at its best."""
     endpoint, times = server.endpoint, np.arange(0, end + STEP, STEP)
     means = [server.law.mean(at, USUAL_TOKENS) for at in times]
     slow = TROUBLE * min(means)

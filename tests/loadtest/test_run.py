@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from loadtest.__main__ import main
-from loadtest.latency import figures, medians, report
+from loadtest.latency import figures, medians, plots, report
 from loadtest.latency.marks import Reached, hedges
 from loadtest.latency.report import Report
 from loadtest.latency.results import Asked, Outcome, Run
@@ -251,6 +251,22 @@ def test_a_mark_without_a_figure_in_one_run_has_none() -> None:
 def test_a_report_travels_as_json() -> None:
     said = json.dumps(a_report([1.0, 2.0], 0.5).as_json())
     assert json.dumps(Report.from_json(json.loads(said)).as_json()) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "ill"),
+    [
+        ("roadmap", ["hosted"]),
+        ("one-slow", ["alpha"]),
+        ("one-silent", ["alpha"]),
+        ("flapping", ["alpha"]),
+        ("all-slow", ["alpha", "beta", "gamma"]),
+        ("newcomer-good", ["newcomer"]),
+    ],
+)
+def test_the_timeline_shades_what_the_story_tells_of(name: str, ill: list[str]) -> None:
+    servers = load()[name].servers(1)
+    assert [each for each, server in servers.items() if list(plots.troubles(server, 200.0))] == ill
 
 
 @pytest.mark.parametrize("name", load())
