@@ -18,6 +18,7 @@ from router.core.sketch import SHORTEST
 HOT = "hot by its server's word"
 NEWCOMER = "newcomer"
 ON_TRIAL = "on trial: its first call runs"
+SLOW_START = "slow start"
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -60,6 +61,15 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     trouble: float  # how likely it is
     server: Server | None
     hedge_after: float | None  # when a rival would be asked beside it; None: never
+
+    @property
+    def is_hot(self) -> bool:
+        return HOT in self.notes
+
+    @property
+    def has_just_recovered(self) -> bool:
+        """It gets a share of the calls that grows, whatever it costs."""
+        return any(note.startswith(SLOW_START) for note in self.notes)
 
 
 def candidate(
@@ -149,6 +159,6 @@ def _notes(endpoint: Endpoint, wait: Wait, now: float) -> Iterator[str]:
     elif not endpoint.settled(wait, now):
         yield "has become slower, and nobody knows yet how slow"
     if ramp < 1.0:
-        yield f"slow start: {ramp:.0%} of its share"
+        yield f"{SLOW_START}: {ramp:.0%} of its share"
     if endpoint.breaker.failures_in_a_row:
         yield f"{endpoint.breaker.failures_in_a_row} failed in a row"

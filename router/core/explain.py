@@ -70,6 +70,7 @@ def explain(route: Explainable, wait: Wait, size: float | None, now: float, most
     chosen = Field(route, wait, now, _STILL, size).next((), now, now + route.deadline)
     near = _near(route, chosen.endpoint, wait, now, size)
     candidates = _candidates(route, chosen.endpoint, near, wait, size, now, most)
+    left_out = len(route.policies) - len(candidates)
     after, rival = _rival(route, chosen.endpoint, wait, size, now)
     by_lot = len(near) > 1 and len(least_loaded(near, now)) > 1
     beside = why_beside(route, chosen.endpoint, after, rival, now) if chosen.endpoint else ()
@@ -87,8 +88,8 @@ def explain(route: Explainable, wait: Wait, size: float | None, now: float, most
             round(route.hedges.level(now), 2), round(route.retries.level(now), 2), round(route.hedges.pressure(now), 3)
         ),
         candidates=candidates,
-        left_out=len(route.policies) - len(candidates),
-        why="; ".join((*why_it(chosen, candidates, by_lot, now), *beside)),
+        left_out=left_out,
+        why="; ".join((*why_it(chosen, candidates, left_out, by_lot, now), *beside)),
     )
 
 
@@ -96,10 +97,13 @@ def asked(explanation: Explanation, endpoint: str, *, sticky: bool) -> str:
     """The sentence for a call that has asked somebody; `sticky` is one with a conversation that may draw it."""
     if endpoint == explanation.picked:
         return explanation.why
+    it = next((each for each in explanation.candidates if each.endpoint == endpoint), None)
     if sticky:
         how = "its conversation stays there, or it was the one measured longest ago"
-    elif any(each.endpoint == endpoint and each.near for each in explanation.candidates):
+    elif it is not None and it.near:
         how = "by lot, from those that are about equal"
+    elif it is not None and it.has_just_recovered:
+        how = "it has just recovered, and gets a share that grows"
     else:
         how = "one call in a hundred goes to the one measured longest ago"
     return f"{endpoint} was asked: {how}; else {explanation.why}"

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from router.core.candidate import HOT, NEWCOMER, ON_TRIAL, Candidate, in_words
+from router.core.candidate import NEWCOMER, ON_TRIAL, Candidate, in_words
 from router.core.endpoint import Endpoint
 from router.core.field import Next, Route
 
 NAMED = 3  # others, of each kind
 
 
-def why_it(chosen: Next, candidates: Sequence[Candidate], by_lot: bool, now: float) -> Iterator[str]:
-    """`candidates` begin with the chosen one, if there is one; `by_lot` is for one that others were as good as."""
+def why_it(chosen: Next, candidates: Sequence[Candidate], left_out: int, by_lot: bool, now: float) -> Iterator[str]:
+    """`candidates` begin with the chosen one, if there is one, and so many are left out; `by_lot` is for one that
+    others were as good as.
+    """
     if chosen.endpoint is None:
         yield _nobody(chosen, now)
         yield from _those_out(candidates)
@@ -29,6 +31,8 @@ def why_it(chosen: Next, candidates: Sequence[Candidate], by_lot: bool, now: flo
     if len(beside) > NAMED:
         yield f"{len(beside) - NAMED} more cost more or are less welcome"
     yield from _those_out(others)
+    if left_out:
+        yield f"{left_out} are not looked at here"
 
 
 def why_beside(route: Route, it: Endpoint, after: float, rival: Endpoint | None, now: float) -> Iterator[str]:
@@ -65,8 +69,15 @@ def _this_one(it: Candidate, others: Sequence[Candidate], by_lot: bool) -> str:
         return f"{said}, the only one {'of its tier that can be asked' if others else 'there is'}"
     if not cheaper:
         return f"{said}, the lowest"
-    hot = all(_is_hot(each) for each in cheaper)
-    return f"{said}, the lowest of those that {'are not hot' if hot else 'keep nobody waiting'}"
+    others_are = dict.fromkeys(map(_what_it_is_not, cheaper))
+    return f"{said}, the lowest of those that {' and '.join(others_are)}"
+
+
+def _what_it_is_not(cheaper: Candidate) -> str:
+    """For what one that costs less is not asked."""
+    if cheaper.is_hot:
+        return "are not hot"
+    return "have not just recovered" if cheaper.has_just_recovered else "keep nobody waiting"
 
 
 def _tiers_passed(it: Candidate, others: Sequence[Candidate]) -> Iterator[str]:
@@ -82,7 +93,7 @@ def _what_it_costs(other: Candidate, it: Candidate) -> str:
     tier = f" (tier {other.tier})" if other.tier != it.tier else ""
     if ON_TRIAL in other.notes:
         return f"{other.endpoint}{tier} is on trial"
-    hot = " but is hot" if _is_hot(other) else ""
+    hot = " but is hot" if other.is_hot else ""
     return f"{other.endpoint}{tier} costs {in_words(other.cost)}{hot}"
 
 
@@ -99,10 +110,6 @@ def _nobody(chosen: Next, now: float) -> str:
     if chosen.then < inf:
         return f"nobody can be asked now: a call would wait {in_words(chosen.then - now)}"
     return "nobody can be asked: a call would be refused"
-
-
-def _is_hot(each: Candidate) -> bool:
-    return HOT in each.notes
 
 
 def _names(names: Sequence[str]) -> str:

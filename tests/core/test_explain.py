@@ -21,7 +21,7 @@ from router.core.load import ServerLoad
 from router.core.race import Race
 from router.core.table import Route, rebuild
 from router.core.verdict import Cause, Verdict
-from tests.core.helpers import Steady, T, busy, full, learn, properties, trip
+from tests.core.helpers import Steady, T, busy, full, learn, properties, recover, trip
 
 SOON = T + 1.0
 
@@ -200,6 +200,8 @@ def test_of_very_many_it_tells_the_first_and_how_many_are_left_out() -> None:
     learn(named(of, "e17"), 0.5)
     told = explain(of, "first_token", 0.0, T, 10)
     assert (len(told.candidates), told.left_out) == (10, 30)
+    assert "; 30 are not looked at here; " in told.why
+    assert "not looked at" not in why(of)
     assert told.candidates[0].endpoint == told.picked
 
 
@@ -335,8 +337,6 @@ def test_many_tiers_that_are_passed_over_are_counted_and_not_named() -> None:
     of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
     for endpoint in list(of.endpoints)[:-1]:
         endpoint.probed(False, T)
-        endpoint.probed(False, T)
-        endpoint.probed(False, T)
     assert "; nobody of tier 3 can be asked; nor is anybody asked of 196 more tiers; " in why(of)
     assert len(why(of)) < 500  # it goes into a header of a bounded length
 
@@ -348,6 +348,16 @@ def test_who_was_asked_instead_is_told_with_what_led_there() -> None:
     assert asked(told, "a", sticky=True).startswith("a was asked: its conversation stays there, or ")
     told = explain(knowing("a", "b", a=1.0, b=2.0), "first_token", 0.0, T)
     assert asked(told, "b", sticky=False).startswith("b was asked: one call in a hundred goes to the one measured ")
+
+
+def test_one_that_has_just_recovered_gets_its_share_and_the_others_are_told_of_it() -> None:
+    of = knowing("a", "b", a=0.3, b=0.5)
+    recover(named(of, "a"), T)
+    told = explain(of, "first_token", 0.0, T + 3.0)
+    assert told.why.startswith("b: 0.50 s expected, the lowest of those that have not just recovered; a costs ")
+    assert asked(told, "a", sticky=False).startswith(
+        "a was asked: it has just recovered, and gets a share that grows; "
+    )
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.0451, "45 ms"), (0.314, "0.31 s"), (4.24, "4.2 s"), (120, "120 s")])
