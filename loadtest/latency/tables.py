@@ -19,12 +19,13 @@ TIMES = ("p50", "p90", "p95", "p99", "mean")
 COUNTS = ("extra", "retries", "failed")
 LATE = 0.02  # of the median first token: from there on the driver's lateness is worth a word
 FEW = 0.0051  # of the answers: an endpoint with less, which would be 0 %, is not named
-WIDTH = 160  # columns where nobody says how many there are
+WIDTH = (
+    160  # columns that there are at least, for a table or a pipe: lines that wrap are better than figures that are cut
+)
 
 
 def console() -> Console:
-    wide = Console()
-    return wide if wide.is_terminal else Console(width=WIDTH)
+    return Console(width=max(Console().width, WIDTH))
 
 
 def of_report(report: Report) -> RenderableType:

@@ -80,6 +80,12 @@ def test_runs_are_shown_beside_each_other(kept: Path, tmp_path: Path) -> None:
     assert [row.split(" | ")[0] for row in rows] == ["| run", "| ---", "| one"]
 
 
+def test_no_figure_is_cut_in_a_narrow_window(kept: Path) -> None:
+    shown = CliRunner(env={"FORCE_COLOR": "1", "COLUMNS": "80"}).invoke(main, ["compare", str(kept)]).output
+    assert "p99 / informed" in shown
+    assert "…" not in shown
+
+
 # ---- Any router
 
 
