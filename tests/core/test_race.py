@@ -13,12 +13,14 @@ from router.core.breaker import FIRST_WAIT, State
 from router.core.budget import RESERVE, Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
 from router.core.field import HOLD, PAUSE, RECHECK
+from router.core.latency import SETTLES
 from router.core.line import Queue
+from router.core.load import ServerLoad
 from router.core.plan import Plan
 from router.core.race import MAX_ATTEMPTS, Race
 from router.core.verdict import Verdict
-from router.core.window import Window
-from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, trip
+from router.core.window import FEWEST, Window
+from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, learn, trip
 
 AGAIN = PAUSE * 1.5  # with chance that holds still
 
@@ -202,6 +204,63 @@ def test_auto_hedges_as_the_plan_says_and_off_never() -> None:
     auto.at(0.0), off.at(0.0)
     assert auto.wakes == pytest.approx(0.5, rel=0.01)  # twice what is expected, where nothing was planned yet
     assert off.at(59.0) == []
+
+
+def late(*rivals: Endpoint, less_welcome: Sequence[Endpoint] = ()) -> list[str]:
+    """Who is asked beside one that usually takes 0.25 s, when it has taken a second."""
+    call = Call([endpoint("a", 0.25), *rivals], less_welcome, rules=Rules(hedge="auto", hedge_budget=0.1))
+    assert call.at(0.0) == ["first a"]
+    return call.at(1.0)
+
+
+def test_under_auto_no_rival_is_one_that_is_no_better_off_itself() -> None:
+    fine, slower, hot, busy_one, full_one = (endpoint(name, 0.5, limit=1) for name in "bcdef")
+    assert late(fine) == ["hedge b"]
+    waiting = endpoint("g", None)
+    learn(waiting, *[0.5] * 5)  # too few to tell trouble from chance
+    waiting.begin(T - 0.5)
+    assert late(waiting) == []  # it keeps somebody waiting for as long as the late one does
+    learn(slower, *[2.0] * 3)
+    assert late(slower) == []  # it has just become slower, and nobody knows how slow
+    assert slower.latency("first_token").settled(T + SETTLES)
+    hot.says(ServerLoad(waiting=2.0), T, T + 5.0)
+    assert late(hot) == []
+    busy(busy_one, 5.0)
+    assert late(busy_one) == []
+    full(full_one)
+    assert late(full_one) == []
+
+
+def test_under_auto_there_is_no_rival_from_whom_no_more_is_to_be_hoped_for() -> None:
+    a, b = endpoint("a", None), endpoint("b", 30.0)
+    learn(a, *[0.5] * 97, *[2.0] * 30)
+    call = Call([a, b], rules=Rules(hedge="auto", hedge_budget=0.1))
+    assert call.at(0.0) == ["first a"]
+    assert call.at(1.9) == []  # it will be there in a moment, most likely
+
+
+def test_under_auto_the_rival_is_of_the_good_ones_the_one_measured_longest_ago() -> None:
+    good, better, dear = endpoint("good", None), endpoint("better", 0.5), endpoint("dear", None)
+    learn(good, *[0.55] * 100, now=T - 1.0)
+    learn(dear, *[0.8] * 100, now=T - 10.0)
+    assert late(good, better, dear) == ["hedge good"]
+
+
+def test_under_auto_a_less_welcome_one_is_a_rival_where_it_is_much_quicker() -> None:
+    assert late(endpoint("b", 1.0), less_welcome=[endpoint("c", 0.7)]) == ["hedge c"]
+    assert late(endpoint("b", 1.0), less_welcome=[endpoint("c", 0.8)]) == ["hedge b"]
+
+
+def test_under_auto_few_hedges_wait_at_once_and_more_when_they_win() -> None:
+    a, b, dear = endpoint("a", 0.25), endpoint("b", 0.3), endpoint("dear", 5.0)
+    hedges = [dear.begin(T - 0.01, role="hedge") for _ in range(int(FEWEST))]
+    call = Call([a, b, dear], rules=Rules(hedge="auto", hedge_budget=0.1))
+    assert call.at(0.0) == ["first a"]
+    assert call.at(0.7) == []
+    hedges.pop().end(Verdict.ABANDONED, T + 0.7)
+    assert call.at(0.7 + RECHECK) == ["hedge b"]
+    call.token("b", 1.0)
+    assert call.way.window.size(T + 1.0) > FEWEST
 
 
 def test_a_breakers_trial_is_hedged_early_under_auto() -> None:
