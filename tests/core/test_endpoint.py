@@ -87,6 +87,8 @@ def test_whatever_happens_to_attempts_each_counts_once_and_leaves_no_trace(steps
         attempt.end(Verdict.ABANDONED, now)
         attempt.end(Verdict.FAULT, now)
     assert counters(subject) == (0, 0, 0)
+    assert not any(subject._witnesses.values())
+    assert not any(subject._waiting_for.values())
     assert subject.available(now + MAX_BUSY_WAIT)
 
 
