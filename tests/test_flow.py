@@ -1971,6 +1971,18 @@ def test_retries_and_rivals_of_a_sticky_call_go_where_they_always_do() -> None:
     assert call.done
 
 
+# ---- How long its prompt is
+
+
+def test_a_long_prompt_goes_where_it_is_read_sooner() -> None:
+    play = Player(endpoint("local", streams("local")), endpoint("hosted", streams("hosted")))
+    for size in range(0, 6000, 100):
+        play.endpoint("local").latency("first_token").observe(0.1 + 3e-4 * size, 0.0, size)
+        play.endpoint("hosted").latency("first_token").observe(0.8, 0.0, size)
+    short, long = ([{"role": "user", "content": "word " * words}] for words in (100, 8000))
+    assert [told(play, messages=each) for each in (short, long, short, long)] == ["local", "hosted"] * 2
+
+
 # ---- Why it went there
 
 ASKS_WHY = [(b"x-router-debug", b"1")]
