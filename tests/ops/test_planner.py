@@ -1,0 +1,31 @@
+"""A running router keeps its plans of hedges up to date."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.plan import LATE
+from tests.proxy.running import running
+from tests.upstream.servers import on_uvloop, until
+
+TWO_MODELS = """
+endpoints:
+  - {name: a, kind: openai, base_url: 'http://127.0.0.1:1/v1', models: [one, other], probe: {kind: off}}
+  - {name: b, kind: openai, base_url: 'http://127.0.0.1:2/v1', models: [one, other], probe: {kind: off}}
+"""
+
+
+@on_uvloop
+async def test_every_model_is_planned_again_and_again() -> None:
+    async with running(TWO_MODELS, speed=100.0) as router:
+        now, routes = router.router.scheduler.now, router.router.tables.current.table.routes.values()
+
+        def late() -> set[float]:
+            return {route.plan.delay(each, "first_token", 0.0, now()) for route in routes for each in route.endpoints}
+
+        assert late() == {LATE * 1.0}  # of which nothing is known
+        for each in router.router.tables.current.table.endpoints:
+            for _ in range(100):
+                each.latency("first_token").observe(0.5, now())
+        assert min(late()) == pytest.approx(LATE * 0.5, rel=0.01)  # for want of a plan
+        await until(lambda: max(late()) < 0.6)  # just past all that was seen
