@@ -211,6 +211,11 @@ class Endpoint:
         median = self._latency[wait].quantile(0.5)
         return PRIORS[wait] if median is None else median
 
+    def unusual(self, wait: Wait, now: float) -> float:
+        """Seconds that hardly a wait takes here."""
+        latency = self._latency[wait]
+        return max(MIN_HEDGE, LATE * latency.mean(now) if latency.curve is None else latency.late)
+
     def late(self, now: float) -> bool:
         """It keeps somebody waiting for his first token for much longer than it takes as a rule."""
         latency, oldest = self._latency["first_token"], next(iter(self._witnesses["first_token"]), None)

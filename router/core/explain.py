@@ -47,7 +47,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     later: float | None  # when somebody may be asked, where nobody is picked
     hedge_after: float | None  # when the picked one would get a rival; None: never
     rival: str | None  # and whom, if it were late now
-    price: float | None  # of an extra attempt, in expected waits of the rival; None: there is nothing left to pay with
+    price: float  # of an extra attempt, in expected waits of the rival
     budgets: Budgets
     candidates: list[Candidate]
     left_out: int  # candidates, of very many
@@ -83,7 +83,7 @@ def explain(route: Explainable, wait: Wait, size: float | None, now: float, most
         later=finite(chosen.then - now) if chosen.endpoint is None else None,
         hedge_after=finite(after),
         rival=rival.name if rival else None,
-        price=finite(route.plan.price),
+        price=round(route.plan.price, 4),
         budgets=Budgets(
             round(route.hedges.level(now), 2), round(route.retries.level(now), 2), round(route.hedges.pressure(now), 3)
         ),
@@ -136,7 +136,11 @@ def _candidates(
     now: float,
     most: int | None,
 ) -> list[Candidate]:
-    rows = [(tier, e, e.cost(wait, now, size)) for tier, those in enumerate(route.tiers, 1) for e in those]
+    rows = [
+        (tier, e, e.cost(wait, now, size))
+        for tier, those in zip(route.numbers, route.tiers, strict=True)
+        for e in those
+    ]
     rows.sort(key=lambda row: (row[1] is not picked, row[0], not row[1].available(now), row[2]))
     return [
         candidate(

@@ -7,21 +7,23 @@ token of it.
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, sqrt
 
 ENOUGH = 30.0  # fresh observations
 SURE = 3.0  # standard errors that a slope must be away from nothing, to be believed
+REACH = 5.0  # standard deviations of the sizes seen, beyond which the line says nothing
 STILL_SURE = 2.0  # and to be believed still, lest it come and go with every stall
 
 
 class Fit:
     """Sums of y over x; `weight` fresh observations at the last one."""
 
-    __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "slope", "weight")
+    __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "reach", "slope", "weight")
 
     def __init__(self, tau: float) -> None:
         self._tau, self._at = tau, 0.0
         self.weight = self._x = self._y = self._xx = self._xy = self._yy = 0.0
+        self.reach = 0.0  # the largest x that it says something of
         self.slope = 0.0  # of y over x; never below 0, 0 until it is significant, and kept while there is too little
 
     def add(self, x: float, y: float, now: float) -> None:
@@ -50,6 +52,7 @@ class Fit:
         xy = self._xy - self._x * self._y / weight
         if xy <= 0.0 or xx <= 1e-9 * self._xx:
             return 0.0
+        self.reach = self._x / weight + REACH * sqrt(xx / weight)
         slope = xy / xx
         yy = self._yy - self._y * self._y / weight
         variance = max(0.0, yy - slope * xy) / ((weight - 2.0) * xx)

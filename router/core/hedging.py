@@ -11,7 +11,7 @@ don't, however few or many stall. (One rival is enough, and its best delay follo
 He, Elnikety, SPAA 2017. A fixed quantile of X stops helping as soon as the stalls are as frequent as that.)
 
 The price is in seconds of waiting for one extra attempt: a share of what the rival takes, because extra attempts cost
-money and take others' room, and ever more as the budget is spent, so that what there is goes where most is gained.
+money and take others' room, and more as the budget is spent, so that what there is goes where most is gained.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ SOME = 0.0002  # of the waits
 BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times what all but 2 of 1,000 take: a frozen one is late at last
 PARTS = 10  # of equal share, that a rival's waits are taken as
 WORTH = 0.5  # expected waits of the rival: the price where the budget is unspent
-SCARCE = 1.0  # and what is added where it is half spent is half of this
+SCARCE = 0.6  # and half of this is added where it is half spent: 0.25 / 0.5
+DEAREST = 3.0  # what is not there is not paid; who waits meanwhile is worth as much when there is some again
 
 
 def price(pressure: float) -> float:
     """What an extra attempt costs, in expected waits of the rival; `pressure` is the share of the budget spent."""
-    return WORTH + SCARCE * pressure * pressure / (1.0 - pressure) if pressure < 1.0 else inf
+    return min(DEAREST, WORTH + SCARCE * pressure * pressure / (1.0 - pressure)) if pressure < 1.0 else DEAREST
 
 
 def parts(curve: Curve) -> Sequence[float]:

@@ -60,6 +60,7 @@ class Latency:
         "curve",
         "late",
         "load",
+        "reach",
         "room",
         "seen_at",
         "slope",
@@ -80,6 +81,7 @@ class Latency:
         self.load = 0.0  # the mean of the loads under which its evidence was seen
         self.room = 0.0  # a load that is no more than that, but by chance
         self.slope = 0.0  # seconds a token of the prompt; 0 where it does not show
+        self.reach = 0.0  # tokens: of longer prompts is known only that they take no less
         self._fresh = False
         self._draw_line()
         self.unknown, self.seen_at, self._slower_at = True, -inf, -inf
@@ -96,12 +98,14 @@ class Latency:
 
     def shift(self, size: float, now: float) -> float:
         """How much longer than the mean a prompt of this size takes."""
-        return self.slope * (size - self.mean_size(now)) if self.slope else 0.0
+        return self.slope * (min(size, self.reach) - self.mean_size(now)) if self.slope else 0.0
 
     def expected(self, size: float, now: float, lateness: float = 0.0, age: float = 0.0) -> float:
         """What a call with such a prompt waits; `lateness` is that of those that wait now, the oldest for `age`."""
         decay = exp((self._at - now) / TAU)  # mean + shift, spelt out: this is asked of every endpoint for every call
-        mean = (self._prior_rest + self._rest * decay) / (PRIOR_WEIGHT + self._weight * decay) + self.slope * size
+        mean = (self._prior_rest + self._rest * decay) / (PRIOR_WEIGHT + self._weight * decay) + self.slope * (
+            size if size < self.reach else self.reach
+        )
         if mean < SHORTEST:
             mean = SHORTEST
         run = self._run
@@ -271,7 +275,8 @@ class Latency:
     def _draw_line(self) -> None:
         """What `expected` is reckoned from: sums of what is left of each wait without what its prompt's size adds."""
         self.room = _room(self.load)
-        slope = self.slope = self._long_run.slope
+        slope, self.reach = self._long_run.slope, self._long_run.reach
+        self.slope = slope
         self._rest = self._total - slope * self._sizes
         self._prior_rest = PRIOR_WEIGHT * (self._prior - slope * self._prior_size)
 

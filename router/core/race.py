@@ -274,7 +274,10 @@ class Race:
         if self._wait == "first_token":
             self._abandon_at = oldest.began + policy.abandon
         if len(self.live) == 1:
-            self._rival_at = max(now, oldest.began + rival_after(self._route, oldest, now))
+            late = rival_after(self._route, oldest, now)
+            if self._field.sticky is not None:
+                late = max(late, oldest.endpoint.unusual(self._wait, now))  # its cache is worth a rival that is quicker
+            self._rival_at = max(now, oldest.began + late)
             self._expires_at = self.began + policy.deadline if self._most else self._expires(oldest)
         else:
             self._expires_at = min(map(self._expires, self.live))

@@ -33,6 +33,7 @@ class Route:
 
     model: str
     tiers: tuple[tuple[Endpoint, ...], ...]
+    numbers: tuple[int, ...]  # of the tiers, as configured
     policies: Mapping[Endpoint, Policy]
     hedges: Budget
     retries: Budget
@@ -131,6 +132,7 @@ def _route(
     return Route(
         model,
         tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
+        tuple(tiers),
         MappingProxyType(policies),
         hedges,
         retries,

@@ -42,8 +42,6 @@ def why_beside(route: Route, it: Endpoint, after: float, rival: Endpoint | None,
         yield "there is no other to ask beside it"
     elif policy.hedge == "off":
         yield "no rival is asked beside it (hedge: off)"
-    elif after == inf and route.plan.price == inf:
-        yield "no rival would be asked: the budget for extra attempts is spent"
     elif after == inf:
         yield "no rival would be asked: none is worth its price"
     elif rival is None:

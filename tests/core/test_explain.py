@@ -16,6 +16,7 @@ from router.config import parse
 from router.core.candidate import in_words
 from router.core.endpoint import Endpoint
 from router.core.explain import Explanation, asked, explain
+from router.core.hedging import DEAREST
 from router.core.latency import TROUBLED
 from router.core.load import ServerLoad
 from router.core.race import Race
@@ -318,8 +319,8 @@ def test_beside_whom_nobody_is_asked_and_why() -> None:
 def test_a_budget_that_is_spent_is_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5, load=1.0)
     told = explain(of, "first_token", 0.0, T)
-    assert told.price is None
-    assert told.why.endswith("no rival would be asked: the budget for extra attempts is spent")
+    assert told.price == DEAREST
+    assert told.why.endswith("if there were anything in the budget to pay for it")
 
 
 def test_many_others_are_counted_and_not_named() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.hedging import SCARCE, WORTH, delay, parts, price
+from router.core.hedging import DEAREST, SCARCE, WORTH, delay, parts, price
 from router.core.sketch import LONGEST, Curve, Sketch, bucket
 from tests.core.helpers import T, properties
 
@@ -51,12 +51,12 @@ def found(of: Curve, rival: Curve, pressure: float = 0.0) -> float:
     return delay(of, parts(rival), price(pressure) * rival.mean)
 
 
-def test_the_price_rises_with_what_is_spent_and_at_the_end_nothing_is_worth_it() -> None:
+def test_the_price_rises_with_what_is_spent_up_to_the_dearest() -> None:
     prices = [price(spent / 100.0) for spent in range(101)]
     assert prices == sorted(prices)
     assert prices[0] == WORTH
     assert prices[50] == pytest.approx(WORTH + SCARCE / 2.0)
-    assert prices[100] == inf
+    assert prices[100] == DEAREST
     assert delay(curve(stalls=0.05), parts(curve()), inf) == inf
 
 

@@ -39,6 +39,10 @@ class Way:
     window: Window = field(default_factory=Window)
 
     @property
+    def numbers(self) -> Sequence[int]:
+        return range(1, len(self.tiers) + 1)
+
+    @property
     def deadline(self) -> float:
         return max(rules.deadline for rules in self.policies.values())
 
