@@ -158,9 +158,8 @@ def _server(said: Json) -> str:
 
 
 def _budgets(told: Json) -> str:
-    budgets, price = told["budgets"], told["price"]
-    costs = "cannot be paid for" if price is None else f"costs {price:.2f} expected waits of the rival"
+    budgets = told["budgets"]
     return (
-        f"An extra attempt {costs}; {budgets['hedge']:.1f} hedges and {budgets['retry']:.1f} retries "
-        "could be paid for now."
+        f"An extra attempt costs {told['price']:.2f} expected waits of the rival; {budgets['hedge']:.1f} hedges and "
+        f"{budgets['retry']:.1f} retries could be paid for now."
     )
