@@ -206,23 +206,26 @@ class Endpoint:
         """Its server has more than it can begin with, by its own word: better ask another."""
         return now < self.hot_until
 
-    def usual(self, wait: Wait) -> float:
-        """Seconds that it takes as a rule, whatever it takes now."""
-        median = self._latency[wait].quantile(0.5)
-        return PRIORS[wait] if median is None else median
-
-    def unusual(self, wait: Wait, now: float) -> float:
-        """Seconds that hardly a wait takes here."""
+    def usual(self, wait: Wait, size: float, now: float) -> float:
+        """Seconds that a prompt of a size takes as a rule, whatever it takes now."""
         latency = self._latency[wait]
-        return max(MIN_HEDGE, LATE * latency.mean(now) if latency.curve is None else latency.late)
+        return max(0.0, latency.as_a_rule + latency.shift(size, now))
+
+    def unusual(self, wait: Wait, size: float, now: float) -> float:
+        """Seconds that hardly a prompt of a size takes here."""
+        latency = self._latency[wait]
+        if latency.curve is None:
+            return max(MIN_HEDGE, LATE * latency.expected(size, now))
+        return max(MIN_HEDGE, latency.late + latency.shift(size, now))
 
     def late(self, now: float) -> bool:
         """It keeps somebody waiting for his first token for much longer than it takes as a rule."""
-        latency, oldest = self._latency["first_token"], next(iter(self._witnesses["first_token"]), None)
+        oldest = next(iter(self._witnesses["first_token"]), None)
         if oldest is None:
             return False
-        usual = latency.expected(oldest.size, now) if latency.curve is None else latency.late
-        return now - oldest.began > max(MIN_HEDGE, LATE * usual)
+        unusual = self.unusual("first_token", oldest.size, now)
+        known = self._latency["first_token"].curve is not None
+        return now - oldest.began > (LATE * unusual if known else unusual)
 
     def remaining(self, attempt: Attempt, now: float) -> float:
         """How much longer an attempt that waits here may take, in seconds; inf where nobody knows."""
@@ -247,11 +250,11 @@ class Endpoint:
         self.hedges += role == "hedge"
         return attempt
 
-    def overtaken(self, began: float) -> None:
-        """One that began then has its first token: who waits for longer is a witness of now no more."""
-        for waiting in self._witnesses.values():
-            for attempt in list(takewhile(lambda attempt: attempt.began < began, waiting)):
-                del waiting[attempt]
+    def overtaken(self, by: Attempt) -> None:
+        """It has what it waited for: who waits for longer for the same is a witness of now no more."""
+        waiting = self._witnesses[by.wait]
+        for attempt in list(takewhile(lambda attempt: attempt.began < by.began, waiting)):
+            del waiting[attempt]
 
     def no_longer_waits(self, attempt: Attempt) -> None:
         del self.waiting[attempt]
@@ -304,7 +307,7 @@ class Attempt(msgspec.Struct, eq=False):
         if self.first_token_at is None and self.ended is None:
             self.first_token_at = now
             self.endpoint.no_longer_waits(self)
-            self.endpoint.overtaken(self.began)
+            self.endpoint.overtaken(self)
             self.endpoint.breaker.token()
             self.endpoint.latency(self.wait).observe(now - self.began, now, self.size, self.load)
 
@@ -357,7 +360,9 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint, waited = self.endpoint, now - self.began
         late = verdict is Verdict.ABANDONED and self.first_token_at is None
         if late:
-            usual = endpoint.usual(self.wait)  # a trial that is not better than that was no recovery
+            usual = endpoint.usual(
+                self.wait, self.size, self.began
+            )  # a trial that is not better than that was no recovery
             late = self.wait == "first_token" and waited > max(MIN_HEDGE, usual if self.trial else LATE * usual)
             endpoint.latency(self.wait).observe_at_least(waited, now, self.size, self.load)
         if late:

@@ -126,6 +126,13 @@ class Latency:
         return now >= self._slower_at + SETTLES and self._run.trouble(now, lateness) < DOUBT
 
     @property
+    def as_a_rule(self) -> float:
+        """The median; where too little is known for one the long-run mean, or what nobody knows better than."""
+        if self.curve is not None:
+            return self.curve.median
+        return self._long_run.mean_y if self._long_run.weight else self._default
+
+    @property
     def weight(self) -> float:
         """How many fresh observations its evidence weighed at the last one."""
         return self._weight

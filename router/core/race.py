@@ -276,7 +276,9 @@ class Race:
         if len(self.live) == 1:
             late = rival_after(self._route, oldest, now)
             if self._field.sticky is not None:
-                late = max(late, oldest.endpoint.unusual(self._wait, now))  # its cache is worth a rival that is quicker
+                late = max(
+                    late, oldest.endpoint.unusual(self._wait, self._size, now)
+                )  # its cache is worth a rival that is quicker
             self._rival_at = max(now, oldest.began + late)
             self._expires_at = self.began + policy.deadline if self._most else self._expires(oldest)
         else:
@@ -296,7 +298,9 @@ def rival_after(route: Route, attempt: Attempt, now: float) -> float:
     if policy.hedge != "auto":
         late = float(policy.hedge)
     elif attempt.trial:
-        late = max(MIN_HEDGE, attempt.endpoint.usual(attempt.wait))  # our experiment, so a rival comes soon, and free
+        late = max(
+            MIN_HEDGE, attempt.endpoint.usual(attempt.wait, attempt.size, now)
+        )  # our experiment, so a rival comes soon, and free
     else:
         late = route.plan.delay(attempt.endpoint, attempt.wait, attempt.size, now)
     return late if attempt.wait == "first_token" else min(late, policy.abandon)

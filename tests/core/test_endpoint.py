@@ -528,6 +528,34 @@ def test_a_stall_as_it_is_usual_there_says_little_of_the_endpoint() -> None:
     assert stalling.cost("first_token", T + 5.0) < 1.5 * before
 
 
+def test_a_long_prompt_makes_its_endpoint_neither_late_nor_lost() -> None:
+    reads = endpoint(seconds=None)
+    for size in range(0, 4000, 40):
+        reads.latency("first_token").observe(0.2 + 0.0003 * size, T, float(size))
+    reads.latency("first_token").draw()
+    long = [reads.begin(T, size=8000.0) for _ in range(3)]
+    assert not reads.late(T + 2.5)
+    for attempt in long:
+        attempt.end(Verdict.ABANDONED, T + 2.5)
+    assert reads.available(T + 2.5)
+    short = [reads.begin(T + 3.0, size=100.0) for _ in range(3)]
+    assert reads.late(T + 5.5)
+    for attempt in short:
+        attempt.end(Verdict.ABANDONED, T + 5.5)
+    assert not reads.available(T + 5.5)
+
+
+def test_streams_say_nothing_of_plain_answers_that_are_frozen() -> None:
+    subject = endpoint(seconds=0.2)
+    learn(subject, *[5.0] * 50, wait="answer")
+    for _ in range(3):
+        subject.begin(T, "answer")
+    frozen = subject.cost("answer", T + 60.0)
+    subject.begin(T + 59.0).first_token(T + 59.2)
+    assert subject.cost("answer", T + 60.0) == pytest.approx(frozen, rel=0.1)
+    assert frozen > 20.0
+
+
 def test_who_was_overtaken_by_a_later_one_says_nothing_of_now() -> None:
     subject = endpoint(seconds=1.0)
     subject.begin(T), subject.begin(T + 0.1)

@@ -272,7 +272,7 @@ def test_a_breakers_trial_is_hedged_early_under_auto() -> None:
     trip(a, T - FIRST_WAIT)
     call = Call([a], [endpoint("b")], rules=Rules(hedge="auto"))
     assert call.at(0.0) == ["first a"]
-    assert call.wakes == pytest.approx(a.usual("first_token"))  # when it takes longer than it does as a rule
+    assert call.wakes == pytest.approx(a.usual("first_token", 0.0, T))  # when it takes longer than it does as a rule
     assert call.at(1.01) == ["hedge b"]
     assert call.way.hedges.level(T + 1.01) == pytest.approx(RESERVE)  # it is our experiment
 
