@@ -16,7 +16,7 @@ STILL_SURE = 2.0  # and to be believed still, lest it come and go with every sta
 
 
 class Fit:
-    """Sums of y over x; `weight` fresh observations at the last one."""
+    """Sums of y over x; `weight` fresh observations at the last one. Beyond `reach` nothing is known of x."""
 
     __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "reach", "slope", "weight")
 
@@ -29,12 +29,17 @@ class Fit:
     def add(self, x: float, y: float, now: float) -> None:
         decay = exp((self._at - now) / self._tau)
         self._at = now
-        self.weight = self.weight * decay + 1.0
-        self._x = self._x * decay + x
-        self._y = self._y * decay + y
-        self._xx = self._xx * decay + x * x
-        self._xy = self._xy * decay + x * y
-        self._yy = self._yy * decay + y * y
+        counts = 1.0
+        if x > self.reach > 0.0 and self.reach > (mean := self.mean_x):
+            counts = (
+                (self.reach - mean) / (x - mean)
+            ) ** 2  # or one that is far from all others would be all that counts
+        self.weight = self.weight * decay + counts
+        self._x = self._x * decay + counts * x
+        self._y = self._y * decay + counts * y
+        self._xx = self._xx * decay + counts * x * x
+        self._xy = self._xy * decay + counts * x * y
+        self._yy = self._yy * decay + counts * y * y
         if self.weight >= ENOUGH:
             self.slope = self._significant(STILL_SURE if self.slope else SURE)
 

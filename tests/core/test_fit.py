@@ -102,3 +102,20 @@ def test_what_no_longer_holds_is_unlearned() -> None:
         now += 0.5
         fit.add(min(30000.0, rng.lognormvariate(7.0, 1.2)), 0.4 * rng.lognormvariate(0.0, 0.3), now)
     assert fit.slope < 0.1 * SLOPE
+
+
+def test_one_prompt_that_is_far_longer_than_all_others_does_not_make_the_line() -> None:
+    rng, fit = Random(1), Fit(TAU)
+    for i in range(400):
+        size = rng.uniform(100.0, 4000.0)
+        fit.add(size, 0.1 + SLOPE * size + rng.gauss(0.0, 0.02), T + i)
+    fit.add(250_000.0, 0.5, T + 400.0)  # a clip of sound, of which not a byte is read as text
+    assert fit.slope == pytest.approx(SLOPE, rel=0.1)
+
+
+def test_sizes_that_hardly_differ_say_nothing_of_others() -> None:
+    for seed in range(100):
+        rng, fit = Random(seed), Fit(TAU)
+        for i in range(100):
+            fit.add(rng.choice([20.0, 21.0]), rng.lognormvariate(-1.0, 0.5), T + i)
+        assert fit.slope * (min(10_000.0, fit.reach) - 20.5) < 1.0
