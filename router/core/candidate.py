@@ -35,16 +35,14 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     endpoint: str
     model: str  # as it is called there
-    tier: int  # the first is 1, whatever the file counts from
+    tier: int  # as the file numbers it
     weight: float
     available: bool
     out: str | None  # why it may not be asked
     notes: list[str]  # what else counts for it, or against it
     near: bool  # of those that are about as cheap as the cheapest
     cost: float  # what endpoints are compared by: the wait of one more call of this size, as things are
-    expected: (
-        float  # of this, what is for the size alone: in no trouble, under the load that its evidence was seen under
-    )
+    expected: float  # of this, what is for the size alone: in no trouble, under the load of its evidence
     mean: float
     slope: float  # seconds a token of the prompt
     mean_size: float

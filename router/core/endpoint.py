@@ -31,7 +31,7 @@ PENALTY = 5.0  # seconds that a failure counts for at least: a quick error must 
 ON_TRIAL = 1e6  # requests, in which the one that is finding out is counted
 STREAM_SHARE = 0.1  # of a waiting request's load, for a stream that is being written: decoding is the cheap part
 WITNESSES = 3  # attempts that wait for too long, which is all that need be heard
-LATE = 2.0  # medians: a first token is never called late before
+LATE = 2.0  # times what is usual, where no distribution says better what is late
 MIN_HEDGE = 0.05  # seconds: nobody sees less, and a scheduler's hiccup is as long
 
 
@@ -151,6 +151,7 @@ class Endpoint:
                 expected = max(expected, age)
         else:
             expected = latency.expected(size, now)
+        # `load` and `crowding`, spelt out: this is asked of every endpoint for every call.
         load = (STREAM_SHARE * self.in_flight + (1.0 - STREAM_SHARE) * len(waiting)) / self.weight
         if now < self._said_until:
             load += STREAM_SHARE * self._others / self.weight
@@ -360,9 +361,8 @@ class Attempt(msgspec.Struct, eq=False):
         endpoint, waited = self.endpoint, now - self.began
         late = verdict is Verdict.ABANDONED and self.first_token_at is None
         if late:
-            usual = endpoint.usual(
-                self.wait, self.size, self.began
-            )  # a trial that is not better than that was no recovery
+            # A trial that is not better than usual was no recovery.
+            usual = endpoint.usual(self.wait, self.size, self.began)
             late = self.wait == "first_token" and waited > max(MIN_HEDGE, usual if self.trial else LATE * usual)
             endpoint.latency(self.wait).observe_at_least(waited, now, self.size, self.load)
         if late:

@@ -29,9 +29,7 @@ MOST = 100.0  # fresh observations that all evidence weighs at most: where waits
 UNUSUAL = 0.93  # one wait says nothing before it is beyond this quantile: -ln(2 * 0.07) = 2, as it is usual in a run
 TROUBLED = 5.0  # times the mean: what a call waits where there is trouble, if nobody waits for longer yet
 DOUBT = 0.15  # how likely trouble is, from which on nobody is sent there who is late already
-SETTLES = (
-    20.0  # seconds after it became slower, until it is known how slow: those that ended by then are the quick ones
-)
+SETTLES = 20.0  # seconds after it became slower, until it is known how slow: who has ended by then was quick
 BATCH = 8  # requests that a server of weight 1 takes side by side before one more makes the others wait: they batch
 SURGE = 1.0  # standard deviation of a count: more than so many above what was there when it was measured is no chance
 HELD = 1.0  # observation, that weighs what was expected where things have changed and the run would say less: a bound

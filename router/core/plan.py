@@ -7,10 +7,9 @@ from math import inf
 
 from router.core.balance import MUCH_QUICKER
 from router.core.budget import Budget
-from router.core.endpoint import MIN_HEDGE, Endpoint, Wait
+from router.core.endpoint import LATE, MIN_HEDGE, Endpoint, Wait
 from router.core.hedging import delay, parts, price
 
-LATE = 2.0  # expected waits: a first token is late then where its distribution is not known yet
 LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
 LONG = 4.0  # expected waits, that a rival is taken to need at most
 MOST = 50  # endpoints at a time, of 0.2 ms each; where there are more, each has its turn
@@ -75,7 +74,8 @@ class _Best:
         """`size` is that of a usual prompt."""
         self.wait, self.now = wait, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
-        costs = ([(e.cost(wait, now, size), e) for e in tier if e.available(now) and not e.stand_in] for tier in tiers)
+        able = ([e for e in tier if e.available(now) and not e.stand_in and not e.hot(now)] for tier in tiers)
+        costs = ([(e.cost(wait, now, size), e) for e in those] for those in able)
         self._two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
         self._waits: dict[Endpoint, Sequence[float]] = {}
 

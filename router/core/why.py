@@ -79,7 +79,7 @@ def _what_it_is_not(cheaper: Candidate) -> str:
 
 
 def _tiers_passed(it: Candidate, others: Sequence[Candidate]) -> Iterator[str]:
-    passed = range(1, it.tier)
+    passed = sorted({each.tier for each in others if each.tier < it.tier})
     for tier in passed[:NAMED]:
         late = any(each.available for each in others if each.tier == tier)
         yield f"tier {tier} keeps its callers waiting" if late else f"nobody of tier {tier} can be asked"

@@ -316,6 +316,20 @@ def test_beside_whom_nobody_is_asked_and_why() -> None:
     assert why(of).endswith("no rival would be asked after 0.50 s: there is none from whom more is to be hoped")
 
 
+def test_tiers_are_told_as_the_file_numbers_them_and_none_that_it_has_not() -> None:
+    entries = [
+        {"name": name, "tier": tier, "models": ["chat"], "base_url": f"http://{name}/v1"}
+        for name, tier in (("a", 3), ("b", 7))
+    ]
+    of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
+    for name in "ab":
+        learn(named(of, name), *[1.0] * 20)
+    assert {each.endpoint: each.tier for each in explain(of, "first_token", 0.0, T).candidates} == {"a": 3, "b": 7}
+    named(of, "a").probed(False, T)
+    assert "nobody of tier 3 can be asked" in why(of)
+    assert "tier 1" not in why(of)
+
+
 def test_a_budget_that_is_spent_is_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5, load=1.0)
     told = explain(of, "first_token", 0.0, T)

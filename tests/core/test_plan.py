@@ -9,9 +9,9 @@ from random import Random
 import pytest
 
 from router.core.budget import Budget
-from router.core.endpoint import MIN_HEDGE, Endpoint
+from router.core.endpoint import LATE, MIN_HEDGE, Endpoint
 from router.core.hedging import price
-from router.core.plan import LATE, LATE_SHARE, MOST, WAITS, Plan
+from router.core.plan import LATE_SHARE, MOST, WAITS, Plan
 from tests.core.helpers import T, endpoint, learn, trip
 
 STALLS = 0.05

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from router.core.affinity import Sticky
 from router.core.breaker import FIRST_WAIT, State
 from router.core.budget import RESERVE, Budget
 from router.core.endpoint import Attempt, Endpoint, Wait
@@ -265,6 +266,21 @@ def test_under_auto_few_hedges_wait_at_once_and_more_when_they_win() -> None:
     assert call.at(0.7 + RECHECK) == ["hedge b"]
     call.token("b", 1.0)
     assert call.way.window.size(T + 1.0) > FEWEST
+
+
+def test_a_conversation_that_stays_with_its_cache_gets_a_rival_only_when_it_is_late_there() -> None:
+    own, quicker, plan = endpoint("own", 0.4), endpoint("quicker", 0.1), Plan()
+    plan.renew([[own, quicker]], Budget(), T)
+    for conversation in range(100):  # until one's lot falls on it
+        call = Call([own, quicker], rules=Rules(hedge="auto"))
+        call.way.plan = plan
+        call.race.stick(Sticky(b"%d" % conversation, margin=0.5))
+        if call.at(0.0) == ["first own"]:
+            break
+        call.race.abandon(T)
+    unusual = own.unusual("first_token", 0.0, T)
+    assert plan.delay(own, "first_token", 0.0, T) < unusual  # what anybody else would get
+    assert call.wakes == pytest.approx(unusual)
 
 
 def test_a_breakers_trial_is_hedged_early_under_auto() -> None:
