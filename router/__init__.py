@@ -1,29 +1,37 @@
 """firsttoken: a latency-aware router for language models.
 
     cli.py, __main__.py   the command line
-    app.py                builds the rooms, hands each its parts, starts and stops what runs
-    server.py             uvicorn's server, but for how it stops
-    explaining.py         asks a running router where it would send a call
+    app.py                builds all parts, connects them, starts and stops the background tasks
+    server.py             uvicorn's server with this router's way to stop
+    explaining.py         the `explain` command: asks a running router where it would send a call
     config.py             endpoints.yaml as frozen models; yamlfile.py reads the text, values.py each value
     settings.py           the process's settings, from the environment
-    errors.py             all that a client can be told by us
-    scheduler.py          time: a clock, and a call at a time of it
+    errors.py             every error that the router sends to clients
+    scheduler.py          time: a clock, and callbacks at a time of that clock
 
-    core/       decides: pure, with time and chance as arguments
-                call, record, verdict; sketch, fit, run, latency; breaker, health, leave, limit, line, slots, load;
-                endpoint; affinity, balance, budget, hedging, plan, window, field, race; candidate, why, explain;
-                table; shape, sse, resume
-    dialects/   how kinds of servers differ
-                base, prefill; openai, sglang, vllm, zhipu, simulated
-    upstream/   holds connections
-                exchange, http1, pool; simulated
-    proxy/      moves one request
-                client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
-                last_words, headers, debug, shell, models
-    ops/        runs beside requests
-                asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
+    core/            the decisions: pure, with time and randomness as arguments; its own files are facts
+                     call, record, verdict
+    core/stream/     reads the bytes of answers; knows no endpoint
+                     scanner, error_body, splice
+    core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
+                     endpoint; latency, histogram, regression, change; breaker, health, cooldown, limit, server_load;
+                     slots, waiting_queue
+    core/choice/     decides where a call goes; knows endpoints, no connections
+                     table; pick, affinity, candidates; budget, hedge_delay, hedge_plan, hedge_window; race
+    core/explain/    explains the choice; decides nothing
+                     explanation, rows, words
+    dialects/        how kinds of servers differ
+                     base, prefill; openai, sglang, vllm, zhipu, simulated
+    upstream/        connections to endpoints
+                     exchange, http1, pool; simulated
+    proxy/           moves one request
+                     client, front, asgi, application; handler, admission, serving, dispatch, relay, rescue; drain;
+                     failures, headers, debug, context, models
+    ops/             runs beside requests
+                     asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
 
-A newcomer reads proxy/handler.py, proxy/dispatch.py, core/race.py, core/field.py, core/endpoint.py and proxy/relay.py.
+Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,
+core/endpoint/endpoint.py and proxy/relay.py.
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from router.config import Config, EndpointConfig
-from router.core.table import Table, rebuild
+from router.core.choice.table import Table, rebuild
 from router.dialects import DIALECTS
 from router.ops import probes, signals
 from router.ops.admin import Admin
@@ -26,11 +26,11 @@ from router.proxy import front
 from router.proxy.admission import Admission
 from router.proxy.application import Application
 from router.proxy.asgi import AsgiCalls
+from router.proxy.context import Shell
 from router.proxy.drain import Drain
 from router.proxy.handler import Handler
 from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
-from router.proxy.shell import Shell
 from router.scheduler import LoopScheduler
 from router.settings import Settings
 from router.upstream.exchange import Limits

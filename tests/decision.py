@@ -17,10 +17,10 @@ from random import Random
 from time import perf_counter
 
 from router.config import parse
-from router.core.balance import pick
-from router.core.endpoint import Endpoint
-from router.core.race import Race
-from router.core.table import Route, rebuild
+from router.core.choice.pick import pick
+from router.core.choice.race import Race
+from router.core.choice.table import Route, rebuild
+from router.core.endpoint.endpoint import Endpoint
 from router.core.verdict import Verdict
 
 ENDPOINTS = (1, 2, 10, 100, 1000)

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import router
 from router import config, errors, values
 from router.cli import main
-from router.core.table import rebuild
+from router.core.choice.table import rebuild
 from router.ops.admin import Admin
 from router.ops.metrics import Metrics
 from router.proxy.admission import Admission
@@ -140,10 +140,10 @@ def test_every_error_is_there_with_its_status(error: type[errors.RouterError]) -
 def test_the_map_names_all_files_and_rooms_and_nothing_else() -> None:
     package = TOP / "router"
     tops = {path.name for path in package.glob("*.py")} - {"__init__.py"}
-    rooms = {path.parent.name: path.parent for path in package.glob("*/__init__.py")}
-    described = str(router.__doc__).split("A newcomer")[0]
+    rooms = {str(path.parent.relative_to(package)): path.parent for path in package.glob("*/**/__init__.py")}
+    described = str(router.__doc__).split("Begin to read")[0]
     assert set(re.findall(r"\b\w+\.py\b", described)) == tops
-    named = dict(re.findall(r"^    (\w+)/ .*\n((?: {8,}.*\n)+)", described, re.MULTILINE))
+    named = dict(re.findall(r"^    ([\w/]+)/ .*\n((?: {8,}.*\n)+)", described, re.MULTILINE))
     assert named.keys() == rooms.keys()
     for room, files in named.items():
         assert sorted(re.split(r"[,;]\s+", files.strip())) == sorted(

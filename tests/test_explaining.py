@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from router.cli import main
-from router.core.hedging import WORTH
+from router.core.choice.hedge_delay import WORTH
 from tests.processes import HI, Router, router, run
 
 KEY = "sesame"

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from router.core.breaker import State
-from router.core.budget import RESERVE
-from router.core.load import ServerLoad
+from router.core.choice.budget import RESERVE
+from router.core.endpoint.breaker import State
+from router.core.endpoint.server_load import ServerLoad
 from router.core.verdict import Verdict
 from router.dialects.zhipu import BEIJING
 from router.proxy.relay import HTTP_END

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from router.core.endpoint import Endpoint
-from router.core.load import ServerLoad
-from router.core.sse import Scanner, data_of, renamed, split
+from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.server_load import ServerLoad
+from router.core.stream.scanner import Scanner, data_of, renamed, split
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
 from router.errors import Stopping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.line import SMOOTH
+from router.core.endpoint.waiting_queue import SMOOTH
 from router.core.verdict import Verdict
 from router.errors import Stopping
 from tests.support import Player, ScriptedClient, endpoint

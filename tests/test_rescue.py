@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from router.core.budget import RESERVE
-from router.core.race import MAX_ATTEMPTS
+from router.core.choice.budget import RESERVE
+from router.core.choice.race import MAX_ATTEMPTS
 from router.core.verdict import Verdict
 from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import (

@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from router.core.budget import RESERVE
-from router.core.endpoint import Attempt
-from router.core.race import Race
+from router.core.choice.budget import RESERVE
+from router.core.choice.race import Race
+from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
-from router.core.resume import Replay, Transcript
+from router.core.stream.splice import Replay, Transcript
 from router.proxy.dispatch import Dispatch
 from router.proxy.relay import Relay
 from router.upstream.exchange import Exchange

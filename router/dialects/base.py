@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from router.core.call import Fields, Operation
-from router.core.shape import error_of
+from router.core.stream.error_body import error_of
 from router.core.verdict import OUR_FAULT, Cause, Verdict, of_status
 from router.dialects.prefill import Prefill
 

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from router import __version__
-from router.core.endpoint import Endpoint
-from router.core.explain import explain
-from router.core.table import Table
+from router.core.choice.table import Table
+from router.core.endpoint.endpoint import Endpoint
+from router.core.explain.explanation import explain
 from router.errors import BadRequest, not_served
 from router.ops.metrics import EVER, NOW, Metrics, PoolState
 

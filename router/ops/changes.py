@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from router.core.breaker import State
-from router.core.endpoint import Endpoint
+from router.core.endpoint.breaker import State
+from router.core.endpoint.endpoint import Endpoint
 from router.core.record import AttemptRecord, CallRecord
 from router.core.verdict import OURS, Cause, Verdict
 

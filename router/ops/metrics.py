@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from router.core.breaker import State
+from router.core.choice.table import Table
+from router.core.endpoint.breaker import State
 from router.core.record import CallRecord
-from router.core.table import Table
 
 # Finer than the OpenTelemetry advice for first tokens, which is coarse just where chat models answer, 0.25 to 1 s; and
 # longer.

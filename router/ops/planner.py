@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from router.core.table import Table
+from router.core.choice.table import Table
 from router.scheduler import Scheduler
 
 EVERY = 1.0  # seconds: things change within some of them, and a distribution within some hundred calls

@@ -22,10 +22,10 @@ from typing import Any
 import httpx
 
 from router.config import EndpointConfig
-from router.core.breaker import State
-from router.core.endpoint import Endpoint
-from router.core.sse import Scanner
-from router.core.table import Table
+from router.core.choice.table import Table
+from router.core.endpoint.breaker import State
+from router.core.endpoint.endpoint import Endpoint
+from router.core.stream.scanner import Scanner
 from router.dialects import DIALECTS
 from router.ops.asking import beside, get, headers
 from router.scheduler import Scheduler

@@ -21,9 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from router.config import EndpointConfig
-from router.core.endpoint import Endpoint
-from router.core.load import ServerLoad
-from router.core.table import Table
+from router.core.choice.table import Table
+from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.server_load import ServerLoad
 from router.dialects import DIALECTS
 from router.dialects.base import Gauges
 from router.ops.asking import beside, get

@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from router.core.candidate import Candidate
-from router.core.explain import Explanation, asked
+from router.core.explain.explanation import Explanation, asked
+from router.core.explain.rows import Candidate
 
 LONGEST = 4096  # bytes: Node takes 16 KiB of headers, aiohttp 8 KiB for one
 MOST = 24  # candidates that fit, more or less; no call has more of them described

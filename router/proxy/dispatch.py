@@ -17,25 +17,25 @@ from __future__ import annotations
 
 from math import inf
 
-from router.core.affinity import Sticky
 from router.core.call import Call
-from router.core.endpoint import Attempt
-from router.core.explain import Explanation, explain
-from router.core.line import Place, expected
-from router.core.race import Race
+from router.core.choice.affinity import Sticky
+from router.core.choice.race import Race
+from router.core.choice.table import Route
+from router.core.endpoint.endpoint import Attempt
+from router.core.endpoint.waiting_queue import Place, expected
+from router.core.explain.explanation import Explanation, explain
 from router.core.record import CallRecord
-from router.core.resume import Diverged
-from router.core.table import Route
+from router.core.stream.splice import Diverged
 from router.core.verdict import Cause, Verdict
 from router.errors import RouterError, StreamBroken
 from router.proxy import debug
 from router.proxy.client import Client
+from router.proxy.context import Shell
+from router.proxy.failures import exhausted, late, line_full, line_too_long, waited_in_vain
 from router.proxy.headers import STREAM, call_facts, lines
-from router.proxy.last_words import exhausted, late, line_full, line_too_long, waited_in_vain
 from router.proxy.relay import PING, Ended, Relay, deliver
 from router.proxy.rescue import Rescue
 from router.proxy.serving import Serving
-from router.proxy.shell import Shell
 from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 

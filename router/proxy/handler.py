@@ -6,17 +6,17 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from router.core.affinity import key_of
 from router.core.call import Call, InvalidCall, Operation, parse
+from router.core.choice.affinity import key_of
+from router.core.choice.table import Route
 from router.core.record import CallRecord
-from router.core.table import Route
 from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
+from router.proxy.context import Shell
 from router.proxy.dispatch import Dispatch
 from router.proxy.headers import call_facts, lines, passed_on, told_by_client
 from router.proxy.serving import Serving, Tables
-from router.proxy.shell import Shell
 
 OPERATIONS: Mapping[bytes, Operation] = {
     b"/v1/chat/completions": "chat/completions",

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.core.endpoint import Attempt
+from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
-from router.core.resume import Diverged
+from router.core.stream.splice import Diverged
 from router.core.verdict import Verdict
 from router.errors import BadRequest, RouterError, StreamBroken
 from router.proxy.client import Client

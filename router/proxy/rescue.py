@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Literal
 
 from router.core.call import Call
-from router.core.endpoint import Endpoint
-from router.core.resume import Continuation, Diverged, Replay, Transcript
-from router.core.table import Route
+from router.core.choice.table import Route
+from router.core.endpoint.endpoint import Endpoint
+from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
 from router.proxy.serving import Target
 
 Way = Literal["replay", "continue"]

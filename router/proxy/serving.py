@@ -10,8 +10,8 @@ import msgspec
 
 from router.config import EndpointConfig
 from router.core.call import Call, Fields, Operation
-from router.core.endpoint import Endpoint
-from router.core.table import Route, Table
+from router.core.choice.table import Route, Table
+from router.core.endpoint.endpoint import Endpoint
 from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on

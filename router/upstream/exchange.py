@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from router.core.shape import error_of, is_error
-from router.core.sse import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, data_of, renamed
+from router.core.stream.error_body import error_of, is_error
+from router.core.stream.scanner import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, data_of, renamed
 from router.core.verdict import OURS, Cause, Verdict
 from router.dialects.base import Dialect
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from hypothesis import settings
 
-from router.core.breaker import IN_A_ROW
-from router.core.endpoint import Endpoint, Wait
-from router.core.slots import Slots
+from router.core.endpoint.breaker import IN_A_ROW
+from router.core.endpoint.endpoint import Endpoint, Wait
+from router.core.endpoint.slots import Slots
 from router.core.verdict import Verdict
 
 T = 1000.0  # any moment; not zero, where a clock that is "not set" would go unnoticed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp
 from random import Random
 
-from router.core.latency import Latency
+from router.core.endpoint.latency import Latency
 
 
 def lived(seed: int, *, sized: bool = False, loaded: bool = False) -> tuple[Latency, float]:

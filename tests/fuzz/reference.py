@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import h11
 
-from router.core.shape import is_error
+from router.core.stream.error_body import is_error
 
 
 class Facts(NamedTuple):
@@ -77,7 +77,7 @@ def _no_constant(name: str) -> None:
 
 
 def facts(stream: bytes) -> Facts:
-    """Event by event, as core/sse.py says that it reads. Raises Odd."""
+    """Event by event, as core/stream/scanner.py says that it reads. Raises Odd."""
     events = malformed = 0
     first_token = False
     finished: set[str] = set()

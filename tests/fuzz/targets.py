@@ -12,10 +12,10 @@ from typing import NamedTuple, get_args
 
 import httptools
 
-from router.core.affinity import key_of
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
-from router.core.resume import Continuation, Diverged, Replay, Transcript
-from router.core.sse import EventTooLarge, Scanner, split
+from router.core.choice.affinity import key_of
+from router.core.stream.scanner import EventTooLarge, Scanner, split
+from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
 from router.ops.signals import load_of, read

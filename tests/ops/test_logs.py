@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from router.core.endpoint import Endpoint
+from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.core.verdict import Verdict
 from router.ops.logs import CLOSED, AccessLog, Lines

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.config import parse
-from router.core.endpoint import Endpoint
+from router.core.choice.table import rebuild
+from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
-from router.core.table import rebuild
 from router.core.verdict import Verdict
 from router.ops.metrics import BUCKETS, Metrics
 from tests.proxy.running import CHAT, STREAMING, at, get, post, running

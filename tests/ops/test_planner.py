@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.endpoint import LATE
+from router.core.endpoint.endpoint import LATE
 from tests.proxy.running import running
 from tests.upstream.servers import on_uvloop, until
 

@@ -16,8 +16,8 @@ import respx
 import trustme
 
 from router.config import EndpointConfig, parse
-from router.core.endpoint import Endpoint
-from router.core.table import rebuild
+from router.core.choice.table import rebuild
+from router.core.endpoint.endpoint import Endpoint
 from router.ops.keep import keep
 from router.ops.probes import AGAIN, MAX_READ, Prober, probers
 from tests.core.helpers import trip

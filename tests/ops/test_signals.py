@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.config import EndpointConfig, parse
-from router.core.endpoint import Endpoint
-from router.core.load import ServerLoad
-from router.core.table import rebuild
+from router.core.choice.table import rebuild
+from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.server_load import ServerLoad
 from router.dialects import DIALECTS
 from router.ops.signals import INTERVAL, LONGEST, MAX_LINES, MAX_PAGE, STALE, Listener, listeners, load_of, read
 from tests.core.helpers import properties

@@ -19,9 +19,9 @@ from loadtest.latency.results import Asked, Outcome, Run
 from loadtest.latency.scenarios import Scenario
 from loadtest.latency.servers import Server, Ticket
 from router.config import parse
-from router.core.endpoint import Attempt
-from router.core.race import Race
-from router.core.table import Table, rebuild
+from router.core.choice.race import Race
+from router.core.choice.table import Table, rebuild
+from router.core.endpoint.endpoint import Attempt
 from router.core.verdict import Cause, Verdict
 from router.ops.planner import EVERY
 

@@ -11,18 +11,18 @@ from random import Random
 from typing import Any, NamedTuple
 
 from router.config import EndpointConfig, parse
-from router.core.endpoint import Endpoint
+from router.core.choice.table import Route, Table, rebuild
+from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
-from router.core.table import Route, Table, rebuild
 from router.ops.changes import Changes
 from router.ops.metrics import Metrics
 from router.ops.planner import EVERY
 from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
 from router.proxy.client import Headers, Request
+from router.proxy.context import Shell
 from router.proxy.handler import Handler
 from router.proxy.serving import Serving, Tables
-from router.proxy.shell import Shell
 from router.upstream.exchange import LIMITS, Limits
 from router.upstream.simulated import Simulated
 from tests.support.client import ScriptedClient

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.core.sse import Scanner
+from router.core.stream.scanner import Scanner
 from router.upstream.exchange import Request
 from router.upstream.simulated import SPREAD, Simulated
 from tests.upstream.servers import SERVED, Call, Clock

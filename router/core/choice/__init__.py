@@ -1,0 +1,1 @@
+"""The choice of endpoints for a call: routes, costs, hedges, budgets and the race. Knows no connection."""

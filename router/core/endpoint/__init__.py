@@ -1,0 +1,1 @@
+"""One endpoint: what is known of it, and whether it may be asked. Chooses nothing."""

@@ -1,0 +1,1 @@
+"""Explanations of a choice, for people. Decides nothing."""

@@ -1,0 +1,188 @@
+"""Where a conversation goes: what is its key, and which endpoint that draws."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.call import Operation, parse
+from router.core.choice.affinity import BEGINNING, Sticky, key_of
+from router.core.choice.pick import EXPLORE, pick
+from router.core.endpoint.endpoint import Endpoint
+from tests.core.helpers import Steady, T, busy, endpoint, properties
+
+SYSTEM = {"role": "system", "content": "You are kind."}
+FIRST = {"role": "user", "content": "Hi"}
+MORE = [{"role": "assistant", "content": "Hello"}, {"role": "user", "content": "And now?"}]
+
+keys = st.binary(min_size=1, max_size=16)
+costs = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=8)
+margins = st.floats(0.0, 10.0)
+
+
+def key(
+    messages: object = (SYSTEM, FIRST),
+    affinity: str = "prefix",
+    operation: Operation = "chat/completions",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    **fields: Any,
+) -> bytes:
+    body = {"model": "chat", "messages": messages} | fields
+    return key_of(affinity, parse(operation, json.dumps(body).encode()), headers)
+
+
+def named(count: int) -> list[Endpoint]:
+    return [endpoint(str(number)) for number in range(count)]
+
+
+# The key of a conversation.
+
+
+def test_a_conversation_that_grows_keeps_its_key() -> None:
+    assert key([SYSTEM, FIRST]) == key([SYSTEM, FIRST, *MORE]) != b""
+    assert key([FIRST]) == key([FIRST, *MORE]) != key([SYSTEM, FIRST])
+    assert key([SYSTEM, FIRST], temperature=0.5, stream=True) == key([SYSTEM, FIRST])
+
+
+def test_another_beginning_is_another_conversation() -> None:
+    other = {"role": "user", "content": "Ho"}
+    assert len({key([SYSTEM, FIRST]), key([SYSTEM, other]), key([FIRST]), key([other])}) == 4
+
+
+def test_so_is_that_of_another_client_or_model() -> None:
+    ours, theirs = ((b"authorization", b"Bearer " + who) for who in (b"us", b"them"))
+    assert len({key(), key(headers=[ours]), key(headers=[theirs]), key(model="other")}) == 4
+
+
+def test_messages_that_begin_alike_for_long_enough_are_alike() -> None:
+    alike = "x" * BEGINNING
+    assert key([{"role": "user", "content": alike + "a"}]) == key([{"role": "user", "content": alike + "b"}])
+    assert key([{"role": "user", "content": "a" + alike}]) != key([{"role": "user", "content": "b" + alike}])
+
+
+def test_of_very_many_messages_no_more_are_read_than_count() -> None:
+    body = b'{"model": "chat", "messages": [%b0]}' % (b"0," * 1_000_000)
+    call = parse("chat/completions", body)
+    tracemalloc.start()
+    try:
+        assert key_of("prefix", call, ()) == b""  # for they are none
+        assert tracemalloc.get_traced_memory()[1] < len(body)  # as objects they are thirty times as large
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_may_name_it() -> None:
+    session = (b"x-session-id", b"42")
+    assert key(affinity="header:x-session-id", headers=[session]) == key(
+        [FIRST], affinity="header:x-session-id", headers=[session, (b"x-other", b"1")]
+    )
+    assert key(affinity="header:x-session-id", headers=[(b"x-session-id", b"43")]) != key(
+        affinity="header:x-session-id", headers=[session]
+    )
+
+
+def test_a_prompt_is_known_by_its_beginning_and_an_embedding_by_nothing() -> None:
+    long = "x" * BEGINNING
+    assert key(operation="completions", prompt=long + "a") == key(operation="completions", prompt=long + "b") != b""
+    assert key(operation="embeddings", input="Hi") == b""
+
+
+@pytest.mark.parametrize("messages", [None, "Hi", [], 7, ["Hi"], [{"role": 7}], [[FIRST]], {"role": "user"}])
+def test_what_is_no_conversation_has_no_key(messages: object) -> None:
+    assert key(messages) == b""
+    assert key(messages, affinity="header:x-session-id") == b""
+
+
+# The endpoint that it draws.
+
+
+@properties
+@given(key=keys, costs=costs, margin=margins, seed=st.integers(0, 1000))
+def test_a_key_goes_to_the_same_endpoint_which_costs_no_more_than_the_margin(
+    key: bytes, costs: list[float], margin: float, seed: int
+) -> None:
+    endpoints, sticky = named(len(costs)), Sticky(key, margin)
+    chosen = sticky.choose(endpoints, costs, "first_token")
+    assert costs[endpoints.index(chosen)] <= min(costs) + margin
+    again = list(zip(named(len(costs)), costs, strict=True))  # after a restart, and in another order
+    Random(seed).shuffle(again)
+    assert sticky.choose([e for e, _ in again], [cost for _, cost in again], "first_token").name == chosen.name
+
+
+@properties
+@given(key=keys, costs=costs, margin=margins, gone=st.integers(0, 7))
+def test_nobody_elses_going_moves_it(key: bytes, costs: list[float], margin: float, gone: int) -> None:
+    endpoints, sticky = named(len(costs)), Sticky(key, margin)
+    chosen = sticky.choose(endpoints, costs, "first_token")
+    left = [
+        (e, cost)
+        for number, (e, cost) in enumerate(zip(endpoints, costs, strict=True))
+        if number != gone or e is chosen or cost == min(costs)  # the best one's going widens what is near
+    ]
+    assert sticky.choose([e for e, _ in left], [cost for _, cost in left], "first_token") is chosen
+
+
+@properties
+@given(key=keys, cost=st.floats(0.01, 10.0), margin=margins)
+def test_it_comes_back_when_its_endpoint_does(key: bytes, cost: float, margin: float) -> None:
+    endpoints, sticky = named(3), Sticky(key, margin)
+    own = sticky.choose(endpoints, [cost] * 3, "first_token")
+    late = [cost + 2.0 * margin + 1.0 if e is own else cost for e in endpoints]
+    assert sticky.choose(endpoints, late, "first_token") is not own
+    assert sticky.choose(endpoints, [cost] * 3, "first_token") is own
+
+
+def test_keys_are_spread_by_weight() -> None:
+    weights = {"a": 1.0, "b": 2.0, "c": 5.0}
+    endpoints = [endpoint(name, weight=weight) for name, weight in weights.items()]
+    drawn = Counter(
+        Sticky(b"%d" % number, 0.5).choose(endpoints, [1.0, 1.2, 0.9], "first_token").name for number in range(20_000)
+    )
+    for name, weight in weights.items():
+        assert drawn[name] / 20_000 == pytest.approx(weight / 8.0, abs=0.015)
+
+
+def test_where_one_goes_its_conversations_are_spread_over_the_others() -> None:
+    endpoints = named(4)
+    whose = {n: Sticky(b"%d" % n, 0.0).choose(endpoints, [1.0] * 4, "first_token").name for n in range(8000)}
+    left = [n for n, name in whose.items() if name == "0"]
+    drawn = Counter(Sticky(b"%d" % n, 0.0).choose(endpoints[1:], [1.0] * 3, "first_token").name for n in left)
+    for name in ("1", "2", "3"):
+        assert drawn[name] / len(left) == pytest.approx(1 / 3, abs=0.05)
+
+
+def test_every_router_draws_alike() -> None:
+    drawn = "".join(Sticky(b"%d" % n, 1.0).choose(named(3), [1.0] * 3, "first_token").name for n in range(12))
+    assert drawn == "220000102122"
+
+
+def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
+    known, new = endpoint("known", 0.1), endpoint("new", None)
+    drawn = Counter(Sticky(b"%d" % n, 0.0).choose([known, new], [0.1, 1.0], "first_token").name for n in range(1000))
+    assert drawn["new"] == pytest.approx(500, abs=60)
+    new.begin(T)
+    costs = [each.cost("first_token", T) for each in (known, new)]
+    assert all(Sticky(b"%d" % n, 0.0).choose([known, new], costs, "first_token") is known for n in range(100))
+
+
+# Among those that may be asked.
+
+
+def test_one_that_may_not_be_asked_is_not_drawn_and_one_call_in_a_hundred_is_free() -> None:
+    endpoints, rng, sticky = named(3), Random(7), Sticky(b"key", 0.5)
+    own = pick(endpoints, "first_token", T, Steady(), sticky=sticky)
+    assert own is not None
+    drawn = Counter(pick(endpoints, "first_token", T, rng, sticky=sticky) for _ in range(20_000))
+    assert 1.0 - EXPLORE <= drawn[own] / 20_000 < 1.0
+    busy(own, 5.0)
+    next_best = pick(endpoints, "first_token", T, Steady(), sticky=sticky)
+    assert next_best not in (None, own)
+    assert pick(endpoints, "first_token", T + 5.0, Steady(), sticky=sticky) is own

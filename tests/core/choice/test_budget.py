@@ -1,0 +1,169 @@
+"""Extra attempts are paid for by ordinary calls, with a small reserve."""
+
+from __future__ import annotations
+
+from math import exp
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.choice.budget import RESERVE, TAU, Budget
+from tests.core.helpers import T, properties
+
+Steps = list[tuple[float, float | None]]  # after how long; a call's share, or None for an extra attempt
+
+steps = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.0, 0.01, 1.0, 20.0, 500.0]), st.one_of(st.none(), st.floats(0.0, 10.0))),
+    max_size=120,
+)
+NOISE = 1e-6
+
+
+def drain(budget: Budget, now: float) -> int:
+    spent = 0
+    while budget.withdraw(now):
+        spent += 1
+    return spent
+
+
+@properties
+@given(steps=steps)
+def test_what_is_spent_is_what_calls_paid_and_the_reserve_and_what_grew_back_of_it(steps: Steps) -> None:
+    budget, now, paid, spent = Budget(), T, 0.0, 0
+    for gap, share in steps:
+        now += gap
+        if share is not None:
+            budget.deposit(share, now)
+            paid += share
+        else:
+            spent += budget.withdraw(now)
+        assert spent <= paid + RESERVE + RESERVE * (now - T) / TAU + NOISE
+
+
+@properties
+@given(steps=steps)
+def test_the_level_never_exceeds_the_reserve_and_what_recent_calls_paid_and_never_falls_below_zero(
+    steps: Steps,
+) -> None:
+    budget, now, paid = Budget(), T, 0.0
+    for gap, share in steps:
+        now += gap
+        paid *= exp(-gap / TAU)
+        if share is not None:
+            budget.deposit(share, now)
+            paid += share
+        else:
+            budget.withdraw(now)
+        assert -NOISE <= budget.level(now) <= RESERVE + paid + NOISE
+
+
+@properties
+@given(steps=steps)
+def test_an_extra_attempt_is_allowed_exactly_when_the_level_pays_for_it(steps: Steps) -> None:
+    budget, now = Budget(), T
+    for gap, share in steps:
+        now += gap
+        before = budget.level(now)
+        if share is not None:
+            budget.deposit(share, now)
+            assert budget.level(now) == pytest.approx(before + share)
+        elif budget.withdraw(now):
+            assert before >= 1.0
+            assert budget.level(now) == pytest.approx(before - 1.0)
+        else:
+            assert before < 1.0
+            assert budget.level(now) == before
+
+
+@properties
+@given(steps=steps, reserve=st.sampled_from([0.0, 3.0]), later=st.sampled_from([0.0, 10.0, 1e9]))
+def test_the_pressure_is_a_share_and_all_is_spent_where_nothing_is_to_be_had_and_reading_it_spends_nothing(
+    steps: Steps, reserve: float, later: float
+) -> None:
+    budget, now = Budget(reserve=reserve), T
+    for gap, share in steps:
+        now += gap
+        if share is not None:
+            budget.deposit(share, now)
+        else:
+            before = budget.pressure(now)
+            if budget.withdraw(now):
+                assert budget.pressure(now) > before
+    level = budget.level(now)
+    assert 0.0 <= budget.pressure(now + later) <= 1.0
+    assert (budget.pressure(now) == 1.0) == (level <= 0.0) or level < NOISE
+    assert budget.level(now) == level
+
+
+@properties
+@given(steps=steps)
+def test_a_lone_caller_has_the_reserve_again_after_a_while(steps: Steps) -> None:
+    budget, now = Budget(), T
+    for gap, share in steps:
+        now += gap
+        if share is None:
+            budget.withdraw(now)
+        else:
+            budget.deposit(share, now)
+    assert budget.level(now + 30 * TAU) == pytest.approx(RESERVE)
+
+
+def test_a_burst_without_any_call_spends_the_reserve_and_no_more() -> None:
+    budget = Budget()
+    assert drain(budget, T) == RESERVE
+    assert drain(budget, T + 1.0) == 0
+
+
+@pytest.mark.parametrize("calls_a_second", [1, 10, 100])
+def test_over_a_long_time_the_share_holds_at_every_rate(calls_a_second: int) -> None:
+    budget, spent, minutes = Budget(), 0, 10
+    calls = 60 * minutes * calls_a_second
+    for call in range(calls):
+        now = T + call / calls_a_second
+        budget.deposit(0.1, now)
+        spent += budget.withdraw(now)
+    regrown = RESERVE * 60 * minutes / TAU
+    assert 0.1 * calls * 0.9 <= spent <= 0.1 * calls + RESERVE + regrown
+
+
+def test_what_calls_paid_long_ago_pays_for_nothing() -> None:
+    budget = Budget()
+    for _ in range(1000):
+        budget.deposit(1.0, T)
+    assert drain(budget, T + 20 * TAU) == RESERVE
+
+
+def test_without_a_reserve_every_extra_attempt_was_paid_for() -> None:
+    budget = Budget(reserve=0.0)
+    assert not budget.withdraw(T)
+    for _ in range(10):
+        budget.deposit(0.125, T)
+    assert drain(budget, T) == 1
+
+
+def test_the_pressure_is_what_was_drawn_of_what_calls_paid_and_the_reserve() -> None:
+    budget = Budget()
+    assert budget.pressure(T) == 0.0
+    budget.deposit(1.0, T)
+    assert budget.pressure(T) == 0.0
+    budget.withdraw(T)
+    assert budget.pressure(T) == pytest.approx(0.25)
+    while budget.withdraw(T):
+        pass
+    assert budget.pressure(T) == 1.0
+    assert budget.pressure(T + 30.0 * TAU) == pytest.approx(0.0, abs=1e-9)
+    assert Budget(load=lambda: 1.0, most=0.8).pressure(T) == 1.0
+
+
+def test_under_too_high_a_load_nothing_is_to_be_had_and_nothing_is_forgotten() -> None:
+    load = 0.5
+    budget = Budget(load=lambda: load, most=0.8)
+    budget.deposit(2.0, T)
+    load = 0.8
+    assert budget.level(T) == RESERVE + 2.0
+    load = 0.81
+    assert (budget.level(T), budget.withdraw(T)) == (0.0, False)
+    budget.deposit(1.0, T)
+    load = 0.0
+    assert budget.level(T) == RESERVE + 3.0

@@ -1,0 +1,302 @@
+"""The circuit breaker: its drawing as a table, and that it never gets stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from router.core.endpoint.breaker import (
+    FIRST_WAIT,
+    IN_A_ROW,
+    MAX_WAIT,
+    MIN_CALLS,
+    MIN_RAMP,
+    RAMP,
+    WINDOW,
+    Breaker,
+    State,
+)
+from tests.core.helpers import T
+
+RETRY = T + FIRST_WAIT  # when a breaker that opened at T lets its trial through
+
+
+def serve(breaker: Breaker, now: float) -> bool:
+    """An attempt that takes no time."""
+    return breaker.success(now, now, trial=breaker.begin())
+
+
+def fail(breaker: Breaker, now: float) -> bool:
+    return breaker.failure(now, now, trial=breaker.begin())
+
+
+def give_up(breaker: Breaker, now: float) -> None:
+    breaker.inconclusive(trial=breaker.begin())
+
+
+def closed() -> Breaker:
+    return Breaker()
+
+
+def nearly_open() -> Breaker:
+    breaker = Breaker()
+    for _ in range(IN_A_ROW - 1):
+        assert not fail(breaker, T)
+    return breaker
+
+
+def opened() -> Breaker:
+    breaker = nearly_open()
+    assert fail(breaker, T)
+    return breaker
+
+
+# The drawing. From a state, what happens when, and the state right after it.
+DRAWING: list[tuple[str, Callable[[], Breaker], Callable[[Breaker, float], object], float, State]] = [
+    ("closed stays closed when served", closed, serve, T, State.CLOSED),
+    ("closed stays closed after one failure", closed, fail, T, State.CLOSED),
+    ("closed opens at the third failure in a row", nearly_open, fail, T, State.OPEN),
+    ("closed stays closed when the row is broken", nearly_open, serve, T, State.CLOSED),
+    ("closed learns nothing from an attempt given up", nearly_open, give_up, T, State.CLOSED),
+    ("open stays open until its wait is over", opened, lambda *_: None, RETRY - 0.001, State.OPEN),
+    ("open is half-open when its wait is over", opened, lambda *_: None, RETRY, State.HALF_OPEN),
+    ("half-open closes when its trial is served", opened, serve, RETRY, State.CLOSED),
+    ("half-open opens when its trial fails", opened, fail, RETRY, State.OPEN),
+    ("half-open stays so when its trial is given up", opened, give_up, RETRY, State.HALF_OPEN),
+    ("open closes when an attempt is served all the same", opened, serve, RETRY - 1.0, State.CLOSED),
+]
+
+
+@pytest.mark.parametrize(
+    ("breaker", "happens", "now", "state"), [row[1:] for row in DRAWING], ids=[r[0] for r in DRAWING]
+)
+def test_the_drawing(
+    breaker: Callable[[], Breaker], happens: Callable[[Breaker, float], object], now: float, state: State
+) -> None:
+    machine = breaker()
+    happens(machine, now)
+    assert machine.state(now) is state
+    assert machine.allows(now) is (state is not State.OPEN)
+
+
+def test_opening_and_closing_are_said_once() -> None:
+    breaker = Breaker()
+    assert [fail(breaker, T) for _ in range(5)] == [False, False, True, False, False]
+    assert [serve(breaker, T + 100) for _ in range(3)] == [True, False, False]
+
+
+# Half-open.
+
+
+def test_half_open_lets_exactly_one_trial_through() -> None:
+    breaker = opened()
+    assert breaker.begin()
+    assert not breaker.allows(RETRY)
+    assert not breaker.allows(RETRY + 1000)
+    assert not breaker.begin()  # asked all the same, as the last endpoint is
+
+
+def test_a_trial_that_says_nothing_is_handed_back_at_once() -> None:
+    breaker = opened()
+    trial = breaker.begin()
+    breaker.inconclusive(trial=trial)
+    assert breaker.allows(RETRY)
+    assert breaker.begin()
+
+
+def test_another_attempt_that_says_nothing_does_not_hand_back_the_trial() -> None:
+    breaker = opened()
+    assert breaker.begin()
+    breaker.inconclusive(trial=False)
+    assert not breaker.allows(RETRY)
+
+
+def test_the_wait_doubles_with_each_failed_trial_up_to_its_cap_and_begins_anew_after_a_recovery() -> None:
+    breaker, now = opened(), T
+    waits = []
+    for _ in range(6):
+        assert breaker.retry_at is not None
+        waits.append(breaker.retry_at - now)
+        now = breaker.retry_at
+        fail(breaker, now)
+    assert waits == [2.0, 4.0, 8.0, 16.0, 20.0, 20.0]
+    serve(breaker, now + MAX_WAIT)
+    for _ in range(IN_A_ROW):
+        fail(breaker, now + MAX_WAIT)
+    assert breaker.retry_at == now + MAX_WAIT + FIRST_WAIT
+
+
+@pytest.mark.parametrize("end", [serve, fail, give_up])
+def test_however_a_trial_ends_the_next_outage_is_tried_too(end: Callable[[Breaker, float], object]) -> None:
+    breaker = opened()
+    end(breaker, RETRY)
+    serve(breaker, T + 100.0)
+    for _ in range(IN_A_ROW):
+        fail(breaker, T + 200.0)
+    assert not breaker.allows(T + 200.0)
+    assert breaker.allows(T + 200.0 + FIRST_WAIT)
+
+
+def test_an_attempt_that_began_before_the_opening_proves_nothing() -> None:
+    breaker = nearly_open()
+    old = [breaker.begin() for _ in range(3)]  # at T
+    assert fail(breaker, T + 1.0)
+    assert not breaker.success(T + 1.5, T, trial=old[0])
+    assert not breaker.failure(T + 1.5, T, trial=old[1])
+    breaker.inconclusive(trial=old[2])
+    assert breaker.retry_at == T + 1.0 + FIRST_WAIT
+    assert breaker.state(T + 2.0) is State.OPEN
+
+
+def test_of_several_attempts_under_way_when_a_trial_fails_the_others_do_not_lengthen_the_wait() -> None:
+    breaker = opened()
+    trial, other = breaker.begin(), breaker.begin()
+    breaker.failure(RETRY + 1.0, RETRY, trial=trial)
+    breaker.failure(RETRY + 2.0, RETRY, trial=other)
+    assert breaker.retry_at == RETRY + 1.0 + 2 * FIRST_WAIT
+
+
+def test_a_hint_brings_the_trial_forward_and_closes_nothing() -> None:
+    breaker = opened()
+    breaker.hint(T + 0.5)
+    assert breaker.state(T + 0.5) is State.HALF_OPEN
+    breaker.hint(T + 50.0)
+    assert breaker.retry_at == T + 0.5
+    closed = Breaker()
+    closed.hint(T)
+    assert closed.state(T) is State.CLOSED
+
+
+# The window.
+
+
+def alternating(calls: int, every: float) -> Breaker:
+    """Every other call fails, the last one too."""
+    breaker = Breaker()
+    for call in range(calls):
+        (serve, fail)[call % 2](breaker, T + call * every)
+    return breaker
+
+
+def test_half_of_ten_failing_opens_it() -> None:
+    assert alternating(MIN_CALLS - 2, every=1.0).retry_at is None
+    assert alternating(MIN_CALLS, every=1.0).retry_at == T + 9.0 + FIRST_WAIT
+
+
+def test_fewer_than_half_failing_does_not() -> None:
+    breaker = Breaker()
+    for call in range(300):
+        (serve, serve, fail)[call % 3](breaker, T + call * 0.1)
+    assert breaker.retry_at is None
+
+
+def test_calls_that_are_older_than_the_window_do_not_count() -> None:
+    assert alternating(200, every=WINDOW / 4).retry_at is None
+    breaker = Breaker()
+    for _ in range(1000):
+        serve(breaker, T)
+    later = T + 1.2 * WINDOW
+    for call in range(MIN_CALLS):
+        (serve, fail)[call % 2](breaker, later)
+    assert breaker.state(later) is State.OPEN
+
+
+def test_a_short_burst_of_failures_is_not_hidden_by_the_calls_before_it() -> None:
+    breaker = Breaker()
+    for call in range(1000):
+        serve(breaker, T + call * 0.01)
+    for _ in range(IN_A_ROW):
+        fail(breaker, T + 10.0)
+    assert breaker.state(T + 10.0) is State.OPEN
+
+
+def test_what_failed_before_a_recovery_is_forgotten() -> None:
+    breaker = alternating(MIN_CALLS, every=0.1)
+    serve(breaker, T + 10.0)
+    assert breaker.failures_in_a_row == 0
+    fail(breaker, T + 10.0)
+    assert breaker.state(T + 10.0) is State.CLOSED
+
+
+# The slow start.
+
+
+def test_the_ramp_rises_evenly_after_a_recovery_from_a_tenth_to_all() -> None:
+    breaker = opened()
+    assert breaker.ramp(T) == 1.0  # it has never recovered
+    serve(breaker, RETRY)
+    assert breaker.ramp(RETRY) == breaker.ramp(RETRY + 0.1 * RAMP) == MIN_RAMP
+    assert breaker.ramp(RETRY + 0.5 * RAMP) == 0.5
+    assert breaker.ramp(RETRY + RAMP) == breaker.ramp(RETRY + 9 * RAMP) == 1.0
+
+
+def test_one_that_never_opened_has_no_ramp() -> None:
+    assert nearly_open().ramp(T) == 1.0
+
+
+class AnyLife(RuleBasedStateMachine):
+    """Attempts that begin and end in any order and manner, allowed and not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker, self.now = Breaker(), T
+        self.live: list[tuple[float, bool]] = []  # when each began, and whether it is the trial
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 3.0, 20.0, 100.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(allowed_or_not=st.booleans())
+    def begin(self, allowed_or_not: bool) -> None:
+        if allowed_or_not or self.breaker.allows(self.now):
+            self.live.append((self.now, self.breaker.begin()))
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), how=st.sampled_from(["success", "failure", "failure", "inconclusive"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        began, trial = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        if how == "inconclusive":
+            self.breaker.inconclusive(trial=trial)
+        else:
+            was = self.breaker.state(self.now)
+            said = getattr(self.breaker, how)(self.now, began, trial=trial)
+            flipped = (was is State.CLOSED) is not (self.breaker.state(self.now) is State.CLOSED)
+            assert said is flipped
+
+    @rule()
+    def probed(self) -> None:
+        self.breaker.hint(self.now)
+
+    @invariant()
+    def at_most_one_trial_runs(self) -> None:
+        trials = sum(trial for _, trial in self.live)
+        assert trials <= 1
+        if self.breaker.state(self.now) is State.HALF_OPEN:
+            assert self.breaker.allows(self.now) is (trials == 0)
+
+    @invariant()
+    def a_closed_one_allows_and_an_open_one_does_not(self) -> None:
+        assert self.breaker.allows(self.now) or self.breaker.state(self.now) is not State.CLOSED
+        assert not self.breaker.allows(self.now) or self.breaker.state(self.now) is not State.OPEN
+
+    @invariant()
+    def it_is_never_stuck(self) -> None:
+        """When those that run have ended, however, it lets another through within its longest wait, and then closes."""
+        breaker = deepcopy(self.breaker)
+        for _, trial in self.live:
+            breaker.inconclusive(trial=trial)
+        then = self.now + MAX_WAIT
+        assert breaker.allows(then)
+        serve(breaker, then)
+        assert breaker.state(then) is State.CLOSED
+
+
+TestAnyLife = AnyLife.TestCase
+TestAnyLife.settings = settings(
+    deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,83 @@
+"""What a server says of its own load, and what an endpoint makes of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.endpoint.endpoint import STREAM_SHARE
+from router.core.endpoint.latency import BATCH
+from router.core.endpoint.server_load import HOT_KV, ServerLoad
+from router.core.verdict import Verdict
+from tests.core.helpers import T, endpoint, properties
+
+counts = st.none() | st.integers(0, 1000).map(float)
+shares = st.none() | st.floats(0.0, 1.0)
+loads = st.builds(ServerLoad, counts, counts, shares)
+
+
+@pytest.mark.parametrize(
+    ("load", "hot"),
+    [
+        (ServerLoad(100.0, 0.0, 0.5), False),
+        (ServerLoad(100.0, 1.0, 0.5), True),
+        (ServerLoad(1.0, 0.0, HOT_KV), True),
+        (ServerLoad(None, 3.0, None), True),
+        (ServerLoad(100.0, None, None), False),
+        (ServerLoad(), False),
+    ],
+)
+def test_one_with_a_queue_or_a_full_cache_is_hot(load: ServerLoad, hot: bool) -> None:
+    assert load.hot is hot
+
+
+def test_what_it_said_is_unknown_before_and_after_its_time() -> None:
+    a = endpoint()
+    assert (a.server_load(T), a.hot(T)) == (None, False)
+    a.says(ServerLoad(2.0, 1.0, 0.1), T, T + 5.0)
+    assert (a.server_load(T + 4.9), a.hot(T + 4.9)) == (ServerLoad(2.0, 1.0, 0.1), True)
+    assert (a.server_load(T + 5.0), a.hot(T + 5.0)) == (None, False)
+
+
+def test_its_last_word_counts() -> None:
+    a = endpoint()
+    a.says(ServerLoad(2.0, 1.0), T, T + 5.0)
+    a.says(ServerLoad(2.0, 0.0), T + 1.0, T + 6.0)
+    assert not a.hot(T + 1.0)
+
+
+def test_requests_of_others_cost_what_streams_of_ours_would() -> None:
+    ours, theirs = endpoint("ours"), endpoint("theirs")
+    alone = ours.cost("first_token", T)
+    for _ in range(6):
+        ours.begin(T).first_token(T)
+    theirs.says(ServerLoad(running=6.0), T, T + 5.0)
+    assert theirs.cost("first_token", T) == pytest.approx(alone * (1.0 + STREAM_SHARE * 6 / BATCH))
+    theirs.says(ServerLoad(waiting=0.0), T, T + 5.0)
+    assert theirs.cost("first_token", T) == alone
+
+
+def test_ours_are_not_counted_twice() -> None:
+    a = endpoint()
+    attempts = [a.begin(T) for _ in range(6)]
+    for attempt in attempts:
+        attempt.first_token(T)
+    before = a.cost("first_token", T)
+    a.says(ServerLoad(running=6.0), T, T + 5.0)
+    assert a.cost("first_token", T) == before
+    a.says(ServerLoad(running=4.0), T, T + 5.0)  # it has not seen two of them yet
+    assert a.cost("first_token", T) == before
+    for attempt in attempts:
+        attempt.end(Verdict.SERVED, T)
+
+
+@properties
+@given(load=loads)
+def test_it_never_makes_an_endpoint_unavailable_or_cheaper(load: ServerLoad) -> None:
+    a = endpoint()
+    before = a.cost("first_token", T)
+    a.says(load, T, T + 5.0)
+    assert a.available(T)
+    assert a.cost("first_token", T) >= before
+    assert a.cost("first_token", T + 5.0) == pytest.approx(endpoint().cost("first_token", T + 5.0))

@@ -1,0 +1,413 @@
+"""The scanner: whatever way a stream is cut, the same bytes go on and the same facts are found."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.core.stream.scanner import EventTooLarge, Scanner
+from tests.core.helpers import properties
+
+ROLE = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
+DONE = b"data: [DONE]\n\n"
+
+
+def delta(**fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": None}]}
+
+
+def finish(reason: str = "stop", index: int = 0) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {}, "finish_reason": reason}]}
+
+
+def event(data: object) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def run(*chunks: bytes, choices: int = 1, limit: int = 4 << 20) -> tuple[Scanner, bytes]:
+    scanner = Scanner(choices, limit)
+    return scanner, b"".join([*map(scanner.feed, chunks), scanner.finish()])
+
+
+def facts(scanner: Scanner) -> tuple[object, ...]:
+    usage = scanner.usage and (scanner.usage.prompt_tokens, scanner.usage.completion_tokens)
+    return (scanner.first_token, scanner.done, scanner.error, scanner.events, scanner.malformed, scanner.whole, usage)
+
+
+def events(stream: bytes) -> list[list[bytes]]:
+    """What an SSE client makes of it (WHATWG), written to be read and not to be fast."""
+    lines = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    found: list[list[bytes]] = [[]]
+    for line in lines:
+        if line:
+            found[-1].append(line)
+        elif found[-1]:
+            found.append([])
+    return [lines for lines in found if any(not line.startswith(b":") for line in lines)]
+
+
+def cut(stream: bytes, at: list[int]) -> list[bytes]:
+    places = [0, *sorted(place % (len(stream) + 1) for place in at), len(stream)]
+    return [stream[start:end] for start, end in pairwise(places)]
+
+
+# However it is cut.
+
+GOOD: list[list[bytes]] = [
+    [b": ping"],
+    [b"data: " + json.dumps(ROLE).encode()],
+    [b"data: " + json.dumps(delta(content="tschüß 你好 🙂"), ensure_ascii=False).encode()],
+    [b"data:" + json.dumps(delta(reasoning_content="hm")).encode()],
+    [b"event: message", b"data: " + json.dumps(delta(content="x")).encode()],
+    [b'data: {"choices": [', b'data: {"delta": {"content": "two lines"}}]}'],
+    [b": note", b"data: " + json.dumps(finish()).encode()],
+    [b"data: " + json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}).encode()],
+    [b"data: {}"],
+]
+BAD: list[list[bytes]] = [
+    [b"data: {oops"],
+    [b"data: \xff"],
+    [b"id: 7"],
+    [b"retry: 100"],
+    [b"event: ping"],
+    [b"data: [DONE]"],
+    [b'data: {"error": {"message": "no"}}'],
+    [b"data: " + json.dumps(finish("network_error")).encode()],
+]
+ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
+cuts = st.lists(st.integers(0, 10_000), max_size=12)
+
+
+def streams(of: list[list[bytes]]) -> st.SearchStrategy[bytes]:
+    """Events with line ends of one kind, and maybe the last one without its blank line."""
+    return st.builds(
+        lambda parts, end, cut_off: (
+            b"".join(end.join(lines) + end + end for lines in parts)[: -len(end) or None]
+            if cut_off and parts
+            else b"".join(end.join(lines) + end + end for lines in parts)
+        ),
+        st.lists(st.sampled_from(of), max_size=8),
+        ends,
+        st.booleans(),
+    )
+
+
+@properties
+@given(stream=streams(GOOD), at=cuts)
+def test_however_a_stream_is_cut_the_same_bytes_go_on_and_the_same_facts_are_found(
+    stream: bytes, at: list[int]
+) -> None:
+    scanner, forwarded = run(*cut(stream, at))
+    whole, _ = run(stream)
+    assert facts(scanner) == facts(whole)
+    assert forwarded.rstrip(b"\r\n") == stream.rstrip(b"\r\n")
+    assert events(forwarded) == events(stream)
+
+
+@properties
+@given(stream=streams(GOOD + BAD), at=cuts)
+def test_however_a_stream_with_bad_events_is_cut_the_same_good_ones_go_on(stream: bytes, at: list[int]) -> None:
+    scanner, forwarded = run(*cut(stream, at))
+    whole, expected = run(stream)
+    assert facts(scanner) == facts(whole)
+    assert events(forwarded) == events(expected)
+
+
+@properties
+@given(stream=streams(GOOD + BAD), at=cuts)
+def test_what_has_gone_on_at_any_time_is_whole_events(stream: bytes, at: list[int]) -> None:
+    scanner, forwarded = Scanner(), b""
+    for chunk in cut(stream, at):
+        forwarded += scanner.feed(chunk)
+        assert forwarded.endswith((b"\n\n", b"\r\r", b"\r\n\r\n", b"\n")) or not forwarded
+        broken = b'data: {"error": {}}\n\n'
+        assert events(forwarded + broken)[-1:] == events(broken)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_event_goes_on_with_its_last_byte_and_not_before(end: bytes) -> None:
+    scanner, whole = Scanner(), event(delta(content="x")).rstrip() + end + end
+    assert b"".join(scanner.feed(bytes([byte])) for byte in whole[:-1]) == b""
+    assert not scanner.first_token
+    assert scanner.feed(whole[-1:]) == whole
+    assert scanner.first_token
+
+
+# The first token.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ROLE,
+        delta(),
+        delta(content=None, reasoning_content=None, tool_calls=None, refusal=None),
+        delta(content="", reasoning_content="", reasoning="", tool_calls=[], function_call=None, audio=None),
+        {"choices": [{"index": 0, "text": "", "finish_reason": None}]},
+        {"choices": [{"index": 0, "text": "", "finish_reason": ""}]},
+        {"choices": [{"index": 0, "delta": None}]},
+        {"choices": []},
+        {"choices": None},
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}},
+        {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+        {},
+    ],
+)
+def test_what_carries_no_output_is_not_a_first_token_and_goes_on(data: object) -> None:
+    scanner, forwarded = run(event(data))
+    assert not scanner.first_token
+    assert forwarded == event(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        delta(content="x"),
+        delta(content=" "),
+        delta(role="assistant", content="x"),
+        delta(reasoning_content="hm"),
+        delta(reasoning="hm"),
+        delta(refusal="no"),
+        delta(tool_calls=[{"index": 0, "id": "call_1", "function": {"name": "f", "arguments": ""}}]),
+        delta(function_call={"name": "f", "arguments": ""}),
+        delta(audio={"id": "audio_1"}),
+        delta(content=[{"type": "text", "text": "x"}]),
+        {"choices": [{"index": 0, "text": "x", "finish_reason": None}]},
+        {"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {"content": "x"}}]},
+        finish("stop"),
+        finish("length"),
+        finish("content_filter"),
+        {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]},
+    ],
+)
+def test_output_of_any_kind_and_a_reason_to_finish_are_a_first_token(data: object) -> None:
+    scanner, forwarded = run(event(ROLE), event(data))
+    assert scanner.first_token
+    assert forwarded == event(ROLE) + event(data)
+
+
+def test_a_comment_is_not_a_first_token_and_goes_on() -> None:
+    scanner, forwarded = run(b": ping\n\n", b":\n\n")
+    assert not scanner.first_token
+    assert scanner.events == 0
+    assert forwarded == b": ping\n\n:\n\n"
+
+
+def test_an_error_in_an_event_of_a_shape_of_its_own_is_an_error() -> None:
+    scanner, forwarded = run(event({"error": "no", "choices": {}}))
+    assert scanner.error == "no"
+    assert forwarded == b""
+
+
+def test_output_in_a_shape_of_its_own_is_a_first_token() -> None:
+    scanner, forwarded = run(b'data: {"choices": {"delta": 1}}\n\n')
+    assert scanner.first_token
+    assert forwarded == b'data: {"choices": {"delta": 1}}\n\n'
+
+
+# Errors, and what else does not go on.
+
+
+@pytest.mark.parametrize("before", [b"", event(ROLE), event(delta(content="x"))])
+@pytest.mark.parametrize(
+    "error", [{"message": "no", "code": 500}, "no", {"code": "1302"}], ids=["object", "text", "vendor's"]
+)
+def test_nothing_goes_on_from_an_error_event(before: bytes, error: object) -> None:
+    failed = event({"error": error})
+    for chunks in ([before + failed + event(finish()) + DONE], [before, failed, event(finish()), DONE]):
+        scanner, forwarded = run(*chunks)
+        assert forwarded == before
+        assert scanner.error == (error if isinstance(error, dict) else {"error": error})  # all that stood beside it
+        assert scanner.error_event == failed
+        assert not scanner.whole
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    scanner, forwarded = run(event({"error": None, **delta(content="x")}))
+    assert scanner.error is None
+    assert scanner.first_token
+    assert forwarded
+
+
+def test_zhipus_network_error_is_an_error_without_an_event_to_show() -> None:
+    scanner, forwarded = run(event(delta(content="x")) + event(finish("network_error")) + DONE)
+    assert forwarded == event(delta(content="x"))
+    assert scanner.error
+    assert scanner.error_event == b""
+    assert not scanner.whole
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"data: {oops\n\n",
+        b'data: {"error": "\xff"}\n\n',
+        b'data: {"choices": [{"index": 0, "delta": {"content": "\xff"}, "finish_reason": null}]}\n\n',
+        b"data: [oops\n\n",
+        b"data: \n\n",
+        b"data: " + b"[" * 100_000 + b"\n\n",
+    ],
+)
+def test_a_malformed_event_is_dropped_and_the_rest_arrives_whole(bad: bytes) -> None:
+    for between in (b"", b"\r\n"):  # alone, and in the company of another line end
+        scanner, forwarded = run(between + event(delta(content="x")) + bad + event(finish()) + DONE)
+        assert events(forwarded) == events(event(delta(content="x")) + event(finish()) + DONE)
+        assert scanner.events == 2
+        assert scanner.whole
+
+
+def test_what_stands_around_a_dropped_event_goes_on_byte_for_byte() -> None:
+    before, after = b": ping\r\n\r\ndata: {}\r\n\r\n", b"\r\ndata: [DONE]\r\n\r\n"
+    _, forwarded = run(before + b"data: {oops\r\n\r\n" + after)
+    assert forwarded == before + after
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("kept", [b"id: 7", b"id:7", b"id", b"retry: 100", b"retry"])
+def test_what_clients_keep_beyond_an_event_does_not_go_on(kept: bytes, end: bytes) -> None:
+    data = b'data: {"choices":[{"index":0,"delta":{"content":"id: 7"}}]}'
+    for lines in ([kept, data], [data, kept], [b"event: x", kept, data], [kept, data, b"idle: 1"]):
+        scanner, forwarded = run(end.join(lines) + end + end, event(delta(content="!")))
+        assert scanner.events == 2
+        assert forwarded.splitlines() == [
+            *(line for line in lines if line != kept),
+            b"",
+            *event(delta(content="!")).splitlines(),
+        ]
+
+
+@pytest.mark.parametrize("lone", [b"id: 7\n\n", b"retry: 100\n\n", b"event: ping\n\n", b"id: 7\nevent: ping\n\n"])
+def test_a_block_without_data_does_not_go_on(lone: bytes) -> None:
+    scanner, forwarded = run(event(ROLE) + lone + event(delta(content="x")))
+    assert forwarded == event(ROLE) + event(delta(content="x"))
+    assert scanner.malformed == 0
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_byte_order_mark_hides_no_event_and_does_not_go_on(at: int) -> None:
+    """openai-python takes it for a part of the first line, which is no `data:` then."""
+    stream = b"\xef\xbb\xbf" + event(delta(content="x"))
+    scanner, forwarded = run(stream[:at], stream[at:])
+    assert forwarded == event(delta(content="x"))
+    assert (scanner.first_token, scanner.events) == (True, 1)
+
+
+@pytest.mark.parametrize("first", [event(ROLE), b": ping\n\n", b"data: oops\n\n"])
+def test_a_byte_order_mark_later_is_none(first: bytes) -> None:
+    scanner, forwarded = run(first, b"\xef\xbb\xbf" + event(delta(content="x")))
+    assert not scanner.first_token
+    assert b"\xef" not in forwarded
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_an_error_is_named_by_its_event_whatever_its_lines_end_in(end: bytes) -> None:
+    scanner, forwarded = run(b"event: error" + end + b"data: gone" + end + end)
+    assert (scanner.error, forwarded) == ({"message": "an error"}, b"")
+
+
+def test_a_line_may_end_in_cr_where_an_event_ends_in_lf() -> None:
+    stream = b'data: {"choices":[]}\r\r' + event(delta(content="x"))
+    scanner, forwarded = run(stream)
+    assert (scanner.events, scanner.malformed, forwarded) == (2, 0, stream)
+    scanner, forwarded = run(b'data: {"a":1,\r"b":2}\n\n')  # to JSON it is white space, to an SDK two lines
+    assert (scanner.malformed, forwarded) == (1, b"")
+
+
+# The end.
+
+
+def test_done_is_the_end_and_no_event() -> None:
+    scanner, forwarded = run(DONE)
+    assert (scanner.done, scanner.whole, scanner.first_token, scanner.events) == (True, True, False, 0)
+    assert forwarded == DONE
+
+
+@pytest.mark.parametrize("at", [0, 3, 20, 200])
+def test_nothing_goes_on_after_done(at: int) -> None:
+    after = event(delta(content="x")) + event({"error": {"message": "too late"}})
+    stream = event(finish()) + DONE + after
+    place = len(stream) - len(after) + at
+    scanner, forwarded = run(stream[:place], stream[place:])
+    assert forwarded == event(finish()) + DONE
+    assert (scanner.error, scanner.events, scanner.whole) == (None, 1, True)
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data: [DONE]\r\n\r"])
+def test_a_last_event_that_lacks_its_blank_line_gets_one(last: bytes) -> None:
+    scanner, forwarded = run(event(finish()), last)
+    assert forwarded == event(finish()) + DONE
+    assert scanner.done
+
+
+def test_what_was_cut_inside_an_event_does_not_go_on() -> None:
+    scanner, forwarded = run(event(delta(content="x")), b'data: {"choices": [{"del')
+    assert forwarded == event(delta(content="x"))
+    assert not scanner.whole
+
+
+def test_the_answer_is_whole_when_every_choice_has_finished() -> None:
+    scanner = Scanner(choices=2)
+    scanner.feed(event(delta(content="x")) + event(finish(index=1)))
+    assert not scanner.whole
+    scanner.feed(event(finish("length", index=0)))
+    assert scanner.whole
+
+
+def test_both_choices_may_finish_in_one_event() -> None:
+    both = {"choices": [*finish()["choices"], *finish(index=1)["choices"]]}
+    assert run(event(both), choices=2)[0].whole
+
+
+def test_usage_is_what_was_said_last() -> None:
+    said = [{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": n}} for n in (1, 2)]
+    scanner, _ = run(*map(event, said), event({**finish(), "usage": None}), DONE)
+    assert scanner.usage is not None
+    assert (scanner.usage.prompt_tokens, scanner.usage.completion_tokens) == (3, 2)
+
+
+ODD: list[tuple[Any, Any]] = [
+    ({"prompt_tokens": "5", "completion_tokens": 2}, (None, 2)),
+    ({"prompt_tokens": 1.5, "completion_tokens": [1]}, (None, None)),
+    ({"prompt_tokens": True, "completion_tokens": -1}, (None, None)),
+    ({}, (None, None)),
+    *((said, None) for said in list[Any](("none", [], [{}], 7, 0.5, True, False, None))),
+]
+
+
+@pytest.mark.parametrize(("usage", "told"), ODD)
+def test_odd_usage_is_read_as_far_as_it_can_be_and_changes_nothing_else(usage: Any, told: tuple[object, ...]) -> None:
+    scanner, forwarded = run(event({**ROLE, "usage": usage}))
+    assert (forwarded, scanner.first_token) == (event({**ROLE, "usage": usage}), False)
+    scanner.feed(event({**delta(content="x"), "usage": usage}) + event({**finish(), "usage": usage}))
+    assert (scanner.first_token, scanner.whole, scanner.events, scanner.malformed) == (True, True, 3, 0)
+    assert facts(scanner)[-1] == told
+
+
+@pytest.mark.parametrize(("usage", "_"), ODD)
+def test_odd_usage_hides_no_error(usage: Any, _: object) -> None:
+    for before in (b"", event(delta(content="x"))):
+        scanner, forwarded = run(before + event({"usage": usage, "error": {"code": "boom"}}))
+        assert (scanner.error, forwarded) == ({"code": "boom"}, before)
+
+
+# The limit.
+
+
+def test_an_event_that_does_not_end_within_the_limit_is_too_large() -> None:
+    scanner = Scanner(limit=1000)
+    scanner.feed(b"data: " + b"x" * 990)
+    with pytest.raises(EventTooLarge):
+        scanner.feed(b"x" * 10)
+
+
+def test_the_limit_is_on_one_event_and_not_on_the_stream() -> None:
+    scanner = Scanner(limit=1000)
+    for _ in range(100):
+        scanner.feed(event(delta(content="x" * 500))[:-1])
+        scanner.feed(b"\n")
+    assert scanner.events == 100
