@@ -26,7 +26,7 @@ from router.proxy import front
 from router.proxy.admission import Admission
 from router.proxy.application import Application
 from router.proxy.asgi import AsgiCalls
-from router.proxy.context import Shell
+from router.proxy.context import Context
 from router.proxy.drain import Drain
 from router.proxy.handler import Handler
 from router.proxy.models import Models
@@ -58,7 +58,7 @@ class Router:
         self.access_log = AccessLog() if settings.access_log else None
         if self.access_log is not None:
             sinks.append(self.access_log.ended)
-        shell = Shell(
+        context = Context(
             self.scheduler,
             self.rng,
             Telemetry(sinks).ended,
@@ -67,7 +67,7 @@ class Router:
         )
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
-        self.handler = Handler(self.tables, self.admission, shell)
+        self.handler = Handler(self.tables, self.admission, context)
         bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = front.front(self.handler, bounds, self.scheduler.now)
         self.connections: set[Any] = set()  # uvicorn's, once it runs

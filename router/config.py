@@ -66,7 +66,7 @@ class Section(BaseModel):
 Resume = Literal["auto", "replay", "continue", "off"]
 
 
-class Policy(Section):
+class PolicySettings(Section):
     """How long to wait for what, and how much extra work that may cost; complete."""
 
     deadline: PositiveDuration = 120.0  # from accepting the call to its first token, all attempts together
@@ -179,7 +179,7 @@ class EndpointConfig(Section):
 class Config(Section):
     """All that endpoints.yaml says."""
 
-    defaults: Policy = Policy()
+    defaults: PolicySettings = PolicySettings()
     endpoints: Annotated[tuple[EndpointConfig, ...], Field(min_length=1)]
     models: Annotated[Mapping[str, Overrides], AfterValidator(MappingProxyType)] = {}
     keys: Annotated[tuple[Secret, ...], AfterValidator(lambda keys: tuple(filter(None, keys)))] = ()
@@ -189,12 +189,12 @@ class Config(Section):
     def enabled(self) -> tuple[EndpointConfig, ...]:
         return tuple(endpoint for endpoint in self.endpoints if endpoint.disabled is None)
 
-    def policy(self, model: str, endpoint: EndpointConfig) -> Policy:
+    def policy(self, model: str, endpoint: EndpointConfig) -> PolicySettings:
         """What holds for a model at an endpoint: the endpoint's own word, else the model's, else the defaults."""
         said = dict(self.defaults)
         for layer in (self.models.get(model, Overrides()), endpoint.policy):
             said |= {name: value for name, value in layer if value is not None}
-        return Policy.model_construct(**said)
+        return PolicySettings.model_construct(**said)
 
 
 # ---- From the file
@@ -208,7 +208,7 @@ _OF_A_MODEL = {
     "queue_wait",
     "resume",
 }  # between its endpoints, so no endpoint's own
-_POLICY_KEYS = Policy.model_fields.keys() - _OF_A_MODEL
+_POLICY_KEYS = PolicySettings.model_fields.keys() - _OF_A_MODEL
 _TOP_KEYS = Config.model_fields.keys() - {"source"}
 _ENDPOINT_KEYS = EndpointConfig.model_fields.keys() - {"policy", "disabled"} | _POLICY_KEYS
 
@@ -295,7 +295,7 @@ def _without(document: Document, value: dict[str, Any], path: KeyPath, keys: Col
 
 def _unknown(path: KeyPath) -> str:
     word = str(path[-1])
-    known: Collection[str] = Policy.model_fields
+    known: Collection[str] = PolicySettings.model_fields
     match path[:-1]:
         case ():
             known = _TOP_KEYS
@@ -303,7 +303,7 @@ def _unknown(path: KeyPath) -> str:
             known = _ENDPOINT_KEYS
         case ("endpoints", _, str(section)):
             known = getattr(EndpointConfig.model_fields[section].annotation, "model_fields", ())
-    if word in Policy.model_fields:
+    if word in PolicySettings.model_fields:
         return "unknown key here; it belongs into 'defaults', or to a model under 'models'"
     if word in _ENDPOINT_KEYS:
         return "unknown key here; it belongs to an endpoint, under 'endpoints'"

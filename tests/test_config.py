@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
 from router import config, values
-from router.config import Config, ConfigError, EndpointConfig, Overrides, Params, Policy, Simulate, load, parse
+from router.config import Config, ConfigError, EndpointConfig, Overrides, Params, PolicySettings, Simulate, load, parse
 from router.ops import asking
 from router.settings import Settings
 
@@ -100,7 +100,7 @@ def test_the_example_in_the_docs_is_right() -> None:
 
 
 def test_overrides_have_the_policys_keys_and_say_nothing() -> None:
-    assert Overrides.model_fields.keys() == Policy.model_fields.keys()
+    assert Overrides.model_fields.keys() == PolicySettings.model_fields.keys()
     assert set(Overrides().model_dump().values()) == {None}
 
 
@@ -118,7 +118,7 @@ def test_an_endpoint_has_sensible_defaults() -> None:
 
 
 def test_the_defaults_of_a_policy() -> None:
-    assert Policy().model_dump() == {
+    assert PolicySettings().model_dump() == {
         "deadline": 120.0,
         "hedge": "auto",
         "abandon": 15.0,
@@ -146,10 +146,10 @@ def test_an_endpoints_word_counts_before_the_models_and_that_before_the_defaults
     """)
     a, b = all_three.endpoints
     assert a.policy == Overrides(hedge="off")
-    assert all_three.policy("chat", a) == Policy(deadline=30.0, hedge="off", stall=7.0, patience=0.25)
-    assert all_three.policy("chat", b) == Policy(deadline=30.0, hedge=1.0, stall=7.0, patience=0.25)
-    assert all_three.policy("other", a) == Policy(deadline=60.0, hedge="off", stall=7.0)
-    assert all_three.policy("nobody knows", b) == Policy(deadline=60.0, hedge=3.0, stall=7.0)
+    assert all_three.policy("chat", a) == PolicySettings(deadline=30.0, hedge="off", stall=7.0, patience=0.25)
+    assert all_three.policy("chat", b) == PolicySettings(deadline=30.0, hedge=1.0, stall=7.0, patience=0.25)
+    assert all_three.policy("other", a) == PolicySettings(deadline=60.0, hedge="off", stall=7.0)
+    assert all_three.policy("nobody knows", b) == PolicySettings(deadline=60.0, hedge=3.0, stall=7.0)
 
 
 def test_a_zero_is_a_word_too() -> None:
@@ -181,7 +181,7 @@ def test_a_key_without_a_value_is_not_said() -> None:
         keys:
     """)
     assert empty.endpoints[0] == EndpointConfig(name="a", base_url="http://h", models={"chat": "chat"})
-    assert (empty.defaults, empty.models, empty.keys) == (Policy(), {}, ())
+    assert (empty.defaults, empty.models, empty.keys) == (PolicySettings(), {}, ())
 
 
 def test_values_are_read_as_yaml_1_2_has_them() -> None:
@@ -655,7 +655,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 KEYS = sorted(
-    config._ENDPOINT_KEYS | config._TOP_KEYS | Policy.model_fields.keys() | {"default", "min_idle", "rate", "x"}
+    config._ENDPOINT_KEYS | config._TOP_KEYS | PolicySettings.model_fields.keys() | {"default", "min_idle", "rate", "x"}
 )
 VALUES = st.recursive(
     st.none()
@@ -745,7 +745,7 @@ def test_models_can_be_built_without_a_file() -> None:
     )
     whole = Config(endpoints=(built,))
     assert whole.enabled == (built,)
-    assert whole.policy("c", built) == Policy(hedge=2.0)
+    assert whole.policy("c", built) == PolicySettings(hedge=2.0)
     assert built.base_url == "http://h"
     with pytest.raises(ValidationError, match="tier"):
         EndpointConfig(name="a", base_url="http://h/", models={"c": "c"}, tier=0)

@@ -41,7 +41,7 @@ def table(page: str, heading: str) -> dict[str, str]:
 
 DOCUMENTED: dict[str, tuple[type[config.Section], set[str]]] = {
     "The file": (config.Config, {"source"}),
-    "Policy": (config.Policy, set()),
+    "Policy": (config.PolicySettings, set()),
     "Endpoint": (config.EndpointConfig, {"policy", "disabled"}),
     "Params": (config.Params, set()),
     "Probe": (config.Probe, set()),

@@ -1949,7 +1949,7 @@ def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_
     chat = conversation(1)
     own = told(play, messages=chat)
     now, endpoint = play.scheduler.now(), play.endpoint(own)
-    endpoint.leave.busy(now, 5.0)
+    endpoint.cooldown.busy(now, 5.0)
     assert told(play, messages=chat) != own
     play.run_until(now + 6.0)
     assert told(play, messages=chat) == own
@@ -2056,7 +2056,7 @@ def test_a_call_that_fails_and_one_that_gets_pings_are_told_why_too() -> None:
 
 def test_one_for_whom_nobody_could_be_asked_is_told_why() -> None:
     play = Player(endpoint("a", streams("hi")))
-    play.endpoint("a").leave.busy(0.0, 30.0)
+    play.endpoint("a").cooldown.busy(0.0, 30.0)
     call = play.call(headers=ASKS_WHY)
     play.run()
     assert call.status == 429
@@ -2079,8 +2079,8 @@ def test_what_is_told_of_very_many_endpoints_is_short() -> None:
     names = [f"{'long-' * 12}{i}" for i in range(60)]
     play = Player(*(endpoint(name, streams("hi")) for name in names), hedge="off")
     for name in names:
-        play.endpoint(name).leave.busy(0.0, 5.0)
-    play.endpoint(names[33]).leave.busy(0.0, None)
+        play.endpoint(name).cooldown.busy(0.0, 5.0)
+    play.endpoint(names[33]).cooldown.busy(0.0, None)
     call = play.call(6.0, headers=ASKS_WHY)
     play.run()
     told = told_why(call)

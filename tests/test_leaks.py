@@ -274,7 +274,7 @@ def test_the_worlds_are_wild_enough() -> None:
     assert errors >= {"stream_broken", "model_not_found", "stopping", "queue_full", "queue_timeout"}
     attempts = [attempt for call in calls for attempt in call.record.attempts]
     assert {attempt.verdict for attempt in attempts} == set(Verdict)
-    by_simulated = {a.verdict for a in attempts if isinstance(a.endpoint, Endpoint) and a.endpoint.stand_in}
+    by_simulated = {a.verdict for a in attempts if isinstance(a.endpoint, Endpoint) and a.endpoint.simulated}
     assert by_simulated >= {Verdict.SERVED, Verdict.REFUSED, Verdict.ABANDONED}
     assert {attempt.role for attempt in attempts} == {"first", "hedge", "retry", "rescue"}
     assert any(call.done for call in calls if any(attempt.role == "rescue" for attempt in call.record.attempts))

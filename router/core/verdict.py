@@ -83,3 +83,37 @@ def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
     if status in _MISCONFIGURED or 300 <= status < 400:
         return Cause.MISCONFIGURED
     return Cause.INVALID if 400 <= status < 500 and status not in _TRANSIENT else Cause.TRANSIENT
+
+
+class Outcome:
+    """How an attempt ended: its verdict, and what the endpoint reported with it.
+
+    `reason` is a few words without secrets. `retry_after` is in seconds, None where the endpoint named no time.
+    `cause` is None unless the endpoint's own report led to the verdict. `passing` is True if the same endpoint might
+    serve the same request a moment later. Treated as immutable.
+    """
+
+    __slots__ = ("cause", "passing", "reason", "retry_after", "verdict")
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        reason: str = "",
+        retry_after: float | None = None,
+        cause: Cause | None = None,
+        *,
+        passing: bool = True,
+    ) -> None:
+        self.verdict, self.reason, self.retry_after, self.cause, self.passing = (
+            verdict,
+            reason,
+            retry_after,
+            cause,
+            passing,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Outcome {self.verdict.value} {self.reason}>"
+
+
+SERVED = Outcome(Verdict.SERVED)

@@ -113,9 +113,9 @@ class Admin:
             "up": endpoint.health.up,
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
-            "busy_for": _left(endpoint.leave.until, now) or 0,
-            "busy_because": endpoint.leave.because.value
-            if endpoint.leave.because and endpoint.leave.until > now
+            "busy_for": _left(endpoint.cooldown.until, now) or 0,
+            "busy_because": endpoint.cooldown.because.value
+            if endpoint.cooldown.because and endpoint.cooldown.until > now
             else None,
             "in_flight": endpoint.in_flight,
             "waiting": len(endpoint.waiting),

@@ -66,13 +66,13 @@ class Changes:
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
     def _busy(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
-        left = endpoint.leave.until - self._now()
+        left = endpoint.cooldown.until - self._now()
         if left > LONG and "busy" not in noted:
             noted["busy"] = self._now()
             log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, attempt.reason)
 
     def _ours(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
-        out = endpoint.leave.until - self._now() > LONG  # else it served others just now, and this one was odd
+        out = endpoint.cooldown.until - self._now() > LONG  # else it served others just now, and this one was odd
         if out and "ours" not in noted and attempt.cause is not None:
             noted["ours"] = self._now()
             log.critical(f"%s: {_OURS[attempt.cause]}", _name(endpoint), attempt.reason)

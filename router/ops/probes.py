@@ -60,7 +60,7 @@ class Prober:
     async def run(self) -> None:
         interval = self._told.probe.interval
         while self.kind != "off":
-            unheard = [e for e in self._endpoints if self._now() - e.leave.served_at >= interval]
+            unheard = [e for e in self._endpoints if self._now() - e.cooldown.served_at >= interval]
             if unheard:
                 self._note(unheard, await self.probe())
             pause = self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0))

@@ -16,7 +16,7 @@ def new_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Shell:
+class Context:
     """The seams; nothing else is replaced in tests."""
 
     scheduler: Scheduler

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Raw
 
 from router.core.explain.explanation import Explanation, asked
-from router.core.explain.rows import Candidate
+from router.core.explain.rows import Row
 
 LONGEST = 4096  # bytes: Node takes 16 KiB of headers, aiohttp 8 KiB for one
 MOST = 24  # candidates that fit, more or less; no call has more of them described
@@ -50,7 +50,7 @@ def _hedge_after(explanation: Explanation, endpoint: str | None) -> float | None
     return next((each.hedge_after for each in explanation.candidates if each.endpoint == endpoint), None)
 
 
-def _short(of: Candidate) -> dict[str, Any]:
+def _short(of: Row) -> dict[str, Any]:
     """What is not as usual, and the numbers that were compared."""
     unusual = {
         "near": of.near,

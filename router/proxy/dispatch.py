@@ -18,11 +18,11 @@ from __future__ import annotations
 from math import inf
 
 from router.core.call import Call
-from router.core.choice.affinity import Sticky
+from router.core.choice.affinity import Affinity
 from router.core.choice.race import Race
 from router.core.choice.table import Route
 from router.core.endpoint.endpoint import Attempt
-from router.core.endpoint.waiting_queue import Place, expected
+from router.core.endpoint.waiting_queue import QueueEntry, expected
 from router.core.explain.explanation import Explanation, explain
 from router.core.record import CallRecord
 from router.core.stream.splice import Diverged
@@ -30,7 +30,7 @@ from router.core.verdict import Cause, Verdict
 from router.errors import RouterError, StreamBroken
 from router.proxy import debug
 from router.proxy.client import Client
-from router.proxy.context import Shell
+from router.proxy.context import Context
 from router.proxy.failures import exhausted, late, line_full, line_too_long, waited_in_vain
 from router.proxy.headers import STREAM, call_facts, lines
 from router.proxy.relay import PING, Ended, Relay, deliver
@@ -47,6 +47,7 @@ class Dispatch:
         "_broken",
         "_call",
         "_client",
+        "_context",
         "_ended",
         "_exchanges",
         "_full",
@@ -58,7 +59,6 @@ class Dispatch:
         "_rescue",
         "_route",
         "_serving",
-        "_shell",
         "_timer",
     )
 
@@ -69,22 +69,22 @@ class Dispatch:
         serving: Serving,
         client: Client,
         record: CallRecord,
-        shell: Shell,
+        context: Context,
         ended: Ended,
     ) -> None:
         self._call, self._route, self._serving, self._client = call, route, serving, client
-        self._record, self._shell, self._ended = record, shell, ended
-        self._race = Race(route, call.wait, record.arrived, shell.rng, call.patience, call.retries, call.size)
+        self._record, self._context, self._ended = record, context, ended
+        self._race = Race(route, call.wait, record.arrived, context.rng, call.patience, call.retries, call.size)
         if call.conversation:
-            self._race.stick(Sticky(call.conversation, route.affinity_margin))
+            self._race.stick(Affinity(call.conversation, route.affinity_margin))
         self._exchanges: dict[Exchange, Attempt] = {}
         self._refused: tuple[Exchange, Attempt] | None = None  # the first that did, where somebody may still serve it
         self._full = False
         self._rescue: Rescue | None = None
         self._broken = b""  # how an answer that broke ends, if nobody goes on with it
-        self._place: Place | None = None  # in line, for a slot
-        self._timer = Timer(shell.scheduler, self.advance)
-        self._ping_at = record.arrived + shell.ping_after if call.stream else inf
+        self._place: QueueEntry | None = None  # in line, for a slot
+        self._timer = Timer(context.scheduler, self.advance)
+        self._ping_at = record.arrived + context.ping_after if call.stream else inf
 
     def start(self) -> None:
         self._client.owner = self
@@ -129,29 +129,32 @@ class Dispatch:
         self._fail(error)
 
     def called(self) -> None:
-        self._timer.at(self._shell.scheduler.now())
+        self._timer.at(self._context.scheduler.now())
 
     def broke(self, how: bytes, full: bool) -> None:
         """The answer has ended early, and its client with it unless somebody goes on: an event says `how`."""
         assert self._rescue is not None
-        shell, call, now = self._shell, self._call, self._shell.scheduler.now()
+        context, call, now = self._context, self._call, self._context.scheduler.now()
         self._broken, self._full = how, full
         self._client.owner = self
-        self._timer = Timer(shell.scheduler, self.advance)
+        self._timer = Timer(context.scheduler, self.advance)
         self._ping_at = now
         try:
             route = self._rescue.route(self._route, self._serving.targets)
         except Diverged:
             self._fail(StreamBroken("It can't be rescued."))
             return
-        before, self._race = self._race, Race(route, call.wait, now, shell.rng, call.patience, call.retries, call.size)
+        before, self._race = (
+            self._race,
+            Race(route, call.wait, now, context.rng, call.patience, call.retries, call.size),
+        )
         self._race.rescue(before, now)
         self.advance()
 
     # What it does.
 
     def advance(self) -> None:
-        race, now = self._race, self._shell.scheduler.now()
+        race, now = self._race, self._context.scheduler.now()
         if self._place is not None:
             self._place.look()
         if now >= race.deadline:
@@ -202,7 +205,7 @@ class Dispatch:
             if now + wait >= self._race.line_until:
                 self._give_in(line_too_long(self._call.model, wait))
                 return False
-            self._place = Place(self._route.queue, self.called, now)
+            self._place = QueueEntry(self._route.queue, self.called, now)
         self._place.want(wanted, now)
         return True
 
@@ -214,7 +217,7 @@ class Dispatch:
 
     def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
         """The first token, a complete answer, or a refusal that the client is to see: this attempt is the answer."""
-        now, record = self._shell.scheduler.now(), self._record
+        now, record = self._context.scheduler.now(), self._record
         del self._exchanges[exchange]
         if exchange.verdict is Verdict.REFUSED:
             self._race.settle(attempt, now)
@@ -243,7 +246,7 @@ class Dispatch:
         elif self._route.resume != "off" and (way := Rescue.way(self._call, self._route)) is not None:
             self._rescue = Rescue(self._call, way)
         rescue, broke = self._rescue, self.broke if self._rescue is not None else None
-        stall, scheduler = self._route.policies[attempt.endpoint].stall, self._shell.scheduler
+        stall, scheduler = self._route.policies[attempt.endpoint].stall, self._context.scheduler
         relay = Relay(exchange, attempt, self._record, self._client, scheduler, stall, self._ended, rescue, broke)
         relay.start(full=self._full)
 
@@ -251,7 +254,7 @@ class Dispatch:
         """A request that is too long there is sent to who has a larger context. The first refusal is kept: it is the
         answer where that one refuses it too, or fails.
         """
-        longer = exchange.cause is Cause.TOO_LONG and self._race.longer(attempt, self._shell.scheduler.now())
+        longer = exchange.cause is Cause.TOO_LONG and self._race.longer(attempt, self._context.scheduler.now())
         if self._refused is None:
             if not longer:
                 return False
@@ -275,7 +278,7 @@ class Dispatch:
         self._race.failed(
             attempt,
             verdict,
-            self._shell.scheduler.now(),
+            self._context.scheduler.now(),
             exchange.reason,
             exchange.retry_after,
             passing=exchange.passing,
@@ -293,7 +296,7 @@ class Dispatch:
             self._record.status = 200
             self._client.start(200, PINGING + call_facts(self._record, "", now))
         self._client.write(PING)
-        self._ping_at = now + self._shell.ping_every
+        self._ping_at = now + self._context.ping_every
 
     # Ends without an answer.
 
@@ -302,7 +305,7 @@ class Dispatch:
         if self._refused is None:
             self._fail(error)
             return
-        now = self._shell.scheduler.now()
+        now = self._context.scheduler.now()
         self._race.abandon(now)
         self._hand_over(*self._refused, now)
 
@@ -323,13 +326,13 @@ class Dispatch:
             record.status = error.status
             body = error.body
             last = record.attempts[-1].endpoint.name if record.attempts else ""
-            headers = lines(error.headers) + call_facts(record, last, self._shell.scheduler.now())
+            headers = lines(error.headers) + call_facts(record, last, self._context.scheduler.now())
             client.start(error.status, headers, len(body))
             client.end(body)
         self._end()
 
     def _end(self) -> None:
-        now = self._shell.scheduler.now()
+        now = self._context.scheduler.now()
         self._client.owner = None
         self._leave_line(now)
         self._timer.close()

@@ -13,7 +13,7 @@ from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
-from router.proxy.context import Shell
+from router.proxy.context import Context
 from router.proxy.dispatch import Dispatch
 from router.proxy.headers import call_facts, lines, passed_on, told_by_client
 from router.proxy.serving import Serving, Tables
@@ -31,10 +31,10 @@ class Handler:
     Once it is `stopping` each answer closes its client's connection, and once it is `refusing` so does silence.
     """
 
-    __slots__ = ("_admission", "_open", "_shell", "authorize", "refusing", "stopping", "tables")
+    __slots__ = ("_admission", "_context", "_open", "authorize", "refusing", "stopping", "tables")
 
-    def __init__(self, tables: Tables, admission: Admission, shell: Shell) -> None:
-        self.tables, self._admission, self._shell = tables, admission, shell
+    def __init__(self, tables: Tables, admission: Admission, context: Context) -> None:
+        self.tables, self._admission, self._context = tables, admission, context
         self.authorize = admission.authorize
         self.stopping = self.refusing = False
         self._open: dict[CallRecord, Client] = {}  # calls that have begun and not ended
@@ -64,26 +64,26 @@ class Handler:
             self.refuse(client, record, error)
             return
         self._open[record] = client
-        Dispatch(call, route, serving, client, record, self._shell, self._ended).start()
+        Dispatch(call, route, serving, client, record, self._context, self._ended).start()
 
     def record(self, path: bytes, arrived: float) -> CallRecord:
-        return CallRecord(self._shell.new_id(), OPERATIONS.get(path, ""), arrived)
+        return CallRecord(self._context.new_id(), OPERATIONS.get(path, ""), arrived)
 
     def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
         """Answer with an error of ours, before any attempt."""
-        now = self._shell.scheduler.now()
+        now = self._context.scheduler.now()
         record.ended = now - record.arrived
         record.status, record.error = error.status, error.code
         body = error.body
         client.start(error.status, lines(error.headers) + call_facts(record, "", now), len(body))
         client.end(body)
-        self._shell.ended(record)
+        self._context.ended(record)
 
     def left(self, record: CallRecord) -> None:
         """Note one whose client left before its request was complete."""
-        record.ended = self._shell.scheduler.now() - record.arrived
+        record.ended = self._context.scheduler.now() - record.arrived
         record.status, record.error = 499, "client_left"
-        self._shell.ended(record)
+        self._context.ended(record)
 
     def refuse_all(self) -> None:
         """No more calls."""
@@ -116,4 +116,4 @@ class Handler:
 
     def _ended(self, record: CallRecord) -> None:
         del self._open[record]
-        self._shell.ended(record)
+        self._context.ended(record)

@@ -269,7 +269,7 @@ def test_a_server_is_asked_once_for_all_its_models_but_a_chat_of_each() -> None:
 @on_uvloop
 async def test_what_a_server_says_is_told_to_its_models_that_served_nothing_meanwhile(there: respx.MockRouter) -> None:
     first, second, serves = (Endpoint("there", model) for model in "mno")
-    serves.leave.served_at = 1000.0
+    serves.cooldown.served_at = 1000.0
     route = there.get("/v1/models").respond(500)
     async with probing(told(interval="2ms"), first, second, serves) as prober:
         loop = asyncio.ensure_future(prober.run())
@@ -323,7 +323,7 @@ async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter
     there._assert_all_called = False
     route = there.get("/v1/models").respond(500)
     endpoint, looks = Endpoint("there", "m"), 0
-    endpoint.leave.served_at = 1000.0
+    endpoint.cooldown.served_at = 1000.0
 
     class Looked(Clock):
         def now(self) -> float:

@@ -20,7 +20,7 @@ from router.ops.planner import EVERY
 from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
 from router.proxy.client import Headers, Request
-from router.proxy.context import Shell
+from router.proxy.context import Context
 from router.proxy.handler import Handler
 from router.proxy.serving import Serving, Tables
 from router.upstream.exchange import LIMITS, Limits
@@ -73,9 +73,9 @@ class Player:
         self._numbers = count(1)
         self._planned = -inf
         self._arrived: dict[str, ScriptedClient] = {}
-        shell = Shell(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
+        context = Context(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
         admission = Admission((), max_calls)
-        self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, shell)
+        self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, context)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         self._telemetry = Telemetry([self._note, self.metrics.ended, Changes(self.scheduler.now).ended])
 

@@ -64,7 +64,7 @@ def _beginning(call: Call) -> bytes:
     return b"\0".join(first)
 
 
-class Sticky(msgspec.Struct, frozen=True):
+class Affinity(msgspec.Struct, frozen=True):
     """Where a call would rather go, by the key of its conversation, and the seconds that this may cost it."""
 
     key: bytes

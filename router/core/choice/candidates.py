@@ -15,13 +15,13 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from router.core.choice.affinity import Sticky
+from router.core.choice.affinity import Affinity
 from router.core.choice.budget import Budget
-from router.core.choice.hedge_plan import Plan
-from router.core.choice.hedge_window import Window
+from router.core.choice.hedge_plan import HedgePlan
+from router.core.choice.hedge_window import HedgeWindow
 from router.core.choice.pick import least_bad, least_known, pick, rivals
 from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
-from router.core.endpoint.waiting_queue import Queue
+from router.core.endpoint.waiting_queue import QueueLimit
 
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
@@ -63,11 +63,11 @@ class Route(Protocol):
     @property
     def patience(self) -> float: ...
     @property
-    def queue(self) -> Queue: ...
+    def queue(self) -> QueueLimit: ...
     @property
-    def plan(self) -> Plan: ...
+    def plan(self) -> HedgePlan: ...
     @property
-    def window(self) -> Window: ...
+    def window(self) -> HedgeWindow: ...
 
 
 class Next(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class Next(msgspec.Struct, frozen=True):
 NOBODY = Next()
 
 
-class Field:
+class Candidates:
     """Told what begins and fails; asked for `next` where nobody runs, and for someone `untried` beside one who does.
 
     `live` are the attempts that run; `line_until` is when the call has waited in line for long enough.
@@ -109,10 +109,10 @@ class Field:
         self._again_at: dict[Endpoint, float] = {}  # of those that failed: when they may be tried once more
         self._longer: Collection[Endpoint] | None = None  # who may take what was too long for others; None: it was not
         self.rescues = False
-        self.sticky: Sticky | None = None  # where the first attempt would rather go
+        self.sticky: Affinity | None = None  # where the first attempt would rather go
         self.line_until = inf
 
-    def rescue(self, before: Field, broken: Endpoint, now: float) -> None:
+    def rescue(self, before: Candidates, broken: Endpoint, now: float) -> None:
         """Make it the field for an answer that broke: those that failed then are tried again only as the last."""
         self.rescues = True
         then = now + self._pause()
@@ -145,7 +145,7 @@ class Field:
         self._longer = [
             e
             for e in (everyone if self._longer is None else self._longer)
-            if (e.context > refusing.context if said else e not in alike and not e.stand_in)
+            if (e.context > refusing.context if said else e not in alike and not e.simulated)
         ]
 
     @property
@@ -188,7 +188,7 @@ class Field:
         then = self._now_or_then(endpoint, again_at, now)
         if then is not NOBODY:
             return then
-        return self._in_line(lambda e: e.full and now >= e.leave.quiet_until, now, deadline) or NOBODY
+        return self._in_line(lambda e: e.full and now >= e.cooldown.quiet_until, now, deadline) or NOBODY
 
     def _next_longer(self, live: Sequence[Attempt], now: float, deadline: float) -> Next:
         """Of those with a larger context none is asked twice, or waited for but in line."""
@@ -245,11 +245,11 @@ class Field:
         tried, policies, began = self._tried, self._policies, self._began
         if not tried and now < began + self._route.shortest_deadline:
             return endpoints
-        at_work = any(not attempt.endpoint.stand_in for attempt in live)
+        at_work = any(not attempt.endpoint.simulated for attempt in live)
         in_time = [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
         if self._longer is not None:
             in_time = [e for e in in_time if e in self._longer]
-        return [e for e in in_time if not e.stand_in] if at_work else in_time
+        return [e for e in in_time if not e.simulated] if at_work else in_time
 
     # Waiting for one.
 

@@ -18,7 +18,7 @@ WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
 Tiers = Sequence[Sequence[Endpoint]]
 
 
-class Plan:
+class HedgePlan:
     """`delay` is what `renew` found last; `price` is that of an extra attempt, in expected waits of the rival."""
 
     __slots__ = ("_delays", "_turn", "price")
@@ -74,7 +74,7 @@ class _Best:
         """`size` is that of a usual prompt."""
         self.wait, self.now = wait, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
-        able = ([e for e in tier if e.available(now) and not e.stand_in and not e.hot(now)] for tier in tiers)
+        able = ([e for e in tier if e.available(now) and not e.simulated and not e.hot(now)] for tier in tiers)
         costs = ([(e.cost(wait, now, size), e) for e in those] for those in able)
         self._two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
         self._waits: dict[Endpoint, Sequence[float]] = {}

@@ -13,7 +13,7 @@ FOR_EACH = 2.0  # more, for each that won: the number that wait doubles and more
 TAU = 3.0  # seconds; a first token or some
 
 
-class Window:
+class HedgeWindow:
     __slots__ = ("_at", "_won")
 
     def __init__(self) -> None:

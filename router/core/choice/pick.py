@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from random import Random
 
-from router.core.choice.affinity import Sticky
+from router.core.choice.affinity import Affinity
 from router.core.endpoint.endpoint import Endpoint, Wait
 
 NEAR = 1.05  # times the lowest cost count as equal: a mean is not known better
@@ -29,7 +29,7 @@ def pick(
     now: float,
     rng: Random,
     size: float = 0.0,
-    sticky: Sticky | None = None,
+    sticky: Affinity | None = None,
 ) -> Endpoint | None:
     """The endpoint to ask next, or None where none is available; a call may be drawn to one by its conversation."""
     available, costs = scan(endpoints, wait, now, size)
@@ -131,5 +131,5 @@ def least_bad(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
 
     A limit on attempts at once is the operator's word and holds all the same, and so does the time that a server named.
     """
-    able = [e for e in endpoints if not e.full and now >= e.leave.quiet_until]
+    able = [e for e in endpoints if not e.full and now >= e.cooldown.quiet_until]
     return min(able, key=lambda e: e.recovers_at(now), default=None)

@@ -21,8 +21,8 @@ from collections.abc import Collection
 from math import inf
 from random import Random
 
-from router.core.choice.affinity import Sticky
-from router.core.choice.candidates import RECHECK, Field, Route
+from router.core.choice.affinity import Affinity
+from router.core.choice.candidates import RECHECK, Candidates, Route
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
 from router.core.verdict import Cause, Verdict
@@ -68,7 +68,7 @@ class Race:
         `size` is that of its prompt, in tokens.
         """
         self._route, self._policies = route, route.policies
-        self._field = Field(route, wait, now, rng, size)
+        self._field = Candidates(route, wait, now, rng, size)
         self._wait, self._size, self.began = wait, size, now
         self.deadline = now + (route.deadline if limit > route.deadline else limit)
         self.attempts, self._most = 0, max(FEWEST, MAX_ATTEMPTS >> asked_before) if asked_before else MAX_ATTEMPTS
@@ -78,7 +78,7 @@ class Race:
         self._rival_at = self._abandon_at = self._expires_at = inf  # times of those that run
         self.wanted: Collection[Endpoint] = ()  # nobody runs, because these are full
 
-    def stick(self, to: Sticky) -> None:
+    def stick(self, to: Affinity) -> None:
         """Let the first attempt go where the call's conversation has its cache, if it may."""
         self._field.sticky = to
 

@@ -13,13 +13,13 @@ from math import inf
 from types import MappingProxyType
 from typing import Literal
 
-from router.config import Config, EndpointConfig, Policy
+from router.config import Config, EndpointConfig, PolicySettings
 from router.core.choice.budget import Budget, Load
-from router.core.choice.hedge_plan import Plan
-from router.core.choice.hedge_window import Window
+from router.core.choice.hedge_plan import HedgePlan
+from router.core.choice.hedge_window import HedgeWindow
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.slots import Slots
-from router.core.endpoint.waiting_queue import Queue
+from router.core.endpoint.waiting_queue import QueueLimit
 
 HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for
 RETRIES_TO = 0.9  # and no retry
@@ -34,7 +34,7 @@ class Route:
     model: str
     tiers: tuple[tuple[Endpoint, ...], ...]
     numbers: tuple[int, ...]  # of the tiers, as configured
-    policies: Mapping[Endpoint, Policy]
+    policies: Mapping[Endpoint, PolicySettings]
     hedges: Budget
     retries: Budget
     deadline: float  # seconds, the longest that one of its endpoints has
@@ -43,9 +43,9 @@ class Route:
     resume: Literal["auto", "replay", "continue", "off"]
     affinity: str  # what holds a conversation together: prefix, header: and a name, or off
     affinity_margin: float
-    queue: Queue
-    plan: Plan
-    window: Window
+    queue: QueueLimit
+    plan: HedgePlan
+    window: HedgeWindow
 
     def replan(self, now: float) -> None:
         self.plan.renew(self.tiers, self.hedges, now)
@@ -83,7 +83,7 @@ def rebuild(config: Config, old: Table | None = None, load: Load = lambda: 0.0) 
     )
     queues = {model: route.queue for model, route in old.routes.items()} if old else {}
     routes = {
-        model: _route(config, model, offered, hedges, retries, queues.get(model) or Queue())
+        model: _route(config, model, offered, hedges, retries, queues.get(model) or QueueLimit())
         for model, offered in offers.items()
     }
     for line in lines:
@@ -104,7 +104,7 @@ def _endpoints(
     for model, key in keys.items():
         endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
         endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots
-        endpoint.stand_in, endpoint.context = told.kind == "simulated", told.context or 0
+        endpoint.simulated, endpoint.context = told.kind == "simulated", told.context or 0
         upstream[model] = endpoint
     return {name: upstream[model] for name, model in told.models.items()}
 
@@ -123,7 +123,7 @@ def _route(
     offered: list[tuple[EndpointConfig, Endpoint]],
     hedges: Budget,
     retries: Budget,
-    queue: Queue,
+    queue: QueueLimit,
 ) -> Route:
     tiers = sorted({told.tier for told, _ in offered})
     policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
@@ -143,6 +143,6 @@ def _route(
         anyone.affinity,
         anyone.affinity_margin,
         queue,
-        Plan(),
-        Window(),
+        HedgePlan(),
+        HedgeWindow(),
     )

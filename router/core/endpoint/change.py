@@ -23,7 +23,7 @@ def surprise(tail: float) -> float:
     return min(MOST, -log(max(1e-3, 2.0 * tail))) - USUAL
 
 
-class Run:
+class ChangeDetector:
     """`add` waits; `excess` is what the run has beyond chance, and `long` whether its waits are."""
 
     __slots__ = ("_at", "count", "excess", "loads", "long", "sizes", "total")

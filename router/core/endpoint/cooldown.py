@@ -18,7 +18,7 @@ OURS_WAIT = 300.0  # seconds between two tries where a person must put right a k
 LATELY = 60.0  # seconds: one that served a call since then knows our model and path
 
 
-class Leave:
+class Cooldown:
     """`until` it is asked only where nobody else is left, `quiet_until` not even then; both are times."""
 
     __slots__ = ("_busy_wait", "_since", "because", "quiet_until", "served_at", "until")

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from router.core.endpoint.breaker import Breaker, State
-from router.core.endpoint.cooldown import Leave
+from router.core.endpoint.cooldown import Cooldown
 from router.core.endpoint.health import Health
 from router.core.endpoint.histogram import Curve
 from router.core.endpoint.latency import Latency
@@ -49,17 +49,17 @@ class Endpoint:
         "_witnesses",
         "breaker",
         "context",
+        "cooldown",
         "health",
         "hedges",
         "hot_until",
         "in_flight",
         "key",
-        "leave",
         "limit",
         "model",
         "name",
+        "simulated",
         "slots",
-        "stand_in",
         "waiting",
         "weight",
     )
@@ -69,11 +69,11 @@ class Endpoint:
     ) -> None:
         self.name, self.model, self.key, self.weight = name, model, key if key is not None else (name, model), weight
         self.slots = slots or Slots()
-        self.stand_in = False  # it only simulates: it answers where nobody else can, and never beside somebody
+        self.simulated = False  # it only simulates: it answers where nobody else can, and never beside somebody
         self.context = 0  # tokens that a prompt and its answer may have together; 0 is not said
         self._latency = {wait: Latency(prior) for wait, prior in PRIORS.items()}
         self.breaker, self.health, self.limit = Breaker(), Health(), Limit()
-        self.leave = Leave()
+        self.cooldown = Cooldown()
         self.hedges = 0  # of those that wait
         self.in_flight = 0
         self.waiting: dict[Attempt, None] = {}  # without a first token yet, oldest first
@@ -105,13 +105,13 @@ class Endpoint:
 
     def lacks_a_slot(self, now: float) -> bool:
         """And nothing else: as soon as an attempt of others ends there it may be asked."""
-        return self.full and self.health.up and now >= self.leave.until and self.breaker.allows(now)
+        return self.full and self.health.up and now >= self.cooldown.until and self.breaker.allows(now)
 
     def available(self, now: float) -> bool:
         breaker, slots = self.breaker, self.slots  # spelt out: this is asked of every endpoint for every call
         return (
             self.health.up
-            and now >= self.leave.until
+            and now >= self.cooldown.until
             and (breaker.retry_at is None or breaker.allows(now))
             and slots.used < slots.most
             and self.in_flight < self.limit.most
@@ -131,7 +131,7 @@ class Endpoint:
     @property
     def left_alone_until(self) -> float:
         """It said that it is busy, or its breaker is open; probes' word on it is another thing."""
-        return max(self.leave.until, self.breaker.retry_at or 0.0)
+        return max(self.cooldown.until, self.breaker.retry_at or 0.0)
 
     # What it would cost.
 
@@ -335,7 +335,7 @@ class Attempt(msgspec.Struct, eq=False):
             endpoint.latency(self.wait).penalise(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
             if cause in OURS:
-                endpoint.leave.refused(cause, now)
+                endpoint.cooldown.refused(cause, now)
         else:
             self._inconclusive(verdict, now)
         line = self.slots.line
@@ -349,7 +349,7 @@ class Attempt(msgspec.Struct, eq=False):
     def _served(self, now: float) -> None:
         endpoint = self.endpoint
         endpoint.health.observe(True)
-        endpoint.leave.served(self.began, now)
+        endpoint.cooldown.served(self.began, now)
         if endpoint.limit.most != inf:
             endpoint.limit.served(endpoint.in_flight + 1, now)
         if endpoint.breaker.success(now, self.began, trial=self.trial):
@@ -378,4 +378,4 @@ class Attempt(msgspec.Struct, eq=False):
         if self.cause is Cause.THROTTLED:
             endpoint.limit.throttled(endpoint.in_flight + 1, self.began, now)
         if self.cause is not Cause.THROTTLED or self.retry_after is not None or not endpoint.in_flight:
-            endpoint.leave.busy(now, self.retry_after, self.cause)
+            endpoint.cooldown.busy(now, self.retry_after, self.cause)

@@ -110,7 +110,7 @@ class Curve:
         return EDGES[i - 1] + share * (EDGES[i] - EDGES[i - 1])
 
 
-class Sketch:
+class Histogram:
     """Told of waits that ended and of those that were broken off; both weigh e^-(age / TAU)."""
 
     __slots__ = ("_at", "_cut", "_ended", "_unit", "weight")

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, inf, sqrt
 
-from router.core.endpoint.change import Run, surprise
-from router.core.endpoint.histogram import SHORTEST, Curve, Sketch, bucket
-from router.core.endpoint.regression import Fit
+from router.core.endpoint.change import ChangeDetector, surprise
+from router.core.endpoint.histogram import SHORTEST, Curve, Histogram, bucket
+from router.core.endpoint.regression import Regression
 
 PRIOR_WEIGHT = 0.25  # of one fresh observation: alone, that has drifted half way to the prior after 42 s, TAU * ln 4
 TAU = 30.0  # seconds; three requests a minute still count for something, last hour's outage does not
@@ -73,7 +73,7 @@ class Latency:
         """Back to the default prior: what was seen before an outage says little about after it."""
         self._prior, self._prior_size = self._default, 0.0
         self._total = self._sizes = self._loads = self._weight = self._at = 0.0
-        self._long_run, self._sketch, self._run = Fit(LONG_RUN_TAU), Sketch(), Run()
+        self._long_run, self._sketch, self._run = Regression(LONG_RUN_TAU), Histogram(), ChangeDetector()
         self.curve: Curve | None = None  # of the waits, for a prompt of the mean size
         self.late = 0.0  # seconds after which one that waits is unusual; where nobody knows, at once
         self.load = 0.0  # the mean of the loads under which its evidence was seen
@@ -264,7 +264,7 @@ class Latency:
         self._stand_at(seconds, size, load, weight, now)
         self._sketch.fade(KEPT)
         self._slower_at = now if run.long else -inf
-        self._run = Run()
+        self._run = ChangeDetector()
         self._draw()
 
     def _learned(self, now: float) -> None:

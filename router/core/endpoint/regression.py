@@ -15,7 +15,7 @@ REACH = 5.0  # standard deviations of the sizes seen, beyond which the line says
 STILL_SURE = 2.0  # and to be believed still, lest it come and go with every stall
 
 
-class Fit:
+class Regression:
     """Sums of y over x; `weight` fresh observations at the last one. Beyond `reach` nothing is known of x."""
 
     __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "reach", "slope", "weight")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf
 
-from router.core.endpoint.waiting_queue import Line
+from router.core.endpoint.waiting_queue import WaitingQueue
 
 
 class Slots:
@@ -13,7 +13,7 @@ class Slots:
     __slots__ = ("limit", "line", "most", "used")
 
     def __init__(self, limit: int | None = None) -> None:
-        self.used, self.line = 0, Line()
+        self.used, self.line = 0, WaitingQueue()
         self.allow(limit)
 
     def allow(self, limit: int | None, connections: float = inf) -> None:

@@ -22,7 +22,7 @@ class Slots(Protocol):
     used: int
 
     @property
-    def line(self) -> Line: ...
+    def line(self) -> WaitingQueue: ...
 
 
 class Endpoint(Protocol):
@@ -36,7 +36,7 @@ class Endpoint(Protocol):
     def full(self) -> bool: ...
 
 
-class Queue:
+class QueueLimit:
     """All calls of one model that wait: at most `most`, each for at most `longest` seconds."""
 
     __slots__ = ("longest", "most", "waiting")
@@ -45,13 +45,13 @@ class Queue:
         self.most, self.longest, self.waiting = most, longest, 0
 
 
-class Line:
+class WaitingQueue:
     """At the slots of one configured endpoint; `pace` are seconds from one call to the next, where that is known."""
 
     __slots__ = ("_called_at", "pace", "places")
 
     def __init__(self) -> None:
-        self.places: dict[Place, None] = {}
+        self.places: dict[QueueEntry, None] = {}
         self.pace: float | None = None
         self._called_at: float | None = None  # the last time, if somebody was in line since
 
@@ -66,10 +66,10 @@ class Line:
                 return True
         return False
 
-    def join(self, place: Place) -> None:
+    def join(self, place: QueueEntry) -> None:
         self.places.setdefault(place)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: QueueEntry) -> None:
         self.places.pop(place, None)
         if not self.places:
             self._called_at = None
@@ -80,18 +80,18 @@ class Line:
             place.wake()
 
 
-class Place:
+class QueueEntry:
     """One call's; `wake` is called when there is something to look at, and must not look before it returns."""
 
     __slots__ = ("_kept", "_lines", "_looked_at", "_queue", "_wanted", "joined", "wake")
 
-    def __init__(self, queue: Queue, wake: Callable[[], None], now: float) -> None:
-        self._queue: Queue | None = queue
+    def __init__(self, queue: QueueLimit, wake: Callable[[], None], now: float) -> None:
+        self._queue: QueueLimit | None = queue
         self.wake, self.joined = wake, now
         self._wanted: Collection[Endpoint] = ()
-        self._lines: list[Line] = []
+        self._lines: list[WaitingQueue] = []
         self._kept: tuple[Endpoint, Slots] | None = None
-        self._looked_at: tuple[Endpoint, Line] | None = None
+        self._looked_at: tuple[Endpoint, WaitingQueue] | None = None
         queue.waiting += 1
 
     def want(self, endpoints: Collection[Endpoint], now: float) -> None:
@@ -105,7 +105,7 @@ class Place:
         self._wanted, self._lines = endpoints, lines
         self._hand_on(now)
 
-    def offer(self, line: Line) -> bool:
+    def offer(self, line: WaitingQueue) -> bool:
         """Keep a slot of this line's for it; False where it can use none, or has one."""
         if self._kept is None:
             for endpoint in self._wanted:

@@ -13,11 +13,11 @@ from typing import Protocol
 
 import msgspec
 
-from router.core.choice.candidates import Field, Route
+from router.core.choice.candidates import Candidates, Route
 from router.core.choice.pick import least_loaded, near_ties, scan
 from router.core.choice.race import rival_after
 from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
-from router.core.explain.rows import Candidate, candidate, finite
+from router.core.explain.rows import Row, candidate, finite
 from router.core.explain.words import why_beside, why_it
 
 
@@ -49,7 +49,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     rival: str | None  # and whom, if it were late now
     price: float  # of an extra attempt, in expected waits of the rival
     budgets: Budgets
-    candidates: list[Candidate]
+    candidates: list[Row]
     left_out: int  # candidates, of very many
     why: str
 
@@ -67,7 +67,7 @@ _STILL = _Still(0)
 def explain(route: Explainable, wait: Wait, size: float | None, now: float, most: int | None = None) -> Explanation:
     """For a call of a size, or of the usual one; with at most so many candidates."""
     size = _usual_size(route, wait, now) if size is None else size
-    chosen = Field(route, wait, now, _STILL, size).next((), now, now + route.deadline)
+    chosen = Candidates(route, wait, now, _STILL, size).next((), now, now + route.deadline)
     near = _near(route, chosen.endpoint, wait, now, size)
     candidates = _candidates(route, chosen.endpoint, near, wait, size, now, most)
     left_out = len(route.policies) - len(candidates)
@@ -135,7 +135,7 @@ def _candidates(
     size: float,
     now: float,
     most: int | None,
-) -> list[Candidate]:
+) -> list[Row]:
     rows = [
         (tier, e, e.cost(wait, now, size))
         for tier, those in zip(route.numbers, route.tiers, strict=True)
@@ -170,6 +170,6 @@ def _rival(route: Route, picked: Endpoint | None, wait: Wait, size: float, now: 
     if after == inf:
         return inf, None
     late = _imagined(picked, wait, size, now - after)
-    field = Field(route, wait, late.began, _STILL, size)
+    field = Candidates(route, wait, late.began, _STILL, size)
     field.begun(picked)
     return after, field.beside(late, (late,), now)

@@ -30,7 +30,7 @@ class Server(msgspec.Struct, frozen=True):
     hot: bool
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in tokens of the prompt."""
 
     endpoint: str
@@ -72,10 +72,10 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 def candidate(
     endpoint: Endpoint, wait: Wait, size: float, now: float, *, tier: int, near: bool, hedge_after: float
-) -> Candidate:
+) -> Row:
     latency, said = endpoint.latency(wait), endpoint.server_load(now)
     out = list(_out(endpoint, now))
-    return Candidate(
+    return Row(
         endpoint=endpoint.name,
         model=endpoint.model,
         tier=tier,
@@ -127,9 +127,9 @@ def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
     breaker, slots = endpoint.breaker, endpoint.slots
     if not endpoint.health.up:
         yield "down by its probes"
-    if now < endpoint.leave.until:
-        because = f", for it said: {endpoint.leave.because.value}" if endpoint.leave.because else ""
-        yield f"left alone for {in_words(endpoint.leave.until - now)}{because}"
+    if now < endpoint.cooldown.until:
+        because = f", for it said: {endpoint.cooldown.because.value}" if endpoint.cooldown.because else ""
+        yield f"left alone for {in_words(endpoint.cooldown.until - now)}{because}"
     if breaker.state(now) is State.OPEN:
         yield f"breaker open for {in_words((breaker.retry_at or now) - now)}"
     elif not breaker.allows(now):
@@ -144,7 +144,7 @@ def _notes(endpoint: Endpoint, wait: Wait, now: float) -> Iterator[str]:
     ramp, trouble = endpoint.breaker.ramp(now), endpoint.trouble(wait, now)
     if endpoint.hot(now):
         yield HOT
-    if endpoint.stand_in:
+    if endpoint.simulated:
         yield "stand-in"
     if endpoint.untried(wait):
         yield NEWCOMER

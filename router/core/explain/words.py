@@ -10,12 +10,12 @@ from math import inf
 
 from router.core.choice.candidates import Next, Route
 from router.core.endpoint.endpoint import Endpoint
-from router.core.explain.rows import NEWCOMER, ON_TRIAL, Candidate, in_words
+from router.core.explain.rows import NEWCOMER, ON_TRIAL, Row, in_words
 
 NAMED = 3  # others, of each kind
 
 
-def why_it(chosen: Next, candidates: Sequence[Candidate], left_out: int, by_lot: bool, now: float) -> Iterator[str]:
+def why_it(chosen: Next, candidates: Sequence[Row], left_out: int, by_lot: bool, now: float) -> Iterator[str]:
     """`candidates` begin with the chosen one, if there is one, and so many are left out; `by_lot` is for one that
     others were as good as.
     """
@@ -52,7 +52,7 @@ def why_beside(route: Route, it: Endpoint, after: float, rival: Endpoint | None,
         yield f"a rival ({rival.name}) would be asked after {in_words(after)}{unpaid}"
 
 
-def _this_one(it: Candidate, others: Sequence[Candidate], by_lot: bool) -> str:
+def _this_one(it: Row, others: Sequence[Row], by_lot: bool) -> str:
     if it.out:
         return f"{it.endpoint} is out ({it.out}), but so is everybody, and then one is asked all the same"
     if NEWCOMER in it.notes:
@@ -71,14 +71,14 @@ def _this_one(it: Candidate, others: Sequence[Candidate], by_lot: bool) -> str:
     return f"{said}, the lowest of those that {' and '.join(others_are)}"
 
 
-def _what_it_is_not(cheaper: Candidate) -> str:
+def _what_it_is_not(cheaper: Row) -> str:
     """For what one that costs less is not asked."""
     if cheaper.is_hot:
         return "are not hot"
     return "have not just recovered" if cheaper.has_just_recovered else "keep nobody waiting"
 
 
-def _tiers_passed(it: Candidate, others: Sequence[Candidate]) -> Iterator[str]:
+def _tiers_passed(it: Row, others: Sequence[Row]) -> Iterator[str]:
     passed = sorted({each.tier for each in others if each.tier < it.tier})
     for tier in passed[:NAMED]:
         late = any(each.available for each in others if each.tier == tier)
@@ -87,7 +87,7 @@ def _tiers_passed(it: Candidate, others: Sequence[Candidate]) -> Iterator[str]:
         yield f"nor is anybody asked of {len(passed) - NAMED} more tiers"
 
 
-def _what_it_costs(other: Candidate, it: Candidate) -> str:
+def _what_it_costs(other: Row, it: Row) -> str:
     tier = f" (tier {other.tier})" if other.tier != it.tier else ""
     if ON_TRIAL in other.notes:
         return f"{other.endpoint}{tier} is on trial"
@@ -95,7 +95,7 @@ def _what_it_costs(other: Candidate, it: Candidate) -> str:
     return f"{other.endpoint}{tier} costs {in_words(other.cost)}{hot}"
 
 
-def _those_out(candidates: Sequence[Candidate]) -> Iterator[str]:
+def _those_out(candidates: Sequence[Row]) -> Iterator[str]:
     out = [each for each in candidates if each.out]
     yield from (f"{each.endpoint} is out: {each.out}" for each in out[:NAMED])
     if len(out) > NAMED:

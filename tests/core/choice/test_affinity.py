@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.call import Operation, parse
-from router.core.choice.affinity import BEGINNING, Sticky, key_of
+from router.core.choice.affinity import BEGINNING, Affinity, key_of
 from router.core.choice.pick import EXPLORE, pick
 from router.core.endpoint.endpoint import Endpoint
 from tests.core.helpers import Steady, T, busy, endpoint, properties
@@ -109,7 +109,7 @@ def test_what_is_no_conversation_has_no_key(messages: object) -> None:
 def test_a_key_goes_to_the_same_endpoint_which_costs_no_more_than_the_margin(
     key: bytes, costs: list[float], margin: float, seed: int
 ) -> None:
-    endpoints, sticky = named(len(costs)), Sticky(key, margin)
+    endpoints, sticky = named(len(costs)), Affinity(key, margin)
     chosen = sticky.choose(endpoints, costs, "first_token")
     assert costs[endpoints.index(chosen)] <= min(costs) + margin
     again = list(zip(named(len(costs)), costs, strict=True))  # after a restart, and in another order
@@ -120,7 +120,7 @@ def test_a_key_goes_to_the_same_endpoint_which_costs_no_more_than_the_margin(
 @properties
 @given(key=keys, costs=costs, margin=margins, gone=st.integers(0, 7))
 def test_nobody_elses_going_moves_it(key: bytes, costs: list[float], margin: float, gone: int) -> None:
-    endpoints, sticky = named(len(costs)), Sticky(key, margin)
+    endpoints, sticky = named(len(costs)), Affinity(key, margin)
     chosen = sticky.choose(endpoints, costs, "first_token")
     left = [
         (e, cost)
@@ -133,7 +133,7 @@ def test_nobody_elses_going_moves_it(key: bytes, costs: list[float], margin: flo
 @properties
 @given(key=keys, cost=st.floats(0.01, 10.0), margin=margins)
 def test_it_comes_back_when_its_endpoint_does(key: bytes, cost: float, margin: float) -> None:
-    endpoints, sticky = named(3), Sticky(key, margin)
+    endpoints, sticky = named(3), Affinity(key, margin)
     own = sticky.choose(endpoints, [cost] * 3, "first_token")
     late = [cost + 2.0 * margin + 1.0 if e is own else cost for e in endpoints]
     assert sticky.choose(endpoints, late, "first_token") is not own
@@ -144,7 +144,7 @@ def test_keys_are_spread_by_weight() -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 5.0}
     endpoints = [endpoint(name, weight=weight) for name, weight in weights.items()]
     drawn = Counter(
-        Sticky(b"%d" % number, 0.5).choose(endpoints, [1.0, 1.2, 0.9], "first_token").name for number in range(20_000)
+        Affinity(b"%d" % number, 0.5).choose(endpoints, [1.0, 1.2, 0.9], "first_token").name for number in range(20_000)
     )
     for name, weight in weights.items():
         assert drawn[name] / 20_000 == pytest.approx(weight / 8.0, abs=0.015)
@@ -152,32 +152,32 @@ def test_keys_are_spread_by_weight() -> None:
 
 def test_where_one_goes_its_conversations_are_spread_over_the_others() -> None:
     endpoints = named(4)
-    whose = {n: Sticky(b"%d" % n, 0.0).choose(endpoints, [1.0] * 4, "first_token").name for n in range(8000)}
+    whose = {n: Affinity(b"%d" % n, 0.0).choose(endpoints, [1.0] * 4, "first_token").name for n in range(8000)}
     left = [n for n, name in whose.items() if name == "0"]
-    drawn = Counter(Sticky(b"%d" % n, 0.0).choose(endpoints[1:], [1.0] * 3, "first_token").name for n in left)
+    drawn = Counter(Affinity(b"%d" % n, 0.0).choose(endpoints[1:], [1.0] * 3, "first_token").name for n in left)
     for name in ("1", "2", "3"):
         assert drawn[name] / len(left) == pytest.approx(1 / 3, abs=0.05)
 
 
 def test_every_router_draws_alike() -> None:
-    drawn = "".join(Sticky(b"%d" % n, 1.0).choose(named(3), [1.0] * 3, "first_token").name for n in range(12))
+    drawn = "".join(Affinity(b"%d" % n, 1.0).choose(named(3), [1.0] * 3, "first_token").name for n in range(12))
     assert drawn == "220000102122"
 
 
 def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
     known, new = endpoint("known", 0.1), endpoint("new", None)
-    drawn = Counter(Sticky(b"%d" % n, 0.0).choose([known, new], [0.1, 1.0], "first_token").name for n in range(1000))
+    drawn = Counter(Affinity(b"%d" % n, 0.0).choose([known, new], [0.1, 1.0], "first_token").name for n in range(1000))
     assert drawn["new"] == pytest.approx(500, abs=60)
     new.begin(T)
     costs = [each.cost("first_token", T) for each in (known, new)]
-    assert all(Sticky(b"%d" % n, 0.0).choose([known, new], costs, "first_token") is known for n in range(100))
+    assert all(Affinity(b"%d" % n, 0.0).choose([known, new], costs, "first_token") is known for n in range(100))
 
 
 # Among those that may be asked.
 
 
 def test_one_that_may_not_be_asked_is_not_drawn_and_one_call_in_a_hundred_is_free() -> None:
-    endpoints, rng, sticky = named(3), Random(7), Sticky(b"key", 0.5)
+    endpoints, rng, sticky = named(3), Random(7), Affinity(b"key", 0.5)
     own = pick(endpoints, "first_token", T, Steady(), sticky=sticky)
     assert own is not None
     drawn = Counter(pick(endpoints, "first_token", T, rng, sticky=sticky) for _ in range(20_000))

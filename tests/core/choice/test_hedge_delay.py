@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.choice.hedge_delay import DEAREST, SCARCE, WORTH, delay, parts, price
-from router.core.endpoint.histogram import LONGEST, Curve, Sketch, bucket
+from router.core.endpoint.histogram import LONGEST, Curve, Histogram, bucket
 from tests.core.helpers import T, properties
 
 LIGHT = 0.3  # sigma of a lognormal around half a second, of which one in a thousand takes 1.26 s
@@ -30,7 +30,7 @@ Law = tuple[float, float, float, float]
 @cache
 def curve(median: float = 0.5, sigma: float = LIGHT, stalls: float = 0.0, stall: float = 15.0) -> Curve:
     """Of waits of which a share stalls, for about so long."""
-    rng, sketch = Random(1), Sketch()
+    rng, sketch = Random(1), Histogram()
     for _ in range(3000):
         stalled = rng.random() < stalls
         wait = stall * rng.uniform(0.7, 1.3) if stalled else median * exp(rng.gauss(0.0, sigma))

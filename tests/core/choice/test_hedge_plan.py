@@ -10,7 +10,7 @@ import pytest
 
 from router.core.choice.budget import Budget
 from router.core.choice.hedge_delay import price
-from router.core.choice.hedge_plan import LATE_SHARE, MOST, WAITS, Plan
+from router.core.choice.hedge_plan import LATE_SHARE, MOST, WAITS, HedgePlan
 from router.core.endpoint.endpoint import LATE, MIN_HEDGE, Endpoint
 from tests.core.helpers import T, endpoint, learn, trip
 
@@ -27,8 +27,8 @@ def stalling(name: str, median: float = 0.5, stalls: float = STALLS, seed: int =
     return made
 
 
-def planned(*tiers: Sequence[Endpoint], budget: Budget | None = None, times: int = 1) -> Plan:
-    plan = Plan()
+def planned(*tiers: Sequence[Endpoint], budget: Budget | None = None, times: int = 1) -> HedgePlan:
+    plan = HedgePlan()
     for _ in range(times):
         plan.renew(tiers, budget or Budget(), T)
     return plan
@@ -56,7 +56,7 @@ def test_one_that_stalls_is_late_just_past_what_it_takes_where_it_does_not() -> 
 def test_where_nobody_could_be_asked_when_it_was_reckoned_it_is_late_as_without_a_plan() -> None:
     a, b, c = stalling("a"), stalling("b", seed=2), stalling("c", seed=3)
     trip(b)
-    c.stand_in = True
+    c.simulated = True
     late = LATE * a.latency("first_token").expected(0.0, T)
     for plan in (planned([a]), planned([a, b, c]), planned([a], [b], [c])):
         assert plan.delay(a, "first_token", 0.0, T) == late
@@ -78,7 +78,7 @@ def test_the_longer_the_prompt_the_later() -> None:
         size = rng.choice((100.0, 5000.0))
         wait = 15.0 if rng.random() < STALLS else 0.4 * exp(rng.gauss(0.0, 0.2))
         a.latency("first_token").observe(wait + 1e-3 * size, T + 0.01 * i, size)
-    now, plan = T + 4.0, Plan()
+    now, plan = T + 4.0, HedgePlan()
     plan.renew([[a, b]], Budget(), now)
     short, long = (plan.delay(a, "first_token", size, now) for size in (100.0, 5000.0))
     assert long - short == pytest.approx(4.9, rel=0.3)
@@ -105,7 +105,7 @@ def test_where_there_are_very_many_each_has_its_turn(many: int) -> None:
         for each in few:
             learn(each, *[0.5] * 20, wait=wait)
     plan = planned(few, times=-(-many // MOST))
-    unplanned = [e for e in few for wait in WAITS if plan.delay(e, wait, 0.0, T) == Plan().delay(e, wait, 0.0, T)]
+    unplanned = [e for e in few for wait in WAITS if plan.delay(e, wait, 0.0, T) == HedgePlan().delay(e, wait, 0.0, T)]
     assert not unplanned
 
 

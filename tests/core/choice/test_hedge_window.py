@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from router.core.choice.hedge_window import FEWEST, FOR_EACH, TAU, Window
+from router.core.choice.hedge_window import FEWEST, FOR_EACH, TAU, HedgeWindow
 from tests.core.helpers import T
 
 
 def test_few_may_wait_where_none_has_won() -> None:
-    assert Window().size(T) == FEWEST
+    assert HedgeWindow().size(T) == FEWEST
 
 
 def test_each_that_wins_makes_room_for_more_and_after_a_while_for_none() -> None:
-    window = Window()
+    window = HedgeWindow()
     for _ in range(3):
         window.won(T)
     assert window.size(T) == FEWEST + 3 * FOR_EACH
@@ -19,7 +19,7 @@ def test_each_that_wins_makes_room_for_more_and_after_a_while_for_none() -> None
 
 
 def test_whoever_waits_at_a_frozen_endpoint_is_elsewhere_within_some_rounds() -> None:
-    window, stuck, rounds = Window(), 200.0, 0
+    window, stuck, rounds = HedgeWindow(), 200.0, 0
     while stuck > 0:  # all that may wait are asked, and win half a second later
         now = T + rounds * 0.5
         hedged = int(window.size(now))

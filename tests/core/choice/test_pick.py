@@ -173,7 +173,7 @@ def test_each_kind_of_wait_has_costs_of_its_own() -> None:
 @given(endpoints=groups)
 def test_the_least_bad_is_never_full_and_is_one_wherever_any_is_not(endpoints: list[Endpoint]) -> None:
     chosen = least_bad(endpoints, T)
-    allowed = [e for e in endpoints if not e.full and e.leave.quiet_until <= T]
+    allowed = [e for e in endpoints if not e.full and e.cooldown.quiet_until <= T]
     assert chosen in allowed if allowed else chosen is None
     if chosen is not None:
         assert chosen.recovers_at(T) == min(e.recovers_at(T) for e in allowed)

@@ -9,17 +9,17 @@ from random import Random
 
 import pytest
 
-from router.core.choice.affinity import Sticky
+from router.core.choice.affinity import Affinity
 from router.core.choice.budget import RESERVE, Budget
 from router.core.choice.candidates import HOLD, PAUSE, RECHECK
-from router.core.choice.hedge_plan import Plan
-from router.core.choice.hedge_window import FEWEST, Window
+from router.core.choice.hedge_plan import HedgePlan
+from router.core.choice.hedge_window import FEWEST, HedgeWindow
 from router.core.choice.race import MAX_ATTEMPTS, Race
 from router.core.endpoint.breaker import FIRST_WAIT, State
 from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
 from router.core.endpoint.latency import SETTLES
 from router.core.endpoint.server_load import ServerLoad
-from router.core.endpoint.waiting_queue import Queue
+from router.core.endpoint.waiting_queue import QueueLimit
 from router.core.verdict import Verdict
 from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, learn, trip
 
@@ -35,9 +35,9 @@ class Way:
     patience: float = 0.0
     hedges: Budget = field(default_factory=Budget)
     retries: Budget = field(default_factory=Budget)
-    queue: Queue = field(default_factory=Queue)
-    plan: Plan = field(default_factory=Plan)
-    window: Window = field(default_factory=Window)
+    queue: QueueLimit = field(default_factory=QueueLimit)
+    plan: HedgePlan = field(default_factory=HedgePlan)
+    window: HedgeWindow = field(default_factory=HedgeWindow)
 
     @property
     def numbers(self) -> Sequence[int]:
@@ -158,7 +158,7 @@ def test_where_nobody_says_how_large_his_context_is_another_tier_is_asked_but_no
     alike.at(0)
     assert not alike.race.longer(alike.attempts["a"], T + 1)
     call = Call([a, b], [c], [made_up := endpoint("d")])
-    made_up.stand_in = True
+    made_up.simulated = True
     call.at(0)
     assert too_long(call, "a", 1) == ["retry c"]
     assert not call.race.longer(call.attempts["c"], T + 2)
@@ -269,12 +269,12 @@ def test_under_auto_few_hedges_wait_at_once_and_more_when_they_win() -> None:
 
 
 def test_a_conversation_that_stays_with_its_cache_gets_a_rival_only_when_it_is_late_there() -> None:
-    own, quicker, plan = endpoint("own", 0.4), endpoint("quicker", 0.1), Plan()
+    own, quicker, plan = endpoint("own", 0.4), endpoint("quicker", 0.1), HedgePlan()
     plan.renew([[own, quicker]], Budget(), T)
     for conversation in range(100):  # until one's lot falls on it
         call = Call([own, quicker], rules=Rules(hedge="auto"))
         call.way.plan = plan
-        call.race.stick(Sticky(b"%d" % conversation, margin=0.5))
+        call.race.stick(Affinity(b"%d" % conversation, margin=0.5))
         if call.at(0.0) == ["first own"]:
             break
         call.race.abandon(T)
@@ -592,7 +592,7 @@ def test_an_answer_gets_no_rival_where_hedging_is_off() -> None:
 
 def test_a_stand_in_is_no_rival_of_one_that_is_at_work_but_of_another_stand_in_and_of_nobody() -> None:
     real, first, second = endpoint("real"), endpoint("stand-in"), endpoint("other stand-in")
-    first.stand_in = second.stand_in = True
+    first.simulated = second.simulated = True
     call = Call([real], [first], rules=Rules(hedge=1.0))
     call.at(0.0)
     assert call.at(59.0) == []
@@ -728,7 +728,7 @@ class AnyCall:
         rules = some_rules(rng)
         policies = {e: replace(rules, deadline=some_rules(rng).deadline) for e in self.endpoints}
         reserves = [Budget(rng.choice([0.0, 1.0, RESERVE])) for _ in range(2)]
-        queue = Queue(rng.choice([0, 5]), rng.choice([0.5, 10.0]))
+        queue = QueueLimit(rng.choice([0, 5]), rng.choice([0.5, 10.0]))
         self.way = Way(
             [t for t in tiers if t], policies, rng.choice([0.0, 0.0, 1.0, 5.0]), reserves[0], reserves[1], queue
         )

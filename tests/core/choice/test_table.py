@@ -10,7 +10,7 @@ import pytest
 from router import config
 from router.core.choice.table import Table, rebuild
 from router.core.endpoint.endpoint import Endpoint
-from router.core.endpoint.waiting_queue import Place
+from router.core.endpoint.waiting_queue import QueueEntry
 from router.core.verdict import Verdict
 from tests.core.helpers import T, trip
 
@@ -218,7 +218,7 @@ def test_those_in_line_stay_in_it_and_look_again_for_there_may_be_more_room() ->
     old = table(entry("a", concurrency=1))
     endpoint, queue, woken = named(old, "a"), old.routes["chat"].queue, list[float]()
     running = endpoint.begin(T)
-    place = Place(queue, lambda: woken.append(T), T)
+    place = QueueEntry(queue, lambda: woken.append(T), T)
     place.want([endpoint], T)
     new = table(entry("a", concurrency=2), rest="defaults: {queue: 7, queue_wait: 3s}", old=old)
     assert woken == [T]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.change import ALARM, FADES, MOST, USUAL, Run, surprise
+from router.core.endpoint.change import ALARM, FADES, MOST, USUAL, ChangeDetector, surprise
 from tests.core.helpers import T, properties
 
 tails = st.one_of(st.floats(0.0, 1.0), st.floats(0.0, 0.01), st.floats(0.99, 1.0))
@@ -20,8 +20,8 @@ SIGMA = 0.4
 TAIL = NormalDist()
 
 
-def after(told: list[tuple[float, float]]) -> tuple[Run, float]:
-    run, now = Run(), T
+def after(told: list[tuple[float, float]]) -> tuple[ChangeDetector, float]:
+    run, now = ChangeDetector(), T
     for gap, tail in told:
         now += gap
         run.add(tail, 1.0, 0.0, 0.0, now)
@@ -35,7 +35,7 @@ def tail(seconds: float) -> float:
 
 def waits_until_alarm(rng: Random, times: float, most: int) -> int:
     """Of waits that all take so many times as long as they did."""
-    run = Run()
+    run = ChangeDetector()
     for count in range(1, most + 1):
         seconds = times * exp(rng.gauss(0.0, SIGMA))
         if run.add(tail(seconds), seconds, 0.0, 0.0, T + count):
@@ -44,10 +44,10 @@ def waits_until_alarm(rng: Random, times: float, most: int) -> int:
 
 
 def test_steady_waits_hardly_ever_raise_an_alarm() -> None:
-    rng, alarms, run = Random(1), 0, Run()
+    rng, alarms, run = Random(1), 0, ChangeDetector()
     for count in range(20_000):
         if run.add(tail(exp(rng.gauss(0.0, SIGMA))), 1.0, 0.0, 0.0, T + count):
-            alarms, run = alarms + 1, Run()
+            alarms, run = alarms + 1, ChangeDetector()
     assert alarms <= 2  # one in some 50,000
 
 
@@ -59,7 +59,7 @@ def test_a_change_of_all_waits_is_noticed_within_some(times: float, within: int)
 
 
 def test_one_wait_alone_is_no_alarm_however_long_and_three_are() -> None:
-    run = Run()
+    run = ChangeDetector()
     assert not run.add(0.0, 1e3, 0.0, 0.0, T)
     assert run.excess == MOST - USUAL < ALARM
     assert not run.add(0.0, 1e3, 0.0, 0.0, T)
@@ -103,7 +103,7 @@ def test_of_two_equal_ones_the_one_told_the_longer_wait_is_in_no_less_trouble(
 
 
 def test_a_stall_that_is_usual_says_little_and_one_beyond_all_that_was_seen_says_much() -> None:
-    usual, never = Run(), Run()
+    usual, never = ChangeDetector(), ChangeDetector()
     usual.add(0.025, 12.0, 0.0, 0.0, T)  # the middle one of five in a hundred
     never.add(0.0005, 12.0, 0.0, 0.0, T)
     assert usual.trouble(T) < 0.1

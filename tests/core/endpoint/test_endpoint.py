@@ -196,7 +196,7 @@ def test_what_is_served_raises_health_and_what_fails_does_not_lower_it() -> None
     assert not subject.available(T)
     subject.begin(T).end(Verdict.SERVED, T + 1.0)
     assert subject.available(T + 1.0)
-    assert subject.leave.served_at == T + 1.0
+    assert subject.cooldown.served_at == T + 1.0
     for _ in range(2):
         subject.begin(T).end(Verdict.FAULT, T + 1.0)
     assert subject.health.up
@@ -333,7 +333,7 @@ def test_one_that_is_throttled_though_nothing_else_runs_is_out_for_a_moment() ->
     named = endpoint()
     named.begin(T)
     ends(named, Cause.THROTTLED, retry_after=7.0)
-    assert named.leave.until == named.leave.quiet_until == T + 7.0
+    assert named.cooldown.until == named.cooldown.quiet_until == T + 7.0
 
 
 def test_an_overload_is_not_for_its_callers_to_spare() -> None:
@@ -383,7 +383,7 @@ def test_two_models_of_one_entry_have_a_learned_limit_each() -> None:
 def test_a_used_up_quota_is_out_until_its_own_time_even_as_the_last_one() -> None:
     subject = endpoint()
     ends(subject, Cause.QUOTA, retry_after=5 * 3600.0)
-    assert subject.leave.until == subject.leave.quiet_until == T + 5 * 3600.0
+    assert subject.cooldown.until == subject.cooldown.quiet_until == T + 5 * 3600.0
     assert not subject.available(T + 5 * 3600.0 - 1)
     assert subject.available(T + 5 * 3600.0)
 
@@ -392,8 +392,8 @@ def test_a_used_up_quota_is_out_until_its_own_time_even_as_the_last_one() -> Non
 def test_what_a_person_must_put_right_is_tried_every_five_minutes(cause: Cause) -> None:
     subject = endpoint()
     ends(subject, cause)
-    assert subject.leave.until == T + OURS_WAIT
-    assert subject.leave.quiet_until == 0.0  # the last one is asked all the same
+    assert subject.cooldown.until == T + OURS_WAIT
+    assert subject.cooldown.quiet_until == 0.0  # the last one is asked all the same
     assert subject.available(T + OURS_WAIT)
 
 
@@ -403,7 +403,7 @@ def test_one_that_serves_as_the_last_one_is_back() -> None:
     ends(subject, Cause.DENIED, T + 1)
     before.end(Verdict.SERVED, T + 2)  # which says nothing of a key that is refused since
     assert not subject.available(T + 2)
-    assert subject.leave.because is Cause.DENIED
+    assert subject.cooldown.because is Cause.DENIED
     subject.begin(T + 3).end(Verdict.SERVED, T + 4)
     assert subject.available(T + 4)
 
@@ -430,7 +430,7 @@ def test_a_request_that_is_its_own_fault_leaves_no_trace(cause: Cause) -> None:
     assert subject.available(now)
     assert subject.sound(now)
     assert subject.cost("first_token", now) == untouched.cost("first_token", now)
-    assert (subject.most, subject.leave.until, subject.breaker.failures_in_a_row) == (inf, 0.0, 0)
+    assert (subject.most, subject.cooldown.until, subject.breaker.failures_in_a_row) == (inf, 0.0, 0)
     assert subject.health.up
 
 

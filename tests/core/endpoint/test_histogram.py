@@ -12,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.histogram import BUCKETS, EDGES, ENOUGH, GROWTH, LONGEST, SHORTEST, TAU, Curve, Sketch, bucket
+from router.core.endpoint.histogram import (
+    BUCKETS,
+    EDGES,
+    ENOUGH,
+    GROWTH,
+    LONGEST,
+    SHORTEST,
+    TAU,
+    Curve,
+    Histogram,
+    bucket,
+)
 from tests.core.helpers import T, properties
 
 NOISE = 1e-9
@@ -23,9 +34,9 @@ gaps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 60.0, 4000.0, 1e7])
 lives = st.lists(st.tuples(gaps, waits, st.booleans()), max_size=60)
 
 
-def told(*waits: tuple[float, float, bool], now: float = T) -> tuple[Sketch, float]:
+def told(*waits: tuple[float, float, bool], now: float = T) -> tuple[Histogram, float]:
     """Of waits, each after a gap, that ended or were broken off."""
-    sketch = Sketch()
+    sketch = Histogram()
     for gap, seconds, ended in waits:
         now += gap
         (sketch.ended if ended else sketch.cut)(bucket(seconds), now)
@@ -200,7 +211,7 @@ def test_there_is_no_curve_before_there_is_enough_nor_of_what_is_long_ago() -> N
 @pytest.mark.parametrize("now", [0.0, 1e3, 1e9])
 def test_it_does_not_wear_out(now: float) -> None:
     """Weights grow beside those that fade, and are weighed anew before they are too large for a float."""
-    rng, sketch = Random(1), Sketch()
+    rng, sketch = Random(1), Histogram()
     for _ in range(50_000):
         now += rng.choice((0.0, 0.05, 0.05, 2.0))
         sketch.ended(bucket(0.5 * exp(rng.gauss(0.0, 0.3))), now)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.regression import ENOUGH, Fit
+from router.core.endpoint.regression import ENOUGH, Regression
 from tests.core.helpers import T, properties
 
 TAU = 600.0
@@ -20,8 +20,8 @@ sizes = st.one_of(st.floats(0.0, 1e7), st.sampled_from([0.0, 1e6, 1e6 + 1.0, 1e7
 gaps = st.sampled_from([0.0, 0.1, 10.0, 1e4, 1e9])
 
 
-def fitted(slope: float, noise: float, seed: int, count: int = 300, stalls: float = 0.0) -> Fit:
-    rng, fit, now = Random(seed), Fit(TAU), T
+def fitted(slope: float, noise: float, seed: int, count: int = 300, stalls: float = 0.0) -> Regression:
+    rng, fit, now = Random(seed), Regression(TAU), T
     for _ in range(count):
         now += 0.5
         size = min(30000.0, rng.lognormvariate(7.0, 1.2))
@@ -56,7 +56,7 @@ def test_none_is_below_nothing() -> None:
 def test_whatever_it_is_told_the_slope_is_a_slope_and_the_means_are_means(
     told: list[tuple[float, float, float]],
 ) -> None:
-    fit, now = Fit(TAU), T
+    fit, now = Regression(TAU), T
     for gap, size, value in told:
         now += gap
         fit.add(size, value, now)
@@ -70,14 +70,14 @@ def test_whatever_it_is_told_the_slope_is_a_slope_and_the_means_are_means(
 
 @pytest.mark.parametrize("sizes", [(1e6, 1e6), (1e6, 1e6 + 1.0), (1e7, 1e7), (0.0, 0.0), (1e7, 1e7 + 1e-3)])
 def test_sizes_that_are_all_the_same_or_nearly_say_nothing_of_it(sizes: tuple[float, float]) -> None:
-    rng, fit = Random(1), Fit(TAU)
+    rng, fit = Random(1), Regression(TAU)
     for i in range(5000):
         fit.add(sizes[i % 2], 0.4 * rng.lognormvariate(0.0, 0.3), T + 0.1 * i)
     assert fit.slope < 1e-6
 
 
 def test_a_line_without_noise_is_found_far_from_zero() -> None:
-    fit = Fit(TAU)
+    fit = Regression(TAU)
     for i in range(200):
         size = 1e6 + 1000.0 * (i % 7)
         fit.add(size, SLOPE * size, 1e9 + i)
@@ -85,7 +85,7 @@ def test_a_line_without_noise_is_found_far_from_zero() -> None:
 
 
 def test_it_is_not_believed_before_there_is_enough_and_is_kept_while_there_is_too_little_again() -> None:
-    fit = Fit(TAU)
+    fit = Regression(TAU)
     for i in range(int(ENOUGH) - 1):
         fit.add(1000.0 * i, SLOPE * 1000.0 * i, T)
     assert fit.slope == 0.0
@@ -105,7 +105,7 @@ def test_what_no_longer_holds_is_unlearned() -> None:
 
 
 def test_one_prompt_that_is_far_longer_than_all_others_does_not_make_the_line() -> None:
-    rng, fit = Random(1), Fit(TAU)
+    rng, fit = Random(1), Regression(TAU)
     for i in range(400):
         size = rng.uniform(100.0, 4000.0)
         fit.add(size, 0.1 + SLOPE * size + rng.gauss(0.0, 0.02), T + i)
@@ -115,7 +115,7 @@ def test_one_prompt_that_is_far_longer_than_all_others_does_not_make_the_line() 
 
 def test_sizes_that_hardly_differ_say_nothing_of_others() -> None:
     for seed in range(100):
-        rng, fit = Random(seed), Fit(TAU)
+        rng, fit = Random(seed), Regression(TAU)
         for i in range(100):
             fit.add(rng.choice([20.0, 21.0]), rng.lognormvariate(-1.0, 0.5), T + i)
         assert fit.slope * (min(10_000.0, fit.reach) - 20.5) < 1.0

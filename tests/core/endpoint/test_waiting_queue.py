@@ -8,7 +8,7 @@ import pytest
 
 from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.endpoint.slots import Slots
-from router.core.endpoint.waiting_queue import SMOOTH, Line, Place, Queue, expected
+from router.core.endpoint.waiting_queue import SMOOTH, QueueEntry, QueueLimit, WaitingQueue, expected
 from router.core.verdict import Verdict
 from tests.core.helpers import T
 
@@ -16,9 +16,9 @@ from tests.core.helpers import T
 class Caller:
     """One call in line; `calls` are the times that it was called, and `takes` one of its endpoints if it can."""
 
-    def __init__(self, queue: Queue, *endpoints: Endpoint) -> None:
+    def __init__(self, queue: QueueLimit, *endpoints: Endpoint) -> None:
         self.endpoints, self.called, self.attempt = endpoints, 0, None
-        self.place = Place(queue, self.wake, T)
+        self.place = QueueEntry(queue, self.wake, T)
         self.place.want(endpoints, T)
 
     attempt: Attempt | None
@@ -41,7 +41,7 @@ def one(slots: Slots | None = None, name: str = "a") -> tuple[Endpoint, Attempt]
 
 def test_the_first_is_called_and_the_slot_is_kept_until_he_has_looked() -> None:
     endpoint, running = one()
-    queue = Queue(10, 10.0)
+    queue = QueueLimit(10, 10.0)
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
     running.end(Verdict.SERVED, T)
     assert (first.called, second.called) == (1, 0)
@@ -57,7 +57,7 @@ def test_the_first_is_called_and_the_slot_is_kept_until_he_has_looked() -> None:
 @pytest.mark.parametrize("looks", [True, False])
 def test_who_leaves_instead_hands_the_slot_on(looks: bool) -> None:
     endpoint, running = one()
-    queue = Queue()
+    queue = QueueLimit()
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
     running.end(Verdict.SERVED, T)
     if looks:
@@ -71,7 +71,7 @@ def test_who_leaves_instead_hands_the_slot_on(looks: bool) -> None:
 
 def test_who_can_not_use_what_is_free_hands_it_on_and_goes_on_waiting_for_the_rest() -> None:
     (a, at_a), (b, _) = one(name="a"), one(name="b")
-    queue = Queue()
+    queue = QueueLimit()
     picky, second = Caller(queue, a, b), Caller(queue, a)
     at_a.end(Verdict.SERVED, T)
     picky.place.look()
@@ -83,7 +83,7 @@ def test_who_can_not_use_what_is_free_hands_it_on_and_goes_on_waiting_for_the_re
 
 def test_who_is_called_already_is_passed_over() -> None:
     (a, at_a), (b, at_b) = one(name="a"), one(name="b")
-    queue = Queue()
+    queue = QueueLimit()
     first, second = Caller(queue, a, b), Caller(queue, a, b)
     at_a.end(Verdict.SERVED, T)
     at_b.end(Verdict.SERVED, T)
@@ -93,7 +93,7 @@ def test_who_is_called_already_is_passed_over() -> None:
 def test_models_that_share_slots_share_the_line() -> None:
     slots = Slots(1)
     (chat, running), code = one(slots, "chat"), Endpoint("code", slots=slots)
-    caller = Caller(Queue(), code)
+    caller = Caller(QueueLimit(), code)
     running.end(Verdict.SERVED, T)
     assert caller.called == 1
     caller.takes(code)
@@ -105,7 +105,7 @@ def test_a_limit_that_grows_calls_as_many_as_it_has_grown_by() -> None:
     running = [endpoint.begin(T) for _ in range(4)]
     endpoint.begin(T).end(Verdict.BUSY, T)
     endpoint.limit.most = 4.0
-    callers = [Caller(Queue(), endpoint) for _ in range(5)]
+    callers = [Caller(QueueLimit(), endpoint) for _ in range(5)]
     endpoint.limit.most = 6.0
     running[0].end(Verdict.SERVED, T)
     assert [caller.called for caller in callers] == [1, 1, 1, 0, 0]
@@ -113,7 +113,7 @@ def test_a_limit_that_grows_calls_as_many_as_it_has_grown_by() -> None:
 
 def test_what_is_expected_is_the_pace_of_all_lines_together() -> None:
     (a, at_a), (b, at_b) = one(name="a"), one(name="b")
-    queue = Queue()
+    queue = QueueLimit()
     assert expected([a, b]) == 0.0
     callers = [Caller(queue, a, b) for _ in range(9)]
     attempts: list[Attempt] = [at_a, at_b]
@@ -132,7 +132,7 @@ def test_a_pace_follows_what_happens_and_not_the_time_that_nobody_was_in_line() 
     endpoint, running = one()
     for idle, took in ((0.0, 3.0), (1000.0, 5.0)):
         began = running.began + idle
-        callers = [Caller(Queue(), endpoint) for _ in range(2)]
+        callers = [Caller(QueueLimit(), endpoint) for _ in range(2)]
         for at, caller in zip((began, began + took), callers, strict=True):
             running.end(Verdict.SERVED, at)
             caller.takes(endpoint, at)
@@ -148,7 +148,7 @@ def test_whatever_happens_nothing_stays_kept() -> None:
         endpoints = [Endpoint(str(i), slots=rng.choice(slots)) for i in range(5)]
         for endpoint in endpoints:
             endpoint.limit.most = rng.choice([1.0, 2.0, 3.0])
-        queue, callers, running = Queue(), list[Caller](), list[Attempt]()
+        queue, callers, running = QueueLimit(), list[Caller](), list[Attempt]()
         for _ in range(200):
             what, endpoint = rng.randrange(5), rng.choice(endpoints)
             if what == 0 and not endpoint.full:
@@ -185,7 +185,7 @@ def test_whatever_happens_nothing_stays_kept() -> None:
 
 def test_all_are_woken_when_an_endpoint_becomes_another() -> None:
     endpoint, _ = one()
-    callers = [Caller(Queue(), endpoint) for _ in range(3)]
+    callers = [Caller(QueueLimit(), endpoint) for _ in range(3)]
     endpoint.slots.line.wake_all()
     assert [caller.called for caller in callers] == [1, 1, 1]
-    assert isinstance(endpoint.slots.line, Line)
+    assert isinstance(endpoint.slots.line, WaitingQueue)
