@@ -21,7 +21,7 @@ from router.core.choice.pick import pick
 from router.core.choice.race import Race
 from router.core.choice.table import Route, rebuild
 from router.core.endpoint.endpoint import Endpoint
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 
 ENDPOINTS = (1, 2, 10, 100, 1000)
 SEEN = 100  # waits, of each endpoint
@@ -59,7 +59,7 @@ class Decision:
         assert race.wake_at > self.now
         self.now += self.wait(attempt.endpoint)
         race.commit(attempt, self.now)
-        attempt.end(Verdict.SERVED, self.now)
+        attempt.end(Outcome(Verdict.SERVED), self.now)
         self.waiting[0].began = self.now - AGE * self.rng.random()
         self.waiting.rotate()
 

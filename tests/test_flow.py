@@ -46,6 +46,7 @@ from tests.support.endpoints import (
     sse,
     streams,
 )
+from tests.support.outcomes import outcome_of
 from tests.support.player import EMBEDDINGS
 
 
@@ -172,7 +173,7 @@ def test_a_hedge_that_wins_ends_the_wait() -> None:
     assert play["a"].wires[0].closed_at == 2.3  # in the same instant: that is what stops it from generating
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
     late, quick = call.record.attempts
-    assert (late.ended, late.first_token_at, late.reason) == (2.3, None, "another was first")
+    assert (late.ended, late.first_token_at, outcome_of(late).reason) == (2.3, None, "another attempt was first")
     assert (quick.began, quick.first_token_at) == (2.0, 2.3)
 
 
@@ -1049,7 +1050,7 @@ def test_a_silent_endpoint_is_given_up_where_a_later_tier_can_take_over() -> Non
     assert play["b"].asked_at == [4.0]
     assert call.first_token_at == 4.3
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "retry", Verdict.SERVED)]
-    assert call.record.attempts[0].reason == "no first token in time"
+    assert outcome_of(call.record.attempts[0]).reason == "no first token in time"
 
 
 def test_the_last_live_attempt_keeps_the_whole_deadline() -> None:
@@ -1846,7 +1847,7 @@ def test_an_answer_says_what_was_asked_of_whom() -> None:
         0.0,
         0.1,
     )
-    assert (line.verdict, line.reason) == (Verdict.FAULT, "status 500")
+    assert (line.verdict, outcome_of(line).reason) == (Verdict.FAULT, "status 500")
     assert json.loads(json.dumps(call.headers))["x-router-attempts"] == "2"
 
 

@@ -45,6 +45,7 @@ from tests.support.endpoints import (
     sends,
     sse,
 )
+from tests.support.outcomes import outcome_of
 from tests.support.player import CHAT, EMBEDDINGS
 
 SEEDS, BATCH = 1000, 25
@@ -292,7 +293,9 @@ def assert_in_order(call: ScriptedClient, player: Player) -> None:
     assert sum(attempt.verdict is Verdict.SERVED for attempt in record.attempts) <= 1
     for attempt in record.attempts:
         assert attempt.ended is not None
-        assert attempt.reason != "no first token in time" or attempt.ended > attempt.began, "given up before it ran"
+        assert outcome_of(attempt).reason != "no first token in time" or attempt.ended > attempt.began, (
+            "given up before it ran"
+        )
     had_tokens = [attempt.endpoint.name for attempt in record.attempts if attempt.first_token_at is not None]
     rescued = "rescue" in roles
     assert had_tokens[-1:] == ([record.endpoint] if record.first_token is not None else [])

@@ -17,6 +17,7 @@ from router.dialects import DIALECTS, zhipu
 from router.dialects.base import MAX_QUOTA_WAIT, QUOTA_WAIT
 from router.upstream.exchange import Exchange, Headers
 from tests.support.endpoints import COMMENT, DONE, JSON, SSE, event, sse
+from tests.support.outcomes import outcome_of
 
 A = Cause
 LONG = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens. Please reduce it."
@@ -135,7 +136,7 @@ def in_a_stream(said: Any) -> Any:
 @pytest.mark.parametrize(("who", "kind", "status", "said", "cause", "_untold"), SAMPLES, ids=IDS)
 def test_as_a_status_and_body(who: str, kind: str, status: int, said: Any, cause: Cause, _untold: Cause) -> None:
     exchange = answered(kind, status, json.dumps(said).encode())
-    assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
+    assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
@@ -145,7 +146,7 @@ def test_as_the_first_event_of_a_stream(
     role = event("", role="assistant")
     for before in (b"", role, COMMENT):
         exchange = streamed(kind, before, sse(in_a_stream(said)), DONE)
-        assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
+        assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
         assert exchange.first_token is (cause.verdict is Verdict.REFUSED)  # else it wins no race
         refused = cause.verdict is Verdict.REFUSED
         assert exchange.streams is not refused
@@ -155,7 +156,7 @@ def test_as_the_first_event_of_a_stream(
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
 def test_as_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
     exchange = streamed(kind, event("Hello"), sse(in_a_stream(said)), event("more"))
-    assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
+    assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
     assert exchange.take() == event("Hello")
     assert json.loads(exchange.error_event.removeprefix(b"data: "))["error"]  # at which both OpenAI SDKs raise
 
@@ -163,7 +164,7 @@ def test_as_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
 def test_as_a_named_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
     exchange = streamed(kind, b"event: error\n" + sse(in_a_stream(said)))
-    assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
+    assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
@@ -171,7 +172,7 @@ def test_as_an_answer_of_status_200(who: str, kind: str, _status: int, said: Any
     if isinstance(said, list):
         return  # an answer may be a list
     exchange = answered(kind, 200, json.dumps(said).encode())
-    assert (exchange.cause, exchange.verdict) == (cause, cause.verdict)
+    assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
 # Streams that begin with what is no token.
@@ -202,7 +203,7 @@ def test_a_sign_of_life_is_no_first_token_and_no_error(kind: str, silence: bytes
     told.exchange.flush()
     assert (told.exchange.first_token, told.exchange.verdict, told.news_of) == (False, None, 0)
     told.exchange.complete()
-    assert (told.exchange.verdict, told.exchange.cause) == (Verdict.FAULT, None)
+    assert (told.exchange.verdict, outcome_of(told.exchange).cause) == (Verdict.FAULT, None)
     assert not streamed(kind, silence, DONE).first_token  # [DONE] makes it no answer
     assert streamed(kind, silence, event("Hi"), event(finish="stop")).verdict is Verdict.SERVED
 
@@ -210,7 +211,7 @@ def test_a_sign_of_life_is_no_first_token_and_no_error(kind: str, silence: bytes
 def test_a_named_error_is_one_whatever_it_says() -> None:
     for said in (b"data: out of memory\n\n", b'data: {"retry": true}\n\n', b"data: [1]\n\n", b"data: null\n\n"):
         exchange = streamed("openai", b"event: error\n" + said)
-        assert (exchange.verdict, exchange.cause) == (Verdict.FAULT, Cause.TRANSIENT)
+        assert (exchange.verdict, outcome_of(exchange).cause) == (Verdict.FAULT, Cause.TRANSIENT)
         assert exchange.error_event.startswith(b'data: {"error":')
 
 
@@ -307,7 +308,7 @@ def test_and_in_answers_that_do_not_stream() -> None:
     assert (exchange.verdict, exchange.take()) == (Verdict.SERVED, body % b"content_filter")
     assert answered("openai", 200, body % b"sensitive").take() == body % b"sensitive"
     failed = answered("zhipu", 200, body % b"network_error")
-    assert (failed.verdict, failed.cause) == (Verdict.FAULT, Cause.TRANSIENT)
+    assert (failed.verdict, outcome_of(failed).cause) == (Verdict.FAULT, Cause.TRANSIENT)
 
 
 def test_a_request_id_of_a_client_is_not_sent_twice_under_one_name() -> None:

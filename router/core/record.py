@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from router.core.verdict import Cause, Verdict
+from router.core.verdict import Outcome, Verdict
 
 
 class _Endpoint(Protocol):
@@ -28,13 +28,9 @@ class AttemptRecord(Protocol):
     @property
     def ended(self) -> float | None: ...
     @property
+    def outcome(self) -> Outcome | None: ...
+    @property
     def verdict(self) -> Verdict | None: ...
-    @property
-    def cause(self) -> Cause | None: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def retry_after(self) -> float | None: ...
 
 
 class CallRecord(msgspec.Struct, eq=False):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import AttemptRecord, CallRecord
-from router.core.verdict import OURS, Cause, Verdict
+from router.core.verdict import OURS, Cause, Outcome, Verdict
 
 LONG = 10.0  # seconds; shorter ones are everyday life
 
@@ -38,44 +38,45 @@ class Changes:
 
     def ended(self, record: CallRecord) -> None:
         for attempt in record.attempts:
-            if attempt.verdict is not Verdict.SERVED or attempt.endpoint in self._noted:
-                self._look(attempt)
+            outcome = attempt.outcome
+            if outcome is not None and (outcome.verdict is not Verdict.SERVED or attempt.endpoint in self._noted):
+                self._look(attempt, outcome)
 
-    def _look(self, attempt: AttemptRecord) -> None:
+    def _look(self, attempt: AttemptRecord, outcome: Outcome) -> None:
         endpoint = attempt.endpoint
         if not isinstance(endpoint, Endpoint):
             return
         noted = self._noted.setdefault(endpoint, {})
-        self._look_at_breaker(endpoint, noted, attempt)
-        if attempt.verdict is Verdict.SERVED:
+        self._look_at_breaker(endpoint, noted, outcome)
+        if outcome.verdict is Verdict.SERVED:
             self._well(endpoint, noted, attempt.began)
-        elif attempt.verdict is Verdict.BUSY:
-            self._busy(endpoint, noted, attempt)
-        elif attempt.cause in OURS:
-            self._ours(endpoint, noted, attempt)
+        elif outcome.verdict is Verdict.BUSY:
+            self._busy(endpoint, noted, outcome)
+        elif outcome.cause in OURS:
+            self._ours(endpoint, noted, outcome)
         if not noted:
             del self._noted[endpoint]
 
-    def _look_at_breaker(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
+    def _look_at_breaker(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
         closed = endpoint.breaker.state(self._now()) is State.CLOSED
         if closed and noted.pop("breaker", None) is not None:
             log.info("%s: breaker open -> closed", _name(endpoint))
-        elif not closed and "breaker" not in noted and attempt.verdict in (Verdict.FAULT, Verdict.ABANDONED):
+        elif not closed and "breaker" not in noted and outcome.verdict in (Verdict.FAULT, Verdict.ABANDONED):
             noted["breaker"] = self._now()
-            reason = attempt.reason if attempt.verdict is Verdict.FAULT else f"late each time: {attempt.reason}"
+            reason = outcome.reason if outcome.verdict is Verdict.FAULT else f"late each time: {outcome.reason}"
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
-    def _busy(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
+    def _busy(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
         left = endpoint.cooldown.until - self._now()
         if left > LONG and "busy" not in noted:
             noted["busy"] = self._now()
-            log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, attempt.reason)
+            log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, outcome.reason)
 
-    def _ours(self, endpoint: Endpoint, noted: dict[str, float], attempt: AttemptRecord) -> None:
+    def _ours(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
         out = endpoint.cooldown.until - self._now() > LONG  # else it served others just now, and this one was odd
-        if out and "ours" not in noted and attempt.cause is not None:
+        if out and "ours" not in noted and outcome.cause is not None:
             noted["ours"] = self._now()
-            log.critical(f"%s: {_OURS[attempt.cause]}", _name(endpoint), attempt.reason)
+            log.critical(f"%s: {_OURS[outcome.cause]}", _name(endpoint), outcome.reason)
 
     def _well(self, endpoint: Endpoint, noted: dict[str, float], began: float) -> None:
         if began >= noted.get("busy", began + 1.0):

@@ -134,6 +134,8 @@ class AccessLog:
 
 def _attempt(attempt: AttemptRecord, arrived: float) -> dict[str, Any]:
     """Times in seconds since the call came."""
+    outcome = attempt.outcome
+    cause = None if outcome is None else outcome.cause
     return {
         "endpoint": attempt.endpoint.name,
         "model": attempt.endpoint.model,
@@ -141,7 +143,7 @@ def _attempt(attempt: AttemptRecord, arrived: float) -> dict[str, Any]:
         "began": attempt.began - arrived,
         "first_token": None if attempt.first_token_at is None else attempt.first_token_at - arrived,
         "ended": None if attempt.ended is None else attempt.ended - arrived,
-        "verdict": attempt.verdict.value if attempt.verdict is not None else None,
-        "cause": attempt.cause.value if attempt.cause is not None else None,
-        "reason": attempt.reason,
+        "verdict": None if outcome is None else outcome.verdict.value,
+        "cause": None if cause is None else cause.value,
+        "reason": "" if outcome is None else outcome.reason,
     }

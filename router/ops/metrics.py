@@ -90,10 +90,11 @@ class Metrics(Collector):
     def ended(self, record: CallRecord) -> None:
         self._calls[record.model, record.operation, record.status, record.error] += 1
         for attempt in record.attempts:
-            verdict = attempt.verdict
-            self._attempts[attempt.endpoint.name, attempt.role, verdict._value_ if verdict is not None else ""] += 1
-            if attempt.cause is not None:
-                self._causes[attempt.endpoint.name, attempt.cause.value] += 1
+            outcome = attempt.outcome
+            verdict = "" if outcome is None else outcome.verdict._value_
+            self._attempts[attempt.endpoint.name, attempt.role, verdict] += 1
+            if outcome is not None and outcome.cause is not None:
+                self._causes[attempt.endpoint.name, outcome.cause.value] += 1
             if attempt.role == "hedge":
                 self._hedges[attempt.endpoint.name, "lost" if attempt.first_token_at is None else "won"] += 1
         if record.first_token is not None and record.stream:

@@ -26,7 +26,7 @@ from router.core.endpoint.waiting_queue import QueueEntry, expected
 from router.core.explain.explanation import Explanation, explain
 from router.core.record import CallRecord
 from router.core.stream.splice import Diverged
-from router.core.verdict import Cause, Verdict
+from router.core.verdict import Cause, Outcome, Verdict
 from router.errors import RouterError, StreamBroken
 from router.proxy import debug
 from router.proxy.client import Client
@@ -40,6 +40,9 @@ from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
 PINGING = b"content-type: text/event-stream; charset=utf-8\r\n" + STREAM
+
+_NO_STREAM = Outcome(Verdict.ABANDONED, "an answer that is no stream")
+_TOO_LATE = Outcome(Verdict.FAULT, "no first token in time", passing=False)
 
 
 class Dispatch:
@@ -96,17 +99,19 @@ class Dispatch:
         attempt = self._exchanges.get(exchange)
         if attempt is None:
             return
-        verdict = exchange.verdict
-        if verdict is Verdict.FAULT or verdict is Verdict.BUSY:
-            self._failed(exchange, attempt, verdict)
+        outcome = exchange.outcome
+        verdict = None if outcome is None else outcome.verdict
+        if outcome is not None and (verdict is Verdict.FAULT or verdict is Verdict.BUSY):
+            self._failed(exchange, attempt, outcome)
             self.advance()
-        elif self._broken and (verdict is Verdict.REFUSED or (verdict is not None and not exchange.streams)):
+        elif outcome is not None and self._broken and (verdict is Verdict.REFUSED or not exchange.streams):
             # A refusal of what the client did not ask is not for it, and neither is an answer that is no stream.
-            exchange.reason = exchange.reason or "an answer that is no stream"
-            self._failed(exchange, attempt, verdict if verdict is Verdict.REFUSED else Verdict.ABANDONED)
+            self._failed(exchange, attempt, outcome if verdict is Verdict.REFUSED else _NO_STREAM)
             self.advance()
-        elif verdict is Verdict.REFUSED and (
-            self._asks_longer(exchange, attempt) or self._others_run(exchange, attempt)
+        elif (
+            outcome is not None
+            and verdict is Verdict.REFUSED
+            and (self._asks_longer(exchange, attempt, outcome) or self._others_run(exchange, attempt, outcome))
         ):
             self.advance()
         elif exchange.first_token:
@@ -250,45 +255,36 @@ class Dispatch:
         relay = Relay(exchange, attempt, self._record, self._client, scheduler, stall, self._ended, rescue, broke)
         relay.start(full=self._full)
 
-    def _asks_longer(self, exchange: Exchange, attempt: Attempt) -> bool:
+    def _asks_longer(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> bool:
         """A request that is too long there is sent to who has a larger context. The first refusal is kept: it is the
         answer where that one refuses it too, or fails.
         """
-        longer = exchange.cause is Cause.TOO_LONG and self._race.longer(attempt, self._context.scheduler.now())
+        longer = outcome.cause is Cause.TOO_LONG and self._race.longer(attempt, self._context.scheduler.now())
         if self._refused is None:
             if not longer:
                 return False
             self._refused = exchange, attempt
-        elif exchange.cause is not Cause.TOO_LONG:
+        elif outcome.cause is not Cause.TOO_LONG:
             self._race.refused(attempt)
-        self._failed(exchange, attempt, Verdict.REFUSED)
+        self._failed(exchange, attempt, outcome)
         return True
 
-    def _others_run(self, exchange: Exchange, attempt: Attempt) -> bool:
+    def _others_run(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> bool:
         """A late attempt may yet serve what its rival refuses. If it does not, the refusal is the answer."""
         if not self._race.refused(attempt):
             return False
         self._refused = self._refused or (exchange, attempt)
-        self._failed(exchange, attempt, Verdict.REFUSED)
+        self._failed(exchange, attempt, outcome)
         return True
 
-    def _failed(self, exchange: Exchange, attempt: Attempt, verdict: Verdict) -> None:
+    def _failed(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
         del self._exchanges[exchange]
         exchange.close()
-        self._race.failed(
-            attempt,
-            verdict,
-            self._context.scheduler.now(),
-            exchange.reason,
-            exchange.retry_after,
-            passing=exchange.passing,
-            cause=exchange.cause,
-        )
+        self._race.failed(attempt, outcome, self._context.scheduler.now())
 
     def _give_up(self, attempt: Attempt) -> None:
         exchange = next(exchange for exchange, other in self._exchanges.items() if other is attempt)
-        exchange.fail("no first token in time", passing=False)
-        self._failed(exchange, attempt, Verdict.FAULT)
+        self._failed(exchange, attempt, _TOO_LATE)
 
     def _ping(self, now: float) -> None:
         """The client has waited long: give it its 200 and a sign of life, before something on the way cuts it."""

@@ -38,10 +38,12 @@ def exhausted(record: CallRecord, route: Route, now: float) -> RouterError:
         return Overloaded(said, code="endpoints_busy", retry_after=min(quiet))
     if not attempts:
         return Overloaded(f"All endpoints of '{model}' have as many calls as they take.", retry_after=COME_BACK)
-    tried = "; ".join(f"{attempt.endpoint.name}: {attempt.reason}" for attempt in attempts)
-    others = [attempt.verdict for attempt in attempts if attempt.cause not in OURS]
+    ends = [(attempt.endpoint.name, attempt.outcome) for attempt in attempts if attempt.outcome is not None]
+    tried = "; ".join(f"{name}: {outcome.reason}" for name, outcome in ends)
+    others = [outcome.verdict for _, outcome in ends if outcome.cause not in OURS]
     if others and all(verdict is Verdict.BUSY for verdict in others):
-        soonest = min((a.retry_after for a in attempts if a.retry_after is not None), default=COME_BACK)
+        times = (outcome.retry_after for _, outcome in ends if outcome.retry_after is not None)
+        soonest = min(times, default=COME_BACK)
         return Overloaded(f"All endpoints of '{model}' are busy ({tried}).", code="endpoints_busy", retry_after=soonest)
     return EndpointsFailed(f"No endpoint of '{model}' could answer ({tried}).")
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.stream.splice import Diverged
-from router.core.verdict import Verdict
+from router.core.verdict import SERVED, Outcome, Verdict
 from router.errors import BadRequest, RouterError, StreamBroken
 from router.proxy.client import Client
 from router.proxy.headers import call_facts, passed_back
@@ -28,6 +28,8 @@ from router.upstream.exchange import Exchange
 PING = b": ping\n\n"  # a comment, which both SDKs pass over; never with an id, or openai-python reads an empty event
 CATCHING_UP = 5.0  # seconds between two pings to a client that has all that its second stream says
 HTTP_END = 1.0  # seconds for it to come after [DONE], mostly in a packet of its own; the connection is kept then
+_CLIENT_LEFT = Outcome(Verdict.ABANDONED, "the client left")
+_STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")
 SLOW_CLIENT = 120.0  # seconds that a client may read nothing of what is waiting for it, before it counts as gone
 
 Ended = Callable[[CallRecord], None]
@@ -48,7 +50,7 @@ def deliver(exchange: Exchange, attempt: Attempt, record: CallRecord, client: Cl
         headers = passed_back(exchange.headers, stream=False) + call_facts(record, record.endpoint, now)
         client.start(record.status, headers, len(body))
         client.end(body)
-    _close(exchange, attempt, record, exchange.verdict or Verdict.SERVED, exchange.reason, now)
+    _close(exchange, attempt, record, exchange.outcome or SERVED, now)
     ended(record)
 
 
@@ -135,7 +137,7 @@ class Relay:
                 self._await_end()
         elif exchange.verdict is Verdict.SERVED:
             self._client.end(data)
-            self._end(Verdict.SERVED)
+            self._end(SERVED)
         else:
             self._broken(data, exchange)
 
@@ -152,7 +154,7 @@ class Relay:
 
     def gone(self) -> None:
         self._record.error = "client_left"
-        self._end(Verdict.ABANDONED, "the client left")
+        self._end(_CLIENT_LEFT)
 
     def full(self) -> None:
         self._full_since = self._now()
@@ -168,7 +170,7 @@ class Relay:
     def stop(self, error: RouterError) -> None:
         self._record.error = error.code
         self._client.end(error.event)
-        self._end(Verdict.ABANDONED, "the router stopped")
+        self._end(_STOPPED)
 
     # For a call that may be rescued.
 
@@ -192,7 +194,8 @@ class Relay:
         self._client.end(
             StreamBroken(f"The answer broke, and that of '{record.endpoint}' can't take its place: {how}.").event
         )
-        self._end(self._exchange.verdict or Verdict.ABANDONED, f"another answer: {how}")
+        end = self._exchange.outcome or Outcome(Verdict.ABANDONED)
+        self._end(Outcome(end.verdict, f"another answer: {how}", end.retry_after, end.cause))
 
     # Ends.
 
@@ -209,31 +212,31 @@ class Relay:
 
     def _broken(self, data: bytes, exchange: Exchange) -> None:
         """Have it rescued, or say it inside the stream, in the endpoint's own words where it had some."""
-        verdict = exchange.verdict or Verdict.FAULT
-        said = StreamBroken(f"The answer of '{self._record.endpoint}' broke: {exchange.reason}.").event
+        outcome = exchange.outcome or Outcome(Verdict.FAULT)
+        said = StreamBroken(f"The answer of '{self._record.endpoint}' broke: {outcome.reason}.").event
         said = exchange.error_event or said
-        if self._broke is not None and verdict is not Verdict.REFUSED:
+        if self._broke is not None and outcome.verdict is not Verdict.REFUSED:
             self._client.write(data)
-            self._close(verdict, exchange.reason)
+            self._close(outcome)
             self._broke(said, self._full_since is not None)
             return
         self._record.error = StreamBroken.code
         self._client.end(data + said)
-        self._end(verdict, exchange.reason)
+        self._end(outcome)
 
-    def _end(self, verdict: Verdict, reason: str = "") -> None:
-        self._close(verdict, reason)
+    def _end(self, outcome: Outcome) -> None:
+        self._close(outcome)
         self._ended(self._record)
 
-    def _close(self, verdict: Verdict, reason: str) -> None:
+    def _close(self, outcome: Outcome) -> None:
         self._client.owner = None
         self._timer.close()
         self._exchange.close()
-        _close(self._exchange, self._attempt, self._record, verdict, reason, self._now())
+        _close(self._exchange, self._attempt, self._record, outcome, self._now())
 
 
-def _close(exchange: Exchange, attempt: Attempt, record: CallRecord, verdict: Verdict, reason: str, now: float) -> None:
-    attempt.end(verdict, now, reason, exchange.retry_after, exchange.cause)
+def _close(exchange: Exchange, attempt: Attempt, record: CallRecord, outcome: Outcome, now: float) -> None:
+    attempt.end(outcome, now)
     record.ended = now - record.arrived
     if exchange.usage is not None:
         record.prompt_tokens = exchange.usage.prompt_tokens

@@ -19,7 +19,7 @@ import msgspec
 
 from router.core.stream.error_body import error_of, is_error
 from router.core.stream.scanner import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, data_of, renamed
-from router.core.verdict import OURS, Cause, Verdict
+from router.core.verdict import OURS, SERVED, Outcome, Verdict
 from router.dialects.base import Dialect
 
 Headers = list[tuple[bytes, bytes]]
@@ -69,44 +69,78 @@ class _Answer(msgspec.Struct, gc=False):
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
-class Habits(msgspec.Struct):
-    """What was learned of how an endpoint answers.
+class Habits:
+    """Learned habits of an endpoint's answers.
 
-    One that gives reasons to finish gives one in each answer: a [DONE] without is of something between us and it that
-    ends every stream so, also those that were cut.
+    `finishes`: the endpoint gives a finish reason in every answer. From then on a [DONE] without one counts as cut:
+    some intermediaries end every stream with [DONE], also a broken one.
     """
 
-    finishes: bool = False
+    __slots__ = ("finishes",)
+
+    def __init__(self) -> None:
+        self.finishes = False
 
 
-class Exchange(msgspec.Struct, eq=False):
-    """`verdict` stays None until the answer has ended; `reason` then says why in a few words, without any secret."""
+class Exchange:
+    """One attempt's answer as it arrives; `outcome` is None until the answer has ended.
 
-    listener: Listener | None
-    _dialect: Dialect
-    _choices: int = 1
-    _limits: Limits = LIMITS
-    _habits: Habits = msgspec.field(default_factory=Habits)
-    _scanner: Scanner | None = None  # of a token stream
-    _chunks: list[bytes] = []
-    _size: int = 0
-    _news: bool = False
-    events: int = 0  # of a token stream; comments are none
-    done: bool = False  # a token stream has said so itself
-    wire: Wire | None = None
-    status: int = 0
-    headers: Headers = []
-    verdict: Verdict | None = None
-    cause: Cause | None = None  # of a verdict that the endpoint's own words led to
-    reason: str = ""
-    retry_after: float | None = None
-    passing: bool = True  # whether the same endpoint might serve the same request a moment later
-    resent: bool = False  # it was sent once more, free of charge, because its first connection had died unused
-    usage: Usage | None = None
-    error: Any = None  # what an answer that is no stream says is wrong, as it says it
+    `events` counts the events of a token stream (comments are none), `done` is True once the stream sent its own end.
+    `resent`: the request was sent a second time, because its first connection had died unused. `error` is the error
+    object of an answer that is not a stream.
+    """
+
+    __slots__ = (
+        "_choices",
+        "_chunks",
+        "_dialect",
+        "_habits",
+        "_limits",
+        "_news",
+        "_retry_after",
+        "_scanner",
+        "_size",
+        "done",
+        "error",
+        "events",
+        "headers",
+        "listener",
+        "outcome",
+        "resent",
+        "status",
+        "usage",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        listener: Listener | None,
+        dialect: Dialect,
+        choices: int = 1,
+        limits: Limits = LIMITS,
+        habits: Habits | None = None,
+    ) -> None:
+        self.listener = listener
+        self._dialect, self._choices, self._limits = dialect, choices, limits
+        self._habits = Habits() if habits is None else habits
+        self._scanner: Scanner | None = None  # of a token stream
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._news = False
+        self._retry_after: float | None = None  # seconds, from the headers
+        self.events = 0
+        self.done = self.resent = False
+        self.wire: Wire | None = None
+        self.status = 0
+        self.headers: Headers = []
+        self.outcome: Outcome | None = None
+        self.usage: Usage | None = None
+        self.error: Any = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.status or 'unanswered'} {self.verdict or 'running'} {self.reason}>"
+        outcome = self.outcome
+        end = "running" if outcome is None else f"{outcome.verdict.value} {outcome.reason}"
+        return f"<Exchange {self.status or 'unanswered'} {end}>"
 
     # What the call reads and says.
 
@@ -121,9 +155,14 @@ class Exchange(msgspec.Struct, eq=False):
         return b"" if self._scanner is None else self._scanner.error_event
 
     @property
+    def verdict(self) -> Verdict | None:
+        """The outcome's verdict; None until the answer has ended."""
+        return None if self.outcome is None else self.outcome.verdict
+
+    @property
     def first_token(self) -> bool:
-        if self.verdict is not None:
-            return self.verdict in (Verdict.SERVED, Verdict.REFUSED)
+        if self.outcome is not None:
+            return self.outcome.verdict in (Verdict.SERVED, Verdict.REFUSED)
         return self._scanner is not None and self._scanner.first_token
 
     def take(self) -> bytes:
@@ -160,7 +199,7 @@ class Exchange(msgspec.Struct, eq=False):
             elif name == b"content-encoding":
                 encoding = value
             elif not good and name[:11] == b"retry-after":
-                self.retry_after = _retry_after(name, value, self.retry_after)
+                self._retry_after = _retry_after(name, value, self._retry_after)
         if good and kind[:17].lower() == b"text/event-stream":
             must_finish = self._habits.finishes
             self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes, must_finish=must_finish)
@@ -168,7 +207,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail("it compressed an answer that was asked for as it is", passing=False)
 
     def data(self, data: bytes) -> None:
-        if self.verdict is not None:
+        if self.outcome is not None:
             return
         scanner = self._scanner
         if scanner is None:
@@ -190,7 +229,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def complete(self) -> None:
         """The answer has ended as HTTP says it ends."""
-        if self.verdict is None:
+        if self.outcome is None:
             if self._scanner is not None:
                 self._end_of_stream(self._scanner, "it ended the stream before the answer")
             elif 200 <= self.status < 300:
@@ -200,7 +239,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def lost(self, reason: str) -> None:
         """The connection is gone."""
-        if self.verdict is not None:
+        if self.outcome is not None:
             return
         if self._scanner is not None:
             self._end_of_stream(self._scanner, reason)
@@ -210,9 +249,8 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail(reason)
 
     def fail(self, reason: str, verdict: Verdict = Verdict.FAULT, *, passing: bool = True) -> None:
-        if self.verdict is None:
-            self._end(verdict, reason)
-            self.passing = passing
+        if self.outcome is None:
+            self._end(Outcome(verdict, reason, self._retry_after, passing=passing))
 
     def flush(self) -> None:
         """Tell the call, once for all that came with one read."""
@@ -222,8 +260,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     # Ends.
 
-    def _end(self, verdict: Verdict, reason: str = "") -> None:
-        self.verdict, self.reason, self._news = verdict, reason, True
+    def _end(self, outcome: Outcome) -> None:
+        self.outcome, self._news = outcome, True
+
+    def _broken(self, reason: str) -> None:
+        self._end(Outcome(Verdict.FAULT, reason, self._retry_after))
 
     def _collect(self, data: bytes) -> None:
         self._size += len(data)
@@ -246,7 +287,7 @@ class Exchange(msgspec.Struct, eq=False):
         if scanner.error is not None:
             self._error_event(scanner)
         elif not scanner.first_token:
-            self._end(Verdict.FAULT, "an empty stream")
+            self._broken("an empty stream")
         else:
             self.done = True
 
@@ -271,16 +312,16 @@ class Exchange(msgspec.Struct, eq=False):
         if scanner.error is not None:
             self._error_event(scanner)
         elif not scanner.first_token:
-            self._end(Verdict.FAULT, "an empty stream" if scanner.done else broken)
+            self._broken("an empty stream" if scanner.done else broken)
         elif scanner.whole:
-            self._end(Verdict.SERVED)
+            self._end(SERVED)
             self._habits.finishes = self._habits.finishes or scanner.finishes
         else:
-            self._end(Verdict.FAULT, broken)
+            self._broken(broken)
 
     def _end_of_answer(self) -> None:
         if self._size > MAX_CHECKED:
-            self._end(Verdict.SERVED)
+            self._end(SERVED)
             return
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
@@ -299,7 +340,7 @@ class Exchange(msgspec.Struct, eq=False):
                 return
             self._chunks[:] = [renamed(body, self._dialect.finishes)]
         self.usage = answer.usage if isinstance(answer.usage, Usage) else None
-        self._end(Verdict.SERVED)
+        self._end(SERVED)
 
     def _end_of_error(self) -> None:
         body = b"".join(self._chunks)
@@ -310,14 +351,15 @@ class Exchange(msgspec.Struct, eq=False):
             self._judge(self.status, None, f"a redirect (status {self.status}), which is not followed")
         else:
             self._judge(self.status, said, f"status {self.status}")
-        self.passing = self.passing and (self.verdict is Verdict.BUSY or self.status >= 500)
 
     def _judge(self, status: int, said: Any, where: str) -> None:
-        """It said what is wrong."""
-        judged = self._dialect.judge(status, said, self.retry_after, time.time())
-        self.cause, self.retry_after = judged
-        self.passing = judged.verdict is not Verdict.REFUSED and judged.cause not in OURS
-        self._end(judged.verdict, f"{where}{_named(said)}")
+        """End with the verdict that the dialect reads from a status and an error body."""
+        cause, retry_after = judged = self._dialect.judge(status, said, self._retry_after, time.time())
+        verdict = judged.verdict
+        passing = verdict is Verdict.BUSY or (
+            verdict is Verdict.FAULT and cause not in OURS and not 300 <= status < 500
+        )
+        self._end(Outcome(verdict, f"{where}{_named(said)}", retry_after, cause, passing=passing))
 
 
 def _read(body: bytes) -> Any:

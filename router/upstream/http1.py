@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
         if self._complete:
             self._release(exchange)
-        elif exchange.verdict is not None:
+        elif exchange.outcome is not None:
             self._broken(exchange, "")
         elif self._progress:
             self._overhead = 0
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
         if self._informational:
             self._expect_no_body()
             return  # and the overhead goes on counting
-        if self.exchange is None or self.exchange.verdict is not None:
+        if self.exchange is None or self.exchange.outcome is not None:
             self.transport.abort()  # an answer more than was asked for
             return
         self._progress, self._overhead = True, 0

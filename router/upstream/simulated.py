@@ -102,7 +102,7 @@ class _Answering:
 
     def resume(self) -> None:
         self._paused = False
-        if self._exchange.verdict is None:
+        if self._exchange.outcome is None:
             self._timer.at(self._due)
 
     def close(self) -> None:

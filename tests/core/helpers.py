@@ -11,7 +11,7 @@ from hypothesis import settings
 from router.core.endpoint.breaker import IN_A_ROW
 from router.core.endpoint.endpoint import Endpoint, Wait
 from router.core.endpoint.slots import Slots
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 
 T = 1000.0  # any moment; not zero, where a clock that is "not set" would go unnoticed
 
@@ -68,18 +68,18 @@ def learn(of: Endpoint, *seconds: float, now: float = T, wait: Wait = "first_tok
 def trip(of: Endpoint, now: float = T) -> None:
     """Open its breaker, as failures that took no time do."""
     for _ in range(IN_A_ROW):
-        of.begin(now).end(Verdict.FAULT, now)
+        of.begin(now).end(Outcome(Verdict.FAULT), now)
 
 
 def recover(of: Endpoint, now: float) -> None:
     """Open its breaker long before, and close it `now`."""
     trip(of, now - 100.0)
-    of.begin(now).end(Verdict.SERVED, now)
+    of.begin(now).end(Outcome(Verdict.SERVED), now)
     learn(of, 0.2, now=now)
 
 
 def busy(of: Endpoint, seconds: float, now: float = T) -> None:
-    of.begin(now).end(Verdict.BUSY, now, retry_after=seconds)
+    of.begin(now).end(Outcome(Verdict.BUSY, retry_after=seconds), now)
 
 
 def full(of: Endpoint, now: float = T) -> None:

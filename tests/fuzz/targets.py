@@ -16,7 +16,7 @@ from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
 from router.core.stream.scanner import EventTooLarge, Scanner, split
 from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from router.dialects import DIALECTS
 from router.ops.signals import load_of, read
 from router.proxy.front import Bounds
@@ -27,6 +27,7 @@ from router.upstream.http1 import Connection
 from tests.fuzz import corpus, reference
 from tests.fuzz.mutations import cut
 from tests.fuzz.wires import Answering, OnePool, Transport, server_side
+from tests.support.outcomes import outcome_of
 
 Run = Callable[[bytes, Random], None]
 
@@ -181,9 +182,9 @@ class _Listener:
 class _Watched(Exchange):
     """An exchange that may end once."""
 
-    def _end(self, verdict: Verdict, reason: str = "") -> None:
-        assert self.verdict is None, f"it ended twice: {self.verdict}, then {verdict}"
-        Exchange._end(self, verdict, reason)
+    def _end(self, outcome: Outcome) -> None:
+        assert self.outcome is None, f"it ended twice: {self.outcome}, then {outcome}"
+        Exchange._end(self, outcome)
 
 
 _ASKED = Request(b"POST / HTTP/1.1\r\nhost: there\r\ncontent-length: 2\r\n\r\n", b"{}")
@@ -242,7 +243,8 @@ def _exchange(
     passed_back(exchange.headers, stream=exchange.streams)
     if exchange.streams:
         _readable(b"".join(listener.taken))
-    return exchange.verdict, exchange.status, exchange.reason, b"".join(listener.taken), exchange.streams
+    reason = "" if exchange.outcome is None else exchange.outcome.reason
+    return exchange.verdict, exchange.status, reason, b"".join(listener.taken), exchange.streams
 
 
 def _end_connection(connection: Connection, transport: Transport, exchange: Exchange, end: str) -> None:
@@ -272,7 +274,7 @@ def error(data: bytes, rng: Random) -> None:
             exchange.complete()
             assert exchange.verdict is not None
             assert under == 200 or exchange.verdict is not Verdict.SERVED
-            assert len(exchange.reason) < 200
+            assert len(outcome_of(exchange).reason) < 200
             if under == 200 and exchange.verdict is Verdict.SERVED:
                 _good_json(data)
 

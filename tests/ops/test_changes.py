@@ -40,7 +40,7 @@ def test_a_breaker_that_opens_because_each_race_was_lost_says_that(caplog: pytes
         play.call(number * 10.0)
     play.run()
     assert [record.getMessage() for record in caplog.records] == [
-        "endpoint a (chat): breaker closed -> open: late each time: another was first"
+        "endpoint a (chat): breaker closed -> open: late each time: another attempt was first"
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from router.ops.logs import CLOSED, AccessLog, Lines
 
 PIPE = 65_536  # bytes that one holds, as Linux makes them
@@ -127,7 +127,7 @@ def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -
     record.first_token, record.ended, record.prompt_tokens = 0.5, 2.0, 7
     attempt = Endpoint("a", "m").begin(1000.25)
     attempt.first_token(1000.5)
-    attempt.end(Verdict.SERVED, 1002.0)
+    attempt.end(Outcome(Verdict.SERVED), 1002.0)
     record.attempts = [attempt]
     record.why = msgspec.Raw(b'{"asked":"a"}')
     log = AccessLog(pipe[1])

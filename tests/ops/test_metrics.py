@@ -14,7 +14,7 @@ from router.config import parse
 from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from router.ops.metrics import BUCKETS, Metrics
 from tests.proxy.running import CHAT, STREAMING, at, get, post, running
 from tests.upstream.servers import DONE, FINISH, LAST, ROLE, SSE, chunk, on_uvloop, serving, token, whole
@@ -109,9 +109,9 @@ def test_attempts_are_counted_by_verdict_and_hedges_by_outcome() -> None:
     two = next(endpoint for endpoint in endpoints if endpoint.name == "two")
     slow, hedge, lost = one.begin(0.0), two.begin(0.5, role="hedge"), one.begin(0.5, role="hedge")
     hedge.first_token(0.7)
-    hedge.end(Verdict.SERVED, 1.0)
-    slow.end(Verdict.ABANDONED, 0.7)
-    lost.end(Verdict.FAULT, 0.6)
+    hedge.end(Outcome(Verdict.SERVED), 1.0)
+    slow.end(Outcome(Verdict.ABANDONED), 0.7)
+    lost.end(Outcome(Verdict.FAULT), 0.6)
     told.ended(ended(attempts=[slow, hedge, lost]))
     page = read(told.render())
     assert value(page["attempts_total"], endpoint="one", role="first", verdict="abandoned") == 1
@@ -152,7 +152,7 @@ def test_a_breaker_that_opens_shows() -> None:
     table = rebuild(parse("endpoints: [{name: a, base_url: 'http://a', models: {chat: m}}]", "endpoints.yaml", {}))
     (endpoint,) = table.endpoints
     for _ in range(5):
-        endpoint.begin(1000.0).end(Verdict.FAULT, 1000.1)
+        endpoint.begin(1000.0).end(Outcome(Verdict.FAULT), 1000.1)
     waiting = endpoint.begin(1000.2)
     page = read(Metrics(lambda: table, dict, lambda: 0, lambda: 1000.3).render())
     named = {"endpoint": "a", "model": "m"}
@@ -160,7 +160,7 @@ def test_a_breaker_that_opens_shows() -> None:
     assert value(page["endpoint_available"], **named) == 0
     assert (value(page["attempts_in_flight"], **named), value(page["attempts_waiting"], **named)) == (1, 1)
     assert value(page["expected_first_token_seconds"], **named) > 1
-    waiting.end(Verdict.ABANDONED, 1000.4)
+    waiting.end(Outcome(Verdict.ABANDONED), 1000.4)
 
 
 def test_names_may_be_anything() -> None:

@@ -23,6 +23,7 @@ from router.core.choice.race import Race
 from router.core.choice.table import Table, rebuild
 from router.core.endpoint.endpoint import Attempt
 from router.core.verdict import Cause, Verdict
+from router.core.verdict import Outcome as End
 from router.ops.planner import EVERY
 
 START = 1000.0  # of the router's clock; the scenario's begins at 0
@@ -107,7 +108,7 @@ class _Playing:
             self._close(race.abandon(clock), now)
             return
         for late in race.give_up(clock):
-            race.failed(late, Verdict.FAULT, clock, passing=False)
+            race.failed(late, End(Verdict.FAULT, passing=False), clock)
             self._close([late], now)
         while (attempt := race.next_attempt(clock)) is not None:
             self._ask(attempt, now)
@@ -149,7 +150,7 @@ class _Playing:
             return
         busy = ticket.refusal.status == 429
         verdict, cause = (Verdict.BUSY, Cause.THROTTLED) if busy else (Verdict.FAULT, None)
-        self.race.failed(attempt, verdict, START + now, retry_after=ticket.refusal.retry_after, cause=cause)
+        self.race.failed(attempt, End(verdict, retry_after=ticket.refusal.retry_after, cause=cause), START + now)
         self._advance(now)
 
     def _token(self, attempt: Attempt, ticket: Ticket, now: float) -> None:
@@ -157,7 +158,7 @@ class _Playing:
             return
         self._close(self.race.commit(attempt, START + now), now)
         self.first_token = now - self.call.at
-        self.fleet.at(ticket.ends, lambda then: attempt.end(Verdict.SERVED, START + then))
+        self.fleet.at(ticket.ends, lambda then: attempt.end(End(Verdict.SERVED), START + then))
 
     def _close(self, attempts: Iterable[Attempt], now: float) -> None:
         for attempt in attempts:

@@ -338,8 +338,8 @@ class Call:
     @property
     def outcome(self) -> tuple[str, str]:
         """The verdict and its reason, as a test compares them."""
-        verdict = self.exchange.verdict
-        return (verdict.value if verdict is not None else "running"), self.exchange.reason
+        outcome = self.exchange.outcome
+        return ("running", "") if outcome is None else (outcome.verdict.value, outcome.reason)
 
 
 SERVED = ("served", "")

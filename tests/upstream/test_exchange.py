@@ -10,6 +10,7 @@ import pytest
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
 from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, MAX_SILENT, Headers, Limits
+from tests.support.outcomes import outcome_of
 from tests.upstream.servers import DONE, FINISH, JSON, ROLE, SERVED, STREAM, Call, token
 
 EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
@@ -170,14 +171,14 @@ def test_of_several_choices_each_must_finish(finished: list[int], outcome: str) 
 @pytest.mark.parametrize("before", [b"", ROLE, ROLE + token("Hello")], ids=["first", "role", "token"])
 def test_an_error_event_ends_a_stream(before: bytes, error: bytes, verdict: Verdict, reason: str) -> None:
     call = streaming(before + b'data: {"error":%b}\n\n' % error + token("more"))
-    assert (call.exchange.verdict, call.exchange.reason) == (verdict, reason)
+    assert (call.exchange.verdict, outcome_of(call.exchange).reason) == (verdict, reason)
     if verdict is Verdict.REFUSED and b"Hello" not in before:  # nothing was answered yet: a refusal like any
         assert (call.body, call.exchange.streams) == (b'{"error":%b}' % error, False)
     else:
         assert (call.body, call.exchange.streams) == (before, True)
     call.exchange.complete()
     call.exchange.lost("gone")
-    assert (call.exchange.verdict, call.exchange.reason) == (verdict, reason)
+    assert (call.exchange.verdict, outcome_of(call.exchange).reason) == (verdict, reason)
 
 
 def test_after_done_only_http_can_end() -> None:
@@ -263,7 +264,7 @@ def test_a_compressed_answer_is_a_fault_that_will_not_pass(headers: Headers, enc
     call = Call()
     call.exchange.head(200, [*headers, (b"content-encoding", encoding)])
     assert call.outcome == ("fault", "it compressed an answer that was asked for as it is")
-    assert not call.exchange.passing
+    assert not outcome_of(call.exchange).passing
 
 
 @pytest.mark.parametrize("encoding", [b"identity", b"Identity", b""])
@@ -295,7 +296,7 @@ def test_an_error_is_judged_by_its_status_and_code(
     status: int, body: bytes, verdict: Verdict, reason: str, passing: bool
 ) -> None:
     exchange = answered(body, status).exchange
-    assert (exchange.verdict, exchange.reason, exchange.passing) == (verdict, reason, passing)
+    assert (exchange.verdict, outcome_of(exchange).reason, outcome_of(exchange).passing) == (verdict, reason, passing)
 
 
 @pytest.mark.parametrize(
@@ -335,21 +336,23 @@ def test_of_a_long_error_only_the_beginning_is_kept() -> None:
     ids=range(9),
 )
 def test_a_server_may_say_when_to_come_back(headers: Headers, seconds: float | None) -> None:
-    assert answered(b"", 429, *headers).exchange.retry_after == seconds
+    assert outcome_of(answered(b"", 429, *headers).exchange).retry_after == seconds
 
 
 @pytest.mark.parametrize("said", [b"inf", b"-inf", b"nan", b"1e999", b"99999999999999999999"])
 @pytest.mark.parametrize("name", [b"retry-after", b"retry-after-ms"])
 def test_what_is_no_time_of_this_world_does_no_harm(name: bytes, said: bytes) -> None:
-    seconds = answered(b"", 429, (name, said)).exchange.retry_after
+    seconds = outcome_of(answered(b"", 429, (name, said)).exchange).retry_after
     assert seconds is None or 0.0 <= seconds <= 366 * 86400.0
 
 
 def test_it_may_be_a_date() -> None:
     date = email.utils.formatdate(time.time() + 30, usegmt=True).encode()
-    seconds = answered(b"", 503, (b"retry-after", date)).exchange.retry_after
+    seconds = outcome_of(answered(b"", 503, (b"retry-after", date)).exchange).retry_after
     assert seconds == pytest.approx(30, abs=2)
-    assert answered(b"", 503, (b"retry-after", b"Thu, 01 Jan 1970 00:00:00 GMT")).exchange.retry_after == 0.0
+    assert (
+        outcome_of(answered(b"", 503, (b"retry-after", b"Thu, 01 Jan 1970 00:00:00 GMT")).exchange).retry_after == 0.0
+    )
 
 
 # A connection that is gone.
@@ -412,5 +415,5 @@ def test_a_closed_exchange_tells_nobody_and_closes_its_wire_once() -> None:
 
 
 def test_its_repr_says_how_it_is() -> None:
-    assert repr(Call().exchange) == "<Exchange unanswered running >"
+    assert repr(Call().exchange) == "<Exchange unanswered running>"
     assert "status 500" in repr(answered(b"", 500).exchange)

@@ -12,6 +12,7 @@ from router.core.verdict import Verdict
 from router.upstream.exchange import Limits, Request
 from router.upstream.http1 import MAX_OVERHEAD, Connection
 from router.upstream.pool import Address, Pool
+from tests.support.outcomes import outcome_of
 from tests.upstream.servers import (
     ASKED,
     DONE,
@@ -387,7 +388,7 @@ async def test_an_error_that_is_cut_off_has_said_enough() -> None:
         await peer.answer(head(429, b"retry-after: 3", b"content-length: 500"), b'{"error":')
         peer.finish()
         assert (await call.ended()).outcome == ("busy", "status 429")
-        assert call.exchange.retry_after == 3.0
+        assert outcome_of(call.exchange).retry_after == 3.0
 
 
 # Too much of it.

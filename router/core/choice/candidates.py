@@ -22,6 +22,7 @@ from router.core.choice.hedge_window import HedgeWindow
 from router.core.choice.pick import least_bad, least_known, pick, rivals
 from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
 from router.core.endpoint.waiting_queue import QueueLimit
+from router.core.verdict import Outcome
 
 PAUSE = 0.25  # seconds before an endpoint is tried again, and up to twice that, at random
 HOLD = 2.0  # seconds of a server's Retry-After that a call waits out itself, rather than tell its client to come back
@@ -126,10 +127,11 @@ class Candidates:
         self._tried.add(endpoint)
         self.line_until = inf
 
-    def failed(self, endpoint: Endpoint, retry_after: float | None, now: float, *, passing: bool) -> None:
-        """`passing` says whether the same endpoint might serve this call a moment later."""
-        if passing and endpoint not in self._again_at and (retry_after or 0.0) <= self._longest_hold(now):
-            self._again_at[endpoint] = now + max(retry_after or 0.0, self._pause())
+    def failed(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+        """An attempt there ended without a token: it may be tried once more after a pause, if the failure may pass."""
+        pause = outcome.retry_after or 0.0
+        if outcome.passing and endpoint not in self._again_at and pause <= self._longest_hold(now):
+            self._again_at[endpoint] = now + max(pause, self._pause())
         else:
             self._again_at[endpoint] = inf
 

@@ -25,9 +25,11 @@ from router.core.choice.affinity import Affinity
 from router.core.choice.candidates import RECHECK, Candidates, Route
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import MIN_HEDGE, Attempt, Endpoint, Role, Wait
-from router.core.verdict import Cause, Verdict
+from router.core.verdict import Outcome, Verdict
 
 MAX_ATTEMPTS = 6  # of one call, its rescues included
+_LOST = Outcome(Verdict.ABANDONED, "another attempt was first")
+_CALL_OVER = Outcome(Verdict.ABANDONED, "the call was over")
 FEWEST = 2  # attempts, however often its client has asked before: one may be bad luck
 
 
@@ -133,21 +135,11 @@ class Race:
 
     # What has happened.
 
-    def failed(
-        self,
-        attempt: Attempt,
-        verdict: Verdict,
-        now: float,
-        reason: str = "",
-        retry_after: float | None = None,
-        *,
-        passing: bool = True,
-        cause: Cause | None = None,
-    ) -> None:
-        """It ended without a token; `passing` says whether the same endpoint might serve this call a moment later."""
-        attempt.end(verdict, now, reason, retry_after, cause)
+    def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        """An attempt ended without a token."""
+        attempt.end(outcome, now)
         self.live.remove(attempt)
-        self._field.failed(attempt.endpoint, retry_after, now, passing=passing)
+        self._field.failed(attempt.endpoint, outcome, now)
         self._reckon(now)
 
     def longer(self, attempt: Attempt, now: float) -> bool:
@@ -182,7 +174,7 @@ class Race:
         losers, self.live, self._hold_until, self.wanted = self.live, [], inf, ()
         self._rival_at = self._abandon_at = self._expires_at = inf
         for loser in losers:
-            loser.end(Verdict.ABANDONED, now, "another was first" if self.winner is not None else "the call was over")
+            loser.end(_LOST if self.winner is not None else _CALL_OVER, now)
         return losers
 
     # With nobody running.

@@ -11,8 +11,6 @@ from itertools import islice, takewhile
 from math import inf
 from typing import Literal
 
-import msgspec
-
 from router.core.endpoint.breaker import Breaker, State
 from router.core.endpoint.cooldown import Cooldown
 from router.core.endpoint.health import Health
@@ -21,7 +19,7 @@ from router.core.endpoint.latency import Latency
 from router.core.endpoint.limit import Limit
 from router.core.endpoint.server_load import ServerLoad
 from router.core.endpoint.slots import Slots
-from router.core.verdict import OURS, Cause, Verdict
+from router.core.verdict import OURS, Cause, Outcome, Verdict
 
 Wait = Literal["first_token", "answer", "embedding"]  # what a call waits for; each has a scale of its own
 Role = Literal["first", "hedge", "retry", "rescue"]
@@ -282,26 +280,52 @@ class Endpoint:
         return flipped
 
 
-class Attempt(msgspec.Struct, eq=False):
-    """One try of a call at one endpoint."""
+class Attempt:
+    """One try of a call at one endpoint. `outcome` is None while it runs.
 
-    endpoint: Endpoint
-    slots: Slots  # those it took one of: a reload may give the endpoint others
-    began: float
-    wait: Wait
-    role: Role
-    trial: bool
-    size: float = 0.0  # tokens of its prompt
-    load: float = 0.0  # that was there when it began
-    first_token_at: float | None = None
-    ended: float | None = None
-    verdict: Verdict | None = None
-    cause: Cause | None = None
-    reason: str = ""
-    retry_after: float | None = None
+    `slots` are those that it took one of (a reload may give the endpoint others), `size` are the tokens of its prompt,
+    `load` is the endpoint's load when it began.
+    """
+
+    __slots__ = (
+        "began",
+        "ended",
+        "endpoint",
+        "first_token_at",
+        "load",
+        "outcome",
+        "role",
+        "size",
+        "slots",
+        "trial",
+        "wait",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        slots: Slots,
+        began: float,
+        wait: Wait,
+        role: Role,
+        trial: bool,
+        size: float = 0.0,
+        load: float = 0.0,
+    ) -> None:
+        self.endpoint, self.slots, self.began, self.wait, self.role = endpoint, slots, began, wait, role
+        self.trial, self.size, self.load = trial, size, load
+        self.first_token_at: float | None = None
+        self.ended: float | None = None
+        self.outcome: Outcome | None = None
 
     def __repr__(self) -> str:
-        return f"<Attempt {self.role} at {self.endpoint.name} {self.verdict.value if self.verdict else 'running'}>"
+        verdict = self.verdict
+        return f"<Attempt {self.role} at {self.endpoint.name} {verdict.value if verdict else 'running'}>"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The outcome's verdict; None while it runs."""
+        return None if self.outcome is None else self.outcome.verdict
 
     def first_token(self, now: float) -> None:
         """The first token (or the complete answer, where that is what the call waits for) is here."""
@@ -312,18 +336,12 @@ class Attempt(msgspec.Struct, eq=False):
             self.endpoint.breaker.token()
             self.endpoint.latency(self.wait).observe(now - self.began, now, self.size, self.load)
 
-    def end(
-        self,
-        verdict: Verdict,
-        now: float,
-        reason: str = "",
-        retry_after: float | None = None,
-        cause: Cause | None = None,
-    ) -> None:
-        """It is over. Only the first word counts, so every path may say it."""
-        if self.ended is not None:
+    def end(self, outcome: Outcome, now: float) -> None:
+        """End the attempt. Only the first call counts, so every path may make it."""
+        if self.outcome is not None:
             return
-        self.ended, self.verdict, self.reason, self.retry_after, self.cause = now, verdict, reason, retry_after, cause
+        self.ended, self.outcome = now, outcome
+        verdict = outcome.verdict
         endpoint = self.endpoint
         endpoint.in_flight -= 1
         self.slots.used -= 1
@@ -334,10 +352,10 @@ class Attempt(msgspec.Struct, eq=False):
         elif verdict is Verdict.FAULT:
             endpoint.latency(self.wait).penalise(max(PENALTY, self._waited(now)), now)
             endpoint.breaker.failure(now, self.began, trial=self.trial)
-            if cause in OURS:
-                endpoint.cooldown.refused(cause, now)
+            if outcome.cause in OURS:
+                endpoint.cooldown.refused(outcome.cause, now)
         else:
-            self._inconclusive(verdict, now)
+            self._inconclusive(outcome, now)
         line = self.slots.line
         if line.places:
             while line.call_up(now) and not endpoint.full:  # for more than one, where its own limit has grown
@@ -357,8 +375,8 @@ class Attempt(msgspec.Struct, eq=False):
             latency.forget()
             latency.observe(self._waited(now), now, self.size, self.load)
 
-    def _inconclusive(self, verdict: Verdict, now: float) -> None:
-        endpoint, waited = self.endpoint, now - self.began
+    def _inconclusive(self, outcome: Outcome, now: float) -> None:
+        endpoint, waited, verdict = self.endpoint, now - self.began, outcome.verdict
         late = verdict is Verdict.ABANDONED and self.first_token_at is None
         if late:
             # A trial that is not better than usual was no recovery.
@@ -370,12 +388,12 @@ class Attempt(msgspec.Struct, eq=False):
         else:
             endpoint.breaker.inconclusive(trial=self.trial)
         if verdict is Verdict.BUSY:
-            self._busy(now)
+            self._busy(outcome, now)
 
-    def _busy(self, now: float) -> None:
+    def _busy(self, outcome: Outcome, now: float) -> None:
         """Where others run there a smaller limit is all that a throttled endpoint needs, unless it names a time."""
         endpoint = self.endpoint
-        if self.cause is Cause.THROTTLED:
+        if outcome.cause is Cause.THROTTLED:
             endpoint.limit.throttled(endpoint.in_flight + 1, self.began, now)
-        if self.cause is not Cause.THROTTLED or self.retry_after is not None or not endpoint.in_flight:
-            endpoint.cooldown.busy(now, self.retry_after, self.cause)
+        if outcome.cause is not Cause.THROTTLED or outcome.retry_after is not None or not endpoint.in_flight:
+            endpoint.cooldown.busy(now, outcome.retry_after, outcome.cause)

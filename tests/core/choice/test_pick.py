@@ -13,7 +13,7 @@ from router.core.choice.pick import EXPLORE, NEAR, least_bad, pick
 from router.core.endpoint.breaker import RAMP
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import Exploring, Steady, T, busy, endpoint, full, learn, properties, recover, trip
 
 PICKS = 20_000
@@ -34,7 +34,7 @@ def in_state(state: str, name: str, seconds: float) -> Endpoint:
     elif state == "full":
         full(made)
     elif state == "failing":
-        made.begin(T).end(Verdict.FAULT, T)
+        made.begin(T).end(Outcome(Verdict.FAULT), T)
     return made
 
 
@@ -193,7 +193,7 @@ def test_a_server_that_named_a_time_is_left_alone_even_as_the_last_one() -> None
     assert least_bad([only], T) is None
     assert least_bad([only], T + 30.0) is only
     unsaid = endpoint()
-    unsaid.begin(T).end(Verdict.BUSY, T)
+    unsaid.begin(T).end(Outcome(Verdict.BUSY), T)
     assert least_bad([unsaid], T) is unsaid
 
 

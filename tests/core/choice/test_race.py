@@ -20,7 +20,7 @@ from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
 from router.core.endpoint.latency import SETTLES
 from router.core.endpoint.server_load import ServerLoad
 from router.core.endpoint.waiting_queue import QueueLimit
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, learn, trip
 
 AGAIN = PAUSE * 1.5  # with chance that holds still
@@ -74,7 +74,7 @@ class Call:
         """Time has come, or there was news: what is given up and what begins."""
         now, seen = T + seconds, []
         for late in self.race.give_up(now):
-            self.race.failed(late, Verdict.FAULT, now, passing=False)
+            self.race.failed(late, Outcome(Verdict.FAULT, passing=False), now)
             seen.append(f"give up {late.endpoint.name}")
         while attempt := self.race.next_attempt(now):
             self.attempts[attempt.endpoint.name] = attempt
@@ -90,7 +90,7 @@ class Call:
         retry_after: float | None = None,
         passing: bool = True,
     ) -> list[str]:
-        self.race.failed(self.attempts[name], verdict, T + seconds, retry_after=retry_after, passing=passing)
+        self.race.failed(self.attempts[name], Outcome(verdict, retry_after=retry_after, passing=passing), T + seconds)
         return self.at(seconds)
 
     def token(self, name: str, seconds: float) -> list[str]:
@@ -262,7 +262,7 @@ def test_under_auto_few_hedges_wait_at_once_and_more_when_they_win() -> None:
     call = Call([a, b, dear], rules=Rules(hedge="auto", hedge_budget=0.1))
     assert call.at(0.0) == ["first a"]
     assert call.at(0.7) == []
-    hedges.pop().end(Verdict.ABANDONED, T + 0.7)
+    hedges.pop().end(Outcome(Verdict.ABANDONED), T + 0.7)
     assert call.at(0.7 + RECHECK) == ["hedge b"]
     call.token("b", 1.0)
     assert call.way.window.size(T + 1.0) > FEWEST
@@ -327,7 +327,7 @@ def test_a_hedge_goes_to_the_next_tier_where_its_own_has_no_other() -> None:
 
 def test_a_hedge_goes_to_one_that_has_just_failed_where_there_is_no_other() -> None:
     a, b, _ = three()
-    b.begin(T).end(Verdict.FAULT, T)
+    b.begin(T).end(Outcome(Verdict.FAULT), T)
     assert Call([a, b], rules=Rules(hedge=0.0)).at(0.0) == ["first a", "hedge b"]
 
 
@@ -356,7 +356,7 @@ def test_a_retry_at_a_sound_endpoint_costs_no_budget(verdict: Verdict) -> None:
 
 def test_a_retry_at_an_unsound_endpoint_is_paid_for() -> None:
     a, b, _ = three()
-    b.begin(T).end(Verdict.FAULT, T)
+    b.begin(T).end(Outcome(Verdict.FAULT), T)
     rich, poor = Call([a, b]), Call([a, b], retries=broke())
     rich.at(0.0), poor.at(0.0)
     assert rich.fails("a", 0.0) == ["retry b"]
@@ -505,7 +505,7 @@ def test_a_rescue_has_no_patience_with_the_one_that_broke() -> None:
     call = Call([a], [b], rules=Rules(patience=1.5))
     call.at(0.0)
     call.race.commit(call.attempts["a"], T + 0.5)
-    call.attempts["a"].end(Verdict.FAULT, T + 1.0)
+    call.attempts["a"].end(Outcome(Verdict.FAULT), T + 1.0)
     before, call.race = call.race, Race(call.way, "first_token", T + 1.0, Steady())
     call.race.rescue(before, T + 1.0)
     assert call.at(1.0) == ["rescue b"]
@@ -544,7 +544,7 @@ def test_the_last_live_attempt_keeps_the_calls_whole_deadline() -> None:
 
 def test_an_attempt_is_not_given_up_for_one_that_cannot_be_paid_for() -> None:
     a, b, _ = three()
-    b.begin(T).end(Verdict.FAULT, T)
+    b.begin(T).end(Outcome(Verdict.FAULT), T)
     call = Call([a, b], rules=Rules(abandon=15.0), retries=broke())
     call.at(0.0)
     assert call.at(15.0) == []
@@ -748,7 +748,7 @@ class AnyCall:
             self.others.append(e.begin(self.now))
         elif what == 1 and self.others:
             other = self.others.pop(self.rng.randrange(len(self.others)))
-            other.end(self.rng.choice(list(Verdict)), self.now, retry_after=self.rng.choice([None, 0.5, 5.0]))
+            other.end(Outcome(self.rng.choice(list(Verdict)), retry_after=self.rng.choice([None, 0.5, 5.0])), self.now)
         elif what == 2:
             e.probed(self.rng.random() < 0.5, self.now)
         elif not e.full:
@@ -787,7 +787,7 @@ class AnyCall:
             for late in self.race.give_up(self.now):
                 assert late in self.race.live
                 self.ends.pop(late, None)
-                self.race.failed(late, Verdict.FAULT, self.now, passing=self.rng.random() < 0.5)
+                self.race.failed(late, Outcome(Verdict.FAULT, passing=self.rng.random() < 0.5), self.now)
             while (attempt := self.race.next_attempt(self.now)) is not None:
                 self.began(attempt)
             self.holds()
@@ -818,16 +818,16 @@ class AnyCall:
         elif verdict is Verdict.REFUSED and not (self.rng.random() < 0.7 and self.too_long(attempt)):
             losers = self.race.settle(attempt, self.now)
         elif verdict is Verdict.REFUSED:
-            self.race.failed(attempt, verdict, self.now, passing=False)
+            self.race.failed(attempt, Outcome(verdict, passing=False), self.now)
             self.advance()
             return
         else:
             after = self.rng.choice([None, 0.1, 1.0, 30.0])
-            self.race.failed(attempt, verdict, self.now, retry_after=after, passing=self.rng.random() < 0.7)
+            self.race.failed(attempt, Outcome(verdict, retry_after=after, passing=self.rng.random() < 0.7), self.now)
             self.advance()
             return
         assert all(loser.ended == self.now for loser in losers)
-        attempt.end(verdict, self.now + 10.0)
+        attempt.end(Outcome(verdict), self.now + 10.0)
 
     def too_long(self, attempt: Attempt) -> bool:
         if not self.race.longer(attempt, self.now):
@@ -868,7 +868,7 @@ class AnyCall:
         assert all(attempt.ended is not None for attempt in self.attempts)
         assert self.race.wake_at == inf
         for other in self.others:
-            other.end(Verdict.ABANDONED, self.now)
+            other.end(Outcome(Verdict.ABANDONED), self.now)
         for e in self.endpoints:
             assert (e.in_flight, len(e.waiting), e.slots.used) == (0, 0, 0)
         served = [attempt for attempt in self.attempts if attempt is self.race.winner]

@@ -11,7 +11,7 @@ from router import config
 from router.core.choice.table import Table, rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.waiting_queue import QueueEntry
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import T, trip
 
 
@@ -151,7 +151,7 @@ def test_reweighting_changes_what_was_said_and_nothing_that_was_learned() -> Non
     assert (subject.weight, subject.slots.limit) == (4.0, 7)
     assert (subject.latency("first_token").mean(T), subject.breaker.retry_at) == (mean, retry_at)
     assert (subject.in_flight, subject.slots.used) == (1, 1)
-    running.end(Verdict.SERVED, T)
+    running.end(Outcome(Verdict.SERVED), T)
     assert (subject.in_flight, subject.slots.used) == (0, 0)
     assert names(new) == [["a-heavy"], ["b"]]
 
@@ -176,7 +176,7 @@ def test_a_limit_that_is_lowered_below_what_runs_lets_that_end() -> None:
     table(entry("a", concurrency=1), old=old)
     for attempt in running:
         assert subject.full
-        attempt.end(Verdict.SERVED, T)
+        attempt.end(Outcome(Verdict.SERVED), T)
     assert not subject.full
 
 
@@ -194,7 +194,7 @@ def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() 
     third = table(*joined, old=second)
     assert named(third, "a", "chat").slots is named(third, "a", "code").slots
     for attempt in running:
-        attempt.end(Verdict.SERVED, T)
+        attempt.end(Outcome(Verdict.SERVED), T)
     for of in (first, second, third):
         assert [(e.in_flight, e.slots.used) for e in of.endpoints] == [(0, 0)] * 2
 
@@ -226,5 +226,5 @@ def test_those_in_line_stay_in_it_and_look_again_for_there_may_be_more_room() ->
     assert new.routes["chat"].queue is queue
     assert (queue.waiting, queue.most, queue.longest) == (1, 7, 3.0)
     place.leave(T)
-    running.end(Verdict.SERVED, T)
+    running.end(Outcome(Verdict.SERVED), T)
     assert (queue.waiting, endpoint.slots.used) == (0, 0)

@@ -21,7 +21,7 @@ from router.core.endpoint.endpoint import (
 )
 from router.core.endpoint.health import FALL
 from router.core.endpoint.slots import Slots
-from router.core.verdict import OURS, Cause, Verdict
+from router.core.verdict import OURS, Cause, Outcome, Verdict
 from tests.core.helpers import T, busy, endpoint, full, learn, properties, trip
 
 WAITS: tuple[Wait, ...] = ("first_token", "answer", "embedding")
@@ -77,15 +77,15 @@ def test_whatever_happens_to_attempts_each_counts_once_and_leaves_no_trace(steps
         elif attempts and what == "first_token":
             attempts[which % len(attempts)].first_token(now)
         elif attempts:
-            attempts[which % len(attempts)].end(verdict, now, retry_after=retry_after)
+            attempts[which % len(attempts)].end(Outcome(verdict, retry_after=retry_after), now)
         live = [attempt for attempt in attempts if attempt.ended is None]
         silent = [attempt for attempt in live if attempt.first_token_at is None]
         assert counters(subject) == (len(live), len(silent), len(live))
         assert list(subject.waiting) == silent  # oldest first
         assert sum(attempt.trial for attempt in live) <= 1
     for attempt in attempts:
-        attempt.end(Verdict.ABANDONED, now)
-        attempt.end(Verdict.FAULT, now)
+        attempt.end(Outcome(Verdict.ABANDONED), now)
+        attempt.end(Outcome(Verdict.FAULT), now)
     assert counters(subject) == (0, 0, 0)
     assert not any(subject._witnesses.values())
     assert not any(subject._waiting_for.values())
@@ -112,9 +112,9 @@ def test_what_a_call_looks_at_does_not_grow_with_those_that_wait(overtaken: bool
 def test_only_the_first_word_about_an_attempts_end_counts() -> None:
     subject = endpoint(seconds=None)
     attempt = subject.begin(T)
-    attempt.end(Verdict.REFUSED, T + 1.0)
-    attempt.end(Verdict.FAULT, T + 2.0)
-    attempt.end(Verdict.BUSY, T + 2.0, retry_after=30.0)
+    attempt.end(Outcome(Verdict.REFUSED), T + 1.0)
+    attempt.end(Outcome(Verdict.FAULT), T + 2.0)
+    attempt.end(Outcome(Verdict.BUSY, retry_after=30.0), T + 2.0)
     attempt.first_token(T + 2.0)
     assert (attempt.verdict, attempt.ended, attempt.first_token_at) == (Verdict.REFUSED, T + 1.0, None)
     assert subject.available(T + 2.0)
@@ -136,7 +136,7 @@ def test_an_attempt_gives_back_the_slot_that_it_took_though_the_endpoint_has_mov
     before, after = subject.slots, Slots(5)
     attempt = subject.begin(T)
     subject.slots = after
-    attempt.end(Verdict.SERVED, T)
+    attempt.end(Outcome(Verdict.SERVED), T)
     assert (before.used, after.used) == (0, 0)
 
 
@@ -146,7 +146,7 @@ def test_an_attempt_gives_back_the_slot_that_it_took_though_the_endpoint_has_mov
 @pytest.mark.parametrize("verdict", [Verdict.SERVED, Verdict.REFUSED, Verdict.BUSY])
 def test_the_estimate_is_untouched_by_an_end_that_is(verdict: Verdict) -> None:
     subject = endpoint(seconds=0.5)
-    subject.begin(T).end(verdict, T + 30.0)
+    subject.begin(T).end(Outcome(verdict), T + 30.0)
     assert subject.latency("first_token").mean(T) == endpoint(seconds=0.5).latency("first_token").mean(T)
 
 
@@ -160,8 +160,8 @@ def test_a_first_token_is_learned_for_what_the_call_waited_for_and_for_nothing_e
 
 def test_a_failure_is_not_fast() -> None:
     quick, slow = endpoint(seconds=None), endpoint(seconds=None)
-    quick.begin(T).end(Verdict.FAULT, T + 0.001)
-    slow.begin(T).end(Verdict.FAULT, T + 12.0)
+    quick.begin(T).end(Outcome(Verdict.FAULT), T + 0.001)
+    slow.begin(T).end(Outcome(Verdict.FAULT), T + 12.0)
     assert quick.latency("first_token").mean(T + 0.001) == pytest.approx(0.2 * 1.0 + 0.8 * PENALTY)
     assert slow.latency("first_token").mean(T + 12.0) == pytest.approx(0.2 * 1.0 + 0.8 * 12.0)
 
@@ -170,7 +170,7 @@ def test_a_stream_that_breaks_is_penalised_but_not_for_the_time_that_it_streamed
     subject = endpoint(seconds=None)
     attempt = subject.begin(T)
     attempt.first_token(T + 1.0)
-    attempt.end(Verdict.FAULT, T + 600.0)
+    attempt.end(Outcome(Verdict.FAULT), T + 600.0)
     learned, told = subject.latency("first_token"), endpoint(seconds=None).latency("first_token")
     told.observe(1.0, T + 1.0)
     told.observe(PENALTY, T + 600.0)
@@ -179,11 +179,11 @@ def test_a_stream_that_breaks_is_penalised_but_not_for_the_time_that_it_streamed
 
 def test_an_attempt_that_lost_its_race_took_at_least_as_long_as_it_had() -> None:
     late, early, answered = (endpoint(seconds=1.0) for _ in range(3))
-    late.begin(T).end(Verdict.ABANDONED, T + 4.0)
-    early.begin(T).end(Verdict.ABANDONED, T + 0.2)
+    late.begin(T).end(Outcome(Verdict.ABANDONED), T + 4.0)
+    early.begin(T).end(Outcome(Verdict.ABANDONED), T + 0.2)
     attempt = answered.begin(T)
     attempt.first_token(T + 1.0)
-    attempt.end(Verdict.ABANDONED, T + 60.0)  # its client left: its first token is known
+    attempt.end(Outcome(Verdict.ABANDONED), T + 60.0)  # its client left: its first token is known
     assert late.latency("first_token").mean(T + 4.0) > 1.0
     assert early.latency("first_token").mean(T + 0.2) == 1.0
     assert answered.latency("first_token").mean(T + 60.0) == 1.0
@@ -194,22 +194,22 @@ def test_what_is_served_raises_health_and_what_fails_does_not_lower_it() -> None
     for _ in range(FALL):
         subject.probed(False, T)
     assert not subject.available(T)
-    subject.begin(T).end(Verdict.SERVED, T + 1.0)
+    subject.begin(T).end(Outcome(Verdict.SERVED), T + 1.0)
     assert subject.available(T + 1.0)
     assert subject.cooldown.served_at == T + 1.0
     for _ in range(2):
-        subject.begin(T).end(Verdict.FAULT, T + 1.0)
+        subject.begin(T).end(Outcome(Verdict.FAULT), T + 1.0)
     assert subject.health.up
 
 
 def test_after_an_outage_the_estimate_begins_anew_with_the_trial() -> None:
     subject = endpoint(seconds=0.2)
     for _ in range(10):
-        subject.begin(T).end(Verdict.FAULT, T + 30.0)
+        subject.begin(T).end(Outcome(Verdict.FAULT), T + 30.0)
     trial = subject.begin(T + 60.0)
     assert trial.trial
     trial.first_token(T + 60.5)
-    trial.end(Verdict.SERVED, T + 90.0)
+    trial.end(Outcome(Verdict.SERVED), T + 90.0)
     assert subject.breaker.state(T + 90.0) is State.CLOSED
     assert subject.latency("first_token").mean(T + 90.0) == pytest.approx(0.5)
 
@@ -248,26 +248,26 @@ def test_a_busy_endpoint_is_out_for_as_long_as_it_said() -> None:
 
 def test_a_busy_endpoint_that_names_no_time_is_out_for_a_moment() -> None:
     subject = endpoint()
-    subject.begin(T).end(Verdict.BUSY, T)
+    subject.begin(T).end(Outcome(Verdict.BUSY), T)
     assert subject.recovers_at(T) == T + BUSY_WAIT
 
 
 def test_an_endpoint_that_stays_busy_is_left_alone_for_longer_each_time_until_it_serves() -> None:
     subject, now, waits = endpoint(), T, []
     for _ in range(6):
-        subject.begin(now).end(Verdict.BUSY, now)
+        subject.begin(now).end(Outcome(Verdict.BUSY), now)
         waits.append(subject.recovers_at(now) - now)
         now += waits[-1]
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
-    subject.begin(now).end(Verdict.SERVED, now)
-    subject.begin(now).end(Verdict.BUSY, now)
+    subject.begin(now).end(Outcome(Verdict.SERVED), now)
+    subject.begin(now).end(Outcome(Verdict.BUSY), now)
     assert subject.recovers_at(now) == now + BUSY_WAIT
 
 
 def test_attempts_that_are_told_together_that_it_is_busy_count_as_one() -> None:
     subject = endpoint()
     for attempt in [subject.begin(T) for _ in range(5)]:
-        attempt.end(Verdict.BUSY, T)
+        attempt.end(Outcome(Verdict.BUSY), T)
     assert subject.recovers_at(T) == T + BUSY_WAIT
 
 
@@ -291,7 +291,7 @@ def test_an_endpoint_that_has_all_its_slots_taken_is_full_until_one_ends() -> No
     assert subject.full
     assert not subject.available(T)
     assert subject.recovers_at(T) == inf
-    attempts[0].end(Verdict.SERVED, T)
+    attempts[0].end(Outcome(Verdict.SERVED), T)
     assert subject.available(T)
 
 
@@ -300,7 +300,7 @@ def test_two_endpoints_of_one_entry_share_its_slots() -> None:
     one, other = Endpoint("a", "small", slots=slots), Endpoint("a", "large", slots=slots)
     attempt = one.begin(T)
     assert not other.available(T)
-    attempt.end(Verdict.SERVED, T)
+    attempt.end(Outcome(Verdict.SERVED), T)
     assert other.available(T)
 
 
@@ -308,7 +308,7 @@ def test_two_endpoints_of_one_entry_share_its_slots() -> None:
 
 
 def ends(subject: Endpoint, cause: Cause, now: float = T, retry_after: float | None = None) -> None:
-    subject.begin(now).end(cause.verdict, now, "", retry_after, cause)
+    subject.begin(now).end(Outcome(cause.verdict, "", retry_after, cause), now)
 
 
 def test_one_that_is_throttled_takes_fewer_at_once_and_need_not_be_left_alone() -> None:
@@ -320,7 +320,7 @@ def test_one_that_is_throttled_takes_fewer_at_once_and_need_not_be_left_alone() 
     assert subject.recovers_at(T) == inf
     assert not subject.available(T)
     for attempt in running[:3]:
-        attempt.end(Verdict.SERVED, T)
+        attempt.end(Outcome(Verdict.SERVED), T)
     assert subject.available(T)
     assert subject.begin(T)
     assert subject.full
@@ -360,9 +360,9 @@ def test_the_operators_limit_is_never_exceeded_whatever_is_learned(told: int | N
         elif running:
             attempt = running.pop(0)
             if isinstance(step, Cause):
-                attempt.end(step.verdict, now, "", None, step)
+                attempt.end(Outcome(step.verdict, "", None, step), now)
             else:
-                attempt.end(Verdict.SERVED, now)
+                attempt.end(Outcome(Verdict.SERVED), now)
         assert subject.in_flight == len(running)
         assert 1 <= subject.most <= (told or inf)
         assert told is None or subject.in_flight <= told
@@ -401,22 +401,22 @@ def test_one_that_serves_as_the_last_one_is_back() -> None:
     subject = endpoint()
     before = subject.begin(T)
     ends(subject, Cause.DENIED, T + 1)
-    before.end(Verdict.SERVED, T + 2)  # which says nothing of a key that is refused since
+    before.end(Outcome(Verdict.SERVED), T + 2)  # which says nothing of a key that is refused since
     assert not subject.available(T + 2)
     assert subject.cooldown.because is Cause.DENIED
-    subject.begin(T + 3).end(Verdict.SERVED, T + 4)
+    subject.begin(T + 3).end(Outcome(Verdict.SERVED), T + 4)
     assert subject.available(T + 4)
 
 
 def test_one_that_served_a_call_just_now_knows_our_model_and_path() -> None:
     subject = endpoint()
-    subject.begin(T).end(Verdict.SERVED, T)
+    subject.begin(T).end(Outcome(Verdict.SERVED), T)
     ends(subject, Cause.MISCONFIGURED, T + LATELY - 1)
     assert subject.available(T + LATELY - 1)
     ends(subject, Cause.MISCONFIGURED, T + LATELY)
     assert not subject.available(T + LATELY)
     keyless = endpoint()
-    keyless.begin(T).end(Verdict.SERVED, T)
+    keyless.begin(T).end(Outcome(Verdict.SERVED), T)
     ends(keyless, Cause.DENIED)
     assert not keyless.available(T)
 
@@ -444,7 +444,7 @@ def test_an_open_breaker_keeps_calls_away_until_its_trial_and_during_it() -> Non
     trial = subject.begin(then)
     assert not subject.available(then)
     assert subject.recovers_at(then) == inf  # nobody knows what the trial will say
-    trial.end(Verdict.ABANDONED, then)
+    trial.end(Outcome(Verdict.ABANDONED), then)
     assert subject.recovers_at(then) == then
 
 
@@ -461,10 +461,10 @@ def test_what_is_out_is_not_sound_and_does_not_recover_now(spoil) -> None:  # ty
 
 def test_one_failure_makes_it_unsound_though_available_and_one_success_sound_again() -> None:
     subject = endpoint()
-    subject.begin(T).end(Verdict.FAULT, T)
+    subject.begin(T).end(Outcome(Verdict.FAULT), T)
     assert subject.available(T)
     assert not subject.sound(T)
-    subject.begin(T).end(Verdict.SERVED, T)
+    subject.begin(T).end(Outcome(Verdict.SERVED), T)
     assert subject.sound(T)
 
 
@@ -495,7 +495,7 @@ def test_as_many_as_were_there_when_it_was_measured_cost_nothing_more() -> None:
         measured = subject.begin(T)
         measured.first_token(T + 1.0)
         for attempt in [measured, *beside]:
-            attempt.end(Verdict.REFUSED, T + 1.0)
+            attempt.end(Outcome(Verdict.REFUSED), T + 1.0)
     alone = subject.cost("first_token", T + 1.0)
     subject.begin(T + 1.0), subject.begin(T + 1.0)
     assert subject.cost("first_token", T + 1.0) == alone
@@ -536,12 +536,12 @@ def test_a_long_prompt_makes_its_endpoint_neither_late_nor_lost() -> None:
     long = [reads.begin(T, size=8000.0) for _ in range(3)]
     assert not reads.late(T + 2.5)
     for attempt in long:
-        attempt.end(Verdict.ABANDONED, T + 2.5)
+        attempt.end(Outcome(Verdict.ABANDONED), T + 2.5)
     assert reads.available(T + 2.5)
     short = [reads.begin(T + 3.0, size=100.0) for _ in range(3)]
     assert reads.late(T + 5.5)
     for attempt in short:
-        attempt.end(Verdict.ABANDONED, T + 5.5)
+        attempt.end(Outcome(Verdict.ABANDONED), T + 5.5)
     assert not reads.available(T + 5.5)
 
 
@@ -592,7 +592,7 @@ def test_a_newcomer_is_untried_then_dearer_than_any_other_while_on_trial_then_kn
 
 def test_a_newcomer_whose_trial_said_nothing_is_untried_again() -> None:
     subject = endpoint(seconds=None)
-    subject.begin(T).end(Verdict.REFUSED, T)
+    subject.begin(T).end(Outcome(Verdict.REFUSED), T)
     assert subject.untried("first_token")
 
 
@@ -601,7 +601,7 @@ def test_an_endpoint_and_its_attempt_can_be_read_in_a_log() -> None:
     attempt = subject.begin(T)
     assert repr(subject) == "<Endpoint a/m 1 in flight, 1 waiting>"
     assert repr(attempt) == "<Attempt first at a running>"
-    attempt.end(Verdict.BUSY, T)
+    attempt.end(Outcome(Verdict.BUSY), T)
     assert repr(attempt) == "<Attempt first at a busy>"
 
 
@@ -609,7 +609,7 @@ def test_an_endpoint_and_its_attempt_can_be_read_in_a_log() -> None:
 
 
 def lose(of: Endpoint, began: float, seconds: float) -> None:
-    of.begin(began).end(Verdict.ABANDONED, began + seconds)
+    of.begin(began).end(Outcome(Verdict.ABANDONED), began + seconds)
 
 
 def test_three_late_losses_in_a_row_open_the_breaker_and_a_token_between_them_does_not() -> None:
@@ -651,5 +651,5 @@ def test_it_is_late_while_somebody_waits_much_longer_than_it_takes_as_a_rule() -
     attempt = subject.begin(T)
     assert not subject.late(T + 0.35)
     assert subject.late(T + 0.5)
-    attempt.end(Verdict.ABANDONED, T + 0.9)
+    attempt.end(Outcome(Verdict.ABANDONED), T + 0.9)
     assert not subject.late(T + 0.9)

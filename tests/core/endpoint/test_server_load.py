@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from router.core.endpoint.endpoint import STREAM_SHARE
 from router.core.endpoint.latency import BATCH
 from router.core.endpoint.server_load import HOT_KV, ServerLoad
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import T, endpoint, properties
 
 counts = st.none() | st.integers(0, 1000).map(float)
@@ -69,7 +69,7 @@ def test_ours_are_not_counted_twice() -> None:
     a.says(ServerLoad(running=4.0), T, T + 5.0)  # it has not seen two of them yet
     assert a.cost("first_token", T) == before
     for attempt in attempts:
-        attempt.end(Verdict.SERVED, T)
+        attempt.end(Outcome(Verdict.SERVED), T)
 
 
 @properties

@@ -9,7 +9,7 @@ import pytest
 from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.endpoint.slots import Slots
 from router.core.endpoint.waiting_queue import SMOOTH, QueueEntry, QueueLimit, WaitingQueue, expected
-from router.core.verdict import Verdict
+from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import T
 
 
@@ -43,14 +43,14 @@ def test_the_first_is_called_and_the_slot_is_kept_until_he_has_looked() -> None:
     endpoint, running = one()
     queue = QueueLimit(10, 10.0)
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
-    running.end(Verdict.SERVED, T)
+    running.end(Outcome(Verdict.SERVED), T)
     assert (first.called, second.called) == (1, 0)
     assert endpoint.full
     first.takes(endpoint)
     assert endpoint.full
     assert (queue.waiting, second.called) == (1, 0)
     assert first.attempt is not None
-    first.attempt.end(Verdict.FAULT, T)
+    first.attempt.end(Outcome(Verdict.FAULT), T)
     assert second.called == 1
 
 
@@ -59,7 +59,7 @@ def test_who_leaves_instead_hands_the_slot_on(looks: bool) -> None:
     endpoint, running = one()
     queue = QueueLimit()
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
-    running.end(Verdict.SERVED, T)
+    running.end(Outcome(Verdict.SERVED), T)
     if looks:
         first.place.look()
     first.place.leave(T)
@@ -73,7 +73,7 @@ def test_who_can_not_use_what_is_free_hands_it_on_and_goes_on_waiting_for_the_re
     (a, at_a), (b, _) = one(name="a"), one(name="b")
     queue = QueueLimit()
     picky, second = Caller(queue, a, b), Caller(queue, a)
-    at_a.end(Verdict.SERVED, T)
+    at_a.end(Outcome(Verdict.SERVED), T)
     picky.place.look()
     picky.place.want([b], T)
     assert (picky.called, second.called) == (1, 1)
@@ -85,8 +85,8 @@ def test_who_is_called_already_is_passed_over() -> None:
     (a, at_a), (b, at_b) = one(name="a"), one(name="b")
     queue = QueueLimit()
     first, second = Caller(queue, a, b), Caller(queue, a, b)
-    at_a.end(Verdict.SERVED, T)
-    at_b.end(Verdict.SERVED, T)
+    at_a.end(Outcome(Verdict.SERVED), T)
+    at_b.end(Outcome(Verdict.SERVED), T)
     assert (first.called, second.called) == (1, 1)
 
 
@@ -94,7 +94,7 @@ def test_models_that_share_slots_share_the_line() -> None:
     slots = Slots(1)
     (chat, running), code = one(slots, "chat"), Endpoint("code", slots=slots)
     caller = Caller(QueueLimit(), code)
-    running.end(Verdict.SERVED, T)
+    running.end(Outcome(Verdict.SERVED), T)
     assert caller.called == 1
     caller.takes(code)
     assert (chat.in_flight, code.in_flight, chat.full) == (0, 1, True)
@@ -103,11 +103,11 @@ def test_models_that_share_slots_share_the_line() -> None:
 def test_a_limit_that_grows_calls_as_many_as_it_has_grown_by() -> None:
     endpoint = Endpoint("a")
     running = [endpoint.begin(T) for _ in range(4)]
-    endpoint.begin(T).end(Verdict.BUSY, T)
+    endpoint.begin(T).end(Outcome(Verdict.BUSY), T)
     endpoint.limit.most = 4.0
     callers = [Caller(QueueLimit(), endpoint) for _ in range(5)]
     endpoint.limit.most = 6.0
-    running[0].end(Verdict.SERVED, T)
+    running[0].end(Outcome(Verdict.SERVED), T)
     assert [caller.called for caller in callers] == [1, 1, 1, 0, 0]
 
 
@@ -118,7 +118,7 @@ def test_what_is_expected_is_the_pace_of_all_lines_together() -> None:
     callers = [Caller(queue, a, b) for _ in range(9)]
     attempts: list[Attempt] = [at_a, at_b]
     for step, endpoint in enumerate((a, b, a, b, a, b)):
-        attempts[step].end(Verdict.SERVED, T + step)
+        attempts[step].end(Outcome(Verdict.SERVED), T + step)
         callers[step].takes(endpoint, T + step)
         attempt = callers[step].attempt
         assert attempt is not None
@@ -134,7 +134,7 @@ def test_a_pace_follows_what_happens_and_not_the_time_that_nobody_was_in_line() 
         began = running.began + idle
         callers = [Caller(QueueLimit(), endpoint) for _ in range(2)]
         for at, caller in zip((began, began + took), callers, strict=True):
-            running.end(Verdict.SERVED, at)
+            running.end(Outcome(Verdict.SERVED), at)
             caller.takes(endpoint, at)
             assert caller.attempt is not None
             running = caller.attempt
@@ -154,7 +154,7 @@ def test_whatever_happens_nothing_stays_kept() -> None:
             if what == 0 and not endpoint.full:
                 running.append(endpoint.begin(T))
             elif what == 1 and running:
-                running.pop(rng.randrange(len(running))).end(rng.choice(list(Verdict)), T)
+                running.pop(rng.randrange(len(running))).end(Outcome(rng.choice(list(Verdict))), T)
             elif what == 2 and (full := [e for e in endpoints if e.full]):
                 callers.append(Caller(queue, *rng.sample(full, rng.randint(1, len(full)))))
             elif what == 3 and callers:
@@ -176,7 +176,7 @@ def test_whatever_happens_nothing_stays_kept() -> None:
         for caller in callers:
             caller.place.leave(T)
         for attempt in running:
-            attempt.end(Verdict.ABANDONED, T)
+            attempt.end(Outcome(Verdict.ABANDONED), T)
         assert queue.waiting == 0
         assert [s.used for s in slots] == [0, 0, 0]
         assert [e.in_flight for e in endpoints] == [0] * 5

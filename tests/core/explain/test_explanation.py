@@ -21,7 +21,7 @@ from router.core.endpoint.latency import TROUBLED
 from router.core.endpoint.server_load import ServerLoad
 from router.core.explain.explanation import Explanation, asked, explain
 from router.core.explain.rows import in_words
-from router.core.verdict import Cause, Verdict
+from router.core.verdict import Cause, Outcome, Verdict
 from tests.core.helpers import Steady, T, busy, full, learn, properties, recover, trip
 
 SOON = T + 1.0
@@ -248,7 +248,7 @@ OUT = {
 def test_who_is_out_is_told_with_the_reason(state: str) -> None:
     of = knowing("a", "b", limit=3, a=0.3, b=0.5)
     if state == "busy":
-        named(of, "a").begin(T).end(Verdict.BUSY, T, retry_after=5.0, cause=Cause.THROTTLED)
+        named(of, "a").begin(T).end(Outcome(Verdict.BUSY, retry_after=5.0, cause=Cause.THROTTLED), T)
     else:
         bring(named(of, "a"), state, 0.3)
     told = explain(of, "first_token", 0.0, T)
@@ -260,7 +260,7 @@ def test_who_is_out_is_told_with_the_reason(state: str) -> None:
 def test_a_limit_that_was_found_out_is_told_as_such() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     throttled = [named(of, "a").begin(T) for _ in range(4)]
-    throttled[0].end(Verdict.BUSY, T, cause=Cause.THROTTLED)
+    throttled[0].end(Outcome(Verdict.BUSY, cause=Cause.THROTTLED), T)
     assert "a is out: no free slot: 3 of the 2 that it was found to take" in why(of)
 
 
@@ -396,7 +396,7 @@ def test_what_its_server_says_and_a_slow_start_are_told() -> None:
     a = named(of, "a")
     a.says(ServerLoad(running=3.0, kv=0.25), T, T + 5.0)
     trip(a, T - 10.0)
-    a.begin(T).end(Verdict.SERVED, T)
+    a.begin(T).end(Outcome(Verdict.SERVED), T)
     (told,) = (each for each in explain(of, "first_token", 0.0, T).candidates if each.endpoint == "a")
     assert told.server is not None
     assert (told.server.running, told.server.waiting, told.server.kv, told.server.hot) == (3.0, None, 0.25, False)
