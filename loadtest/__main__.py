@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from loadtest import beside, faults, faults_report
-from loadtest.cases import CASES, FALLBACK, PRIMARY, Case
-from loadtest.clients import NAMES
-from loadtest.fake import Fake
+from loadtest.faults import compare, report, run
+from loadtest.faults.cases import CASES, FALLBACK, PRIMARY, Case
+from loadtest.faults.clients import NAMES
+from loadtest.faults.fake import Fake
 from loadtest.latency import cli
 from loadtest.processes import BenchError
 
@@ -86,18 +86,18 @@ def run_faults(
     """
     primary, fallback = (f"http://127.0.0.1:{port}/v1" for port in ports or PORTS)
     if print_config:
-        click.echo(faults.endpoints_yaml(primary, fallback, speed), nl=False)
+        click.echo(run.endpoints_yaml(primary, fallback, speed), nl=False)
         return
     if sum(map(bool, (target, serve, router, alone))) != 1:
         raise click.UsageError(
             "Say against whom, by one of --target, --serve, --router and --alone.\n"
-            + faults.what_to_configure(primary, fallback)
+            + run.what_to_configure(primary, fallback)
         )
     try:
-        plan = faults.Plan(
+        plan = run.Plan(
             client=client,
             target=target,
-            command=faults.firsttoken() if serve else router,
+            command=run.firsttoken() if serve else router,
             speed=speed,
             cases=only,
             at_once=at_once,
@@ -108,18 +108,18 @@ def run_faults(
         results = _watched(plan)
     except (BenchError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    faults_report.print_results(results, Console(width=None if sys.stdout.isatty() else 150), speed)
+    report.print_results(results, Console(width=None if sys.stdout.isatty() else 150), speed)
     if file:
-        file.write_text(faults_report.as_json(plan, results) + "\n")
+        file.write_text(report.as_json(plan, results) + "\n")
     sys.exit(any(result.verdict.word != "pass" for result in results))
 
 
-def _watched(plan: faults.Plan) -> list[faults.Result]:
+def _watched(plan: run.Plan) -> list[run.Result]:
     with (
         tempfile.TemporaryDirectory(prefix="faults-") as folder,
         Console(stderr=True).status("starting") as status,
     ):
-        return asyncio.run(faults.run(plan, Path(folder), lambda now: status.update(f"running {now}")))
+        return asyncio.run(run.run(plan, Path(folder), lambda now: status.update(f"running {now}")))
 
 
 @main.command("beside")
@@ -129,7 +129,7 @@ def show_beside(runs: tuple[str, ...]) -> None:
     named = {name: Path(file) for name, _, file in (run.partition("=") for run in runs)}
     if missing := [run for run, file in zip(runs, named.values(), strict=True) if not file.is_file()]:
         raise click.UsageError(f"{', '.join(missing)}: not NAME=FILE, of a file that is there")
-    click.echo(beside.table(named))
+    click.echo(compare.table(named))
 
 
 @main.command("fake")

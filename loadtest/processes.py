@@ -6,6 +6,7 @@ import ctypes
 import os
 import random
 import resource
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+ROUTER = ROOT / ".venv" / "bin" / "firsttoken"
 PR_SET_PDEATHSIG = 1
 READY_WITHIN = 20.0
 STOPS_WITHIN = 5.0
@@ -123,6 +126,13 @@ class Processes:
                 return
             time.sleep(0.05)
         raise BenchError(f"{name} does not listen on port {port}; it said:\n{self.log_of(name).read_text()[-2000:]}")
+
+
+def router_command() -> str:
+    """The command that starts firsttoken, with {config} and {port} still to be filled in."""
+    if not ROUTER.exists():
+        raise BenchError("the router is not installed here: run scripts/install, or name another --gateway")
+    return f"{shlex.quote(str(ROUTER))} serve --config {{config}} --host 127.0.0.1 --port {{port}}"
 
 
 def set_nice(nice: int) -> None:

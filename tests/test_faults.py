@@ -17,14 +17,14 @@ from typing import Any
 import click
 import pytest
 
-from loadtest import faults, faults_report
 from loadtest.__main__ import main
-from loadtest.ailments import FAULTS
-from loadtest.answers import answer_to, tokens_of
-from loadtest.cases import CASES, FALLBACK, MODELS, PRIMARY, Case
-from loadtest.clients import Client, client
-from loadtest.fake import Entry, Fake
-from loadtest.judge import Observed, Outcome, Verdict
+from loadtest.faults import report, run
+from loadtest.faults.ailments import FAULTS
+from loadtest.faults.answers import answer_to, tokens_of
+from loadtest.faults.cases import CASES, FALLBACK, MODELS, PRIMARY, Case
+from loadtest.faults.clients import Client, client
+from loadtest.faults.fake import Entry, Fake
+from loadtest.faults.judge import Observed, Outcome, Verdict
 from router import config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -386,8 +386,8 @@ def test_a_case_in_which_the_primary_was_not_asked_is_run_once_more() -> None:
             client("raw", primary.base_url, 5) as at_primary,
             client("raw", fallback.base_url, 5) as at_fallback,
         ):
-            stand = faults.Stand(primary, fallback, Wary(at_fallback, at_primary), 100, has_fallback=True)
-            (result,) = await faults.run_cases(stand, faults.Plan(cases=[CASE["S11"]], speed=100), lambda _: None)
+            stand = run.Stand(primary, fallback, Wary(at_fallback, at_primary), 100, has_fallback=True)
+            (result,) = await run.run_cases(stand, run.Plan(cases=[CASE["S11"]], speed=100), lambda _: None)
             assert (len(result.seen.primary), len(result.seen.fallback)) == (1, 0)
 
     asyncio.run(story())
@@ -400,16 +400,16 @@ NODE = shutil.which("node") is not None and (ROOT / "tests/node/node_modules/ope
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, faults.Result]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, run.Result]]:
     """All sixteen with each client, each before a router of its own, all at once: most of a run is waiting."""
 
-    async def run_all() -> list[list[faults.Result]]:
+    async def run_all() -> list[list[run.Result]]:
         plans = [
-            faults.Plan(client=client, command=faults.firsttoken(), speed=SPEED, at_once=True)
+            run.Plan(client=client, command=run.firsttoken(), speed=SPEED, at_once=True)
             for client in CLIENTS
             if NODE or client != "openai-node"
         ]
-        return await asyncio.gather(*(faults.run(plan, tmp_path_factory.mktemp(plan.client)) for plan in plans))
+        return await asyncio.gather(*(run.run(plan, tmp_path_factory.mktemp(plan.client)) for plan in plans))
 
     return {
         client: {result.case.name: result for result in results}
@@ -419,38 +419,38 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, fau
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_router_passes(results: dict[str, dict[str, faults.Result]], client: str, case: Case) -> None:
+def test_the_router_passes(results: dict[str, dict[str, run.Result]], client: str, case: Case) -> None:
     if client not in results:
         pytest.skip("node and the Node SDK are not installed: npm --prefix tests/node ci")
     result = results[client][case.name]
     assert (result.verdict.word, result.verdict.why) == (
         "pass",
         "",
-    ), (faults_report.client_got(result), result.seen)
+    ), (report.client_got(result), result.seen)
 
 
 @pytest.mark.parametrize("client", ["raw", "openai-python"])
 def test_the_router_rescues_from_more_than_the_sixteen(tmp_path: Path, client: str) -> None:
     more = ["error-event", "reset-midway", "short", "empty"]
     cases = [Case(case.name, fault, "the whole answer", 30) for case, fault in zip(CASES, more, strict=False)]
-    plan = faults.Plan(client=client, command=faults.firsttoken(), speed=SPEED, cases=cases)
-    results = asyncio.run(faults.run(plan, tmp_path))
-    assert [(result.case.fault, faults_report.client_got(result)[:16]) for result in results] == [
+    plan = run.Plan(client=client, command=run.firsttoken(), speed=SPEED, cases=cases)
+    results = asyncio.run(run.run(plan, tmp_path))
+    assert [(result.case.fault, report.client_got(result)[:16]) for result in results] == [
         (fault, "the whole answer") for fault in more
     ]
 
 
 def test_where_two_answers_differ_a_broken_stream_ends_with_an_error(tmp_path: Path) -> None:
-    plan = faults.Plan(
+    plan = run.Plan(
         client="openai-python",
-        command=faults.firsttoken(),
+        command=run.firsttoken(),
         speed=SPEED,
         cases=[CASE["S08"], CASE["S14"]],
         voices=("", "another"),
     )
-    for result in asyncio.run(faults.run(plan, tmp_path)):
+    for result in asyncio.run(run.run(plan, tmp_path)):
         assert result.verdict.word == "safe"
-        assert tokens_of(result.seen.outcome.text) == tokens_of(answer_to(faults.MESSAGES))[:40]
+        assert tokens_of(result.seen.outcome.text) == tokens_of(answer_to(run.MESSAGES))[:40]
 
 
 # ---- The command

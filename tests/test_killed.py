@@ -19,7 +19,7 @@ import httpx
 import openai
 import pytest
 
-from loadtest.answers import answer_to
+from loadtest.faults.answers import answer_to
 from tests.processes import HI, Json, Router, router
 
 pytestmark = pytest.mark.usefixtures("direct")

@@ -41,7 +41,13 @@ MAY: dict[str, set[str]] = {
     "router.upstream": {"router.upstream"} | _BELOW,
     "router.proxy": {"router.proxy", "router.upstream", "router.errors"} | _BELOW,
     "router.ops": {"router.ops", "router.upstream", "router.errors", "router"} | _BELOW,
-    "loadtest": {"loadtest"},  # it knows HTTP only, so that it can drive any router
+    # The load tools know HTTP only, so that they can drive any router; and the three know nothing of each other.
+    "loadtest": set(),
+    "loadtest.__main__": {"loadtest.faults", "loadtest.latency", "loadtest.processes"},
+    "loadtest.cost": {"loadtest.cost", "loadtest.processes"},
+    "loadtest.faults": {"loadtest.faults", "loadtest.processes"},
+    "loadtest.latency": {"loadtest.latency", "loadtest.processes"},
+    "loadtest.processes": set(),
 }
 # Of what is allowed there, what is not.
 NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.choice", "router.core.explain"}}
@@ -58,7 +64,7 @@ ONLY: dict[str, set[str]] = {
         "router.ops.probes",
         "router.ops.signals",
         "router.upstream.httpx_exchange",
-        "loadtest.clients",
+        "loadtest.faults.clients",
     }
     | {"loadtest.latency.hammer", "loadtest.latency.run"},
     "prometheus_client": {"router.ops.metrics", "router.ops.signals"},

@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 
-from loadtest.gateways import ROUTER
 from loadtest.latency.client import Target
 from loadtest.latency.endpoints import Endpoint
-from loadtest.processes import BenchError, Place, Processes, free_ports
+from loadtest.processes import ROUTER, BenchError, Place, Processes, free_ports
 
 MODEL = "m"
 OURS = "firsttoken"

@@ -16,7 +16,7 @@ from loadtest.latency.endpoints import Endpoint, Strict
 from loadtest.latency.laws import Data, Seconds, Share
 from loadtest.latency.servers import Server
 
-SCENARIOS = Path(__file__).parent.parent / "scenarios.yaml"
+SCENARIOS = Path(__file__).parent / "scenarios.yaml"
 WARM_UP = 200  # calls that are not counted
 
 Ratio = Annotated[float, Field(gt=0)]

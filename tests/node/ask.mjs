@@ -1,4 +1,4 @@
-// The official Node SDK as a client of loadtest/clients.py: reads questions and writes what came of them, a line of JSON each.
+// The official Node SDK as a client of loadtest/faults/clients.py: reads questions and writes what came of them, a line of JSON each.
 //
 // usage: node ask.mjs BASE_URL [TIMEOUT_SECONDS]      (without it, the SDK's own)
 

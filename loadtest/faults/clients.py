@@ -14,9 +14,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from loadtest.judge import Outcome
-from loadtest.processes import BenchError
-from loadtest.tools import ROOT
+from loadtest.faults.judge import Outcome
+from loadtest.processes import ROOT, BenchError
 
 Json = dict[str, Any]
 

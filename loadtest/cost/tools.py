@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.processes import BenchError, Place, Processes, free_ports
+from loadtest.processes import ROOT, BenchError, Place, Processes, free_ports
 
 SOURCES = Path(__file__).resolve().parent
-ROOT = SOURCES.parent
 BUILD = ROOT / ".build"
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wconversion"]
 ENDPOINTS = 3

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
-from loadtest.fake import Entry
+from loadtest.faults.fake import Entry
 
 Word = Literal["pass", "partial", "safe", "fail"]
 

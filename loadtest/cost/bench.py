@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from loadtest import gateways, report, scenarios
+from loadtest.cost import gateways, report, scenarios
+from loadtest.cost.scenarios import PLAIN, STREAMS, Bench
 from loadtest.processes import BenchError, Places, Processes, raise_file_limit
-from loadtest.scenarios import PLAIN, STREAMS, Bench
 
 DESCRIPTION = """\
 Measures gateways in front of three fake endpoints, nginx first as the yardstick, all in one run:

@@ -9,10 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.processes import BenchError, Place, Processes, family, free_ports
-from loadtest.tools import ROOT, Endpoints
-
-ROUTER = ROOT / ".venv" / "bin" / "firsttoken"
+from loadtest.cost.tools import Endpoints
+from loadtest.processes import BenchError, Place, Processes, family, free_ports, router_command
 
 NGINX_CONF = """\
 daemon off;
@@ -88,9 +86,7 @@ def named(text: str) -> Gateway:
 
 
 def router() -> Gateway:
-    if not ROUTER.exists():
-        raise BenchError("the router is not installed here: run scripts/install, or name another --gateway")
-    return Gateway("router", f"{shlex.quote(str(ROUTER))} serve --config {{config}} --host 127.0.0.1 --port {{port}}")
+    return Gateway("router", router_command())
 
 
 def nginx() -> Gateway:

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loadtest.ailments import FAULTS
-from loadtest.cases import Case
-from loadtest.fake import Entry
-from loadtest.faults import Plan, Result
-from loadtest.judge import Outcome
+from loadtest.faults.ailments import FAULTS
+from loadtest.faults.cases import Case
+from loadtest.faults.fake import Entry
+from loadtest.faults.judge import Outcome
+from loadtest.faults.run import Plan, Result
 
 COLOURS = {"pass": "green", "partial": "yellow", "safe": "cyan", "fail": "bold red"}
 

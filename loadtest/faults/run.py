@@ -14,13 +14,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loadtest import gateways
-from loadtest.answers import answer_to
-from loadtest.cases import ALIVE_LIMIT, CASES, FALLBACK, HEALTHY_MODEL, MODELS, PRIMARY, Case
-from loadtest.clients import Client, Json, client
-from loadtest.fake import Entry, Fake
-from loadtest.judge import Observed, Outcome, Verdict
-from loadtest.processes import BenchError, Place, Processes, free_ports
+from loadtest.faults.answers import answer_to
+from loadtest.faults.cases import ALIVE_LIMIT, CASES, FALLBACK, HEALTHY_MODEL, MODELS, PRIMARY, Case
+from loadtest.faults.clients import Client, Json, client
+from loadtest.faults.fake import Entry, Fake
+from loadtest.faults.judge import Observed, Outcome, Verdict
+from loadtest.processes import BenchError, Place, Processes, free_ports, router_command
 
 MESSAGES: list[Json] = [{"role": "user", "content": "In sixty words: when does a router earn trust?"}]
 # What a client without a router is given, as FailoverBench does: two retries, which are the SDKs' own, of 30 s each.
@@ -195,7 +194,7 @@ async def started(command: str, primary: Fake, fallback: Fake, speed: float, fol
 
 
 def firsttoken() -> str:
-    return gateways.router().command
+    return router_command()
 
 
 def what_to_configure(primary: str, fallback: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
-from loadtest.scenarios import us_per_request
+from loadtest.cost.scenarios import us_per_request
 
 # Share of the time in which the gateway could have run, and another process had its core.
 DISTURBED = 0.1

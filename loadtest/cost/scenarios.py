@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from loadtest import gateways
-from loadtest.gateways import Gateway, Running
+from loadtest.cost import gateways
+from loadtest.cost.gateways import Gateway, Running
+from loadtest.cost.tools import Endpoints, run_client, start_endpoints
 from loadtest.processes import Places, Processes
-from loadtest.tools import Endpoints, run_client, start_endpoints
 
 EVENTS = 20
 STREAMS = {"stream": 1, "events": EVENTS, "clients": 256}

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loadtest.ailments import FAULTS
-from loadtest.judge import (
+from loadtest.faults.ailments import FAULTS
+from loadtest.faults.judge import (
     Observed,
     Rule,
     Verdict,
