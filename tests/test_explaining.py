@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from router.cli import main
-from router.core.choice.hedge_delay import WORTH
+from router.core.choice.hedge_delay import BASE_PRICE
 from tests.processes import HI, Router, router, run
 
 KEY = "sesame"
@@ -59,7 +59,9 @@ def test_it_draws_a_table_and_says_why(there: Router) -> None:
     (slow,) = (line.split() for line in lines if line.startswith("slow "))
     assert slow[:7] == ["slow", "2", "1.000", "1.000", "–", "–", "–"]
     assert "slow: stand-in, newcomer" in lines
-    assert any(line.startswith(f"An extra attempt costs {WORTH:.2f} expected waits of the rival; 3.") for line in lines)
+    assert any(
+        line.startswith(f"An extra attempt costs {BASE_PRICE:.2f} expected waits of the rival; 3.") for line in lines
+    )
     assert lines[-1].startswith("quick: ")
     assert " expected, the only one of its tier that can be asked; slow (tier 2) costs 1.0 s; " in lines[-1]
 

@@ -12,10 +12,12 @@ Fields = dict[str, msgspec.Raw]
 
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
-ATTACHED = b";base64,"
-BYTES = 4.0  # of JSON, a token of English text has; what a prompt costs is measured in these too, so no more is needed
-MOST_ATTACHED = 1000  # pictures of a prompt that are looked for, in a millisecond or so; any more count as text
-MAX_MODEL = 256  # characters; a model's name goes into messages and metrics
+ATTACHMENT = b";base64,"
+BYTES_PER_TOKEN = (
+    4.0  # of JSON, a token of English text has; what a prompt costs is measured in these too, so no more is needed
+)
+MAX_ATTACHMENTS = 1000  # pictures of a prompt that are looked for, in a millisecond or so; any more count as text
+MAX_MODEL_NAME = 256  # characters; a model's name goes into messages and metrics
 
 
 class InvalidCall(ValueError):
@@ -47,7 +49,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     asks_why: bool = False
 
     @property
-    def wait(self) -> Literal["first_token", "answer", "embedding"]:
+    def kind(self) -> Literal["first_token", "answer", "embedding"]:
         """What its client waits for: a first token, or a complete answer."""
         if self.stream:
             return "first_token"
@@ -57,9 +59,9 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     def size(self) -> float:
         """About how many tokens its prompt has: four bytes of the body each, but what is attached as base64."""
         size = len(self.body)
-        if ATTACHED in self.body:
-            size -= sum(part.find(b'"') for part in self.body.split(ATTACHED, MOST_ATTACHED)[1:])
-        return size / BYTES
+        if ATTACHMENT in self.body:
+            size -= sum(part.find(b'"') for part in self.body.split(ATTACHMENT, MAX_ATTACHMENTS)[1:])
+        return size / BYTES_PER_TOKEN
 
     @property
     def deterministic(self) -> bool:
@@ -98,8 +100,8 @@ def parse(
         raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None
     if not isinstance(model, str) or not model:
         raise InvalidCall("You must name a model: a non-empty string.", "missing_model", "model")
-    if len(model) > MAX_MODEL:
-        raise InvalidCall(f"The model's name is longer than {MAX_MODEL} characters.", "invalid_model", "model")
+    if len(model) > MAX_MODEL_NAME:
+        raise InvalidCall(f"The model's name is longer than {MAX_MODEL_NAME} characters.", "invalid_model", "model")
     if stream is not None and not isinstance(stream, bool):
         raise InvalidCall("'stream' must be true or false.", "invalid_type", "stream")
     if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool) or choices < 1):

@@ -114,8 +114,8 @@ class Admin:
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
             "busy_for": _left(endpoint.cooldown.until, now) or 0,
-            "busy_because": endpoint.cooldown.because.value
-            if endpoint.cooldown.because and endpoint.cooldown.until > now
+            "busy_because": endpoint.cooldown.cause.value
+            if endpoint.cooldown.cause and endpoint.cooldown.until > now
             else None,
             "in_flight": endpoint.in_flight,
             "waiting": len(endpoint.waiting),

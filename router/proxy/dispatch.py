@@ -77,7 +77,7 @@ class Dispatch:
     ) -> None:
         self._call, self._route, self._serving, self._client = call, route, serving, client
         self._record, self._context, self._ended = record, context, ended
-        self._race = Race(route, call.wait, record.arrived, context.rng, call.patience, call.retries, call.size)
+        self._race = Race(route, call.kind, record.arrived, context.rng, call.patience, call.retries, call.size)
         if call.conversation:
             self._race.stick(Affinity(call.conversation, route.affinity_margin))
         self._exchanges: dict[Exchange, Attempt] = {}
@@ -151,7 +151,7 @@ class Dispatch:
             return
         before, self._race = (
             self._race,
-            Race(route, call.wait, now, context.rng, call.patience, call.retries, call.size),
+            Race(route, call.kind, now, context.rng, call.patience, call.retries, call.size),
         )
         self._race.rescue(before, now)
         self.advance()
@@ -189,7 +189,7 @@ class Dispatch:
 
     def _explained(self, now: float) -> Explanation:
         """As things are before the first attempt, which changes them."""
-        return explain(self._route, self._call.wait, self._call.size, now, debug.MOST)
+        return explain(self._route, self._call.kind, self._call.size, now, debug.MOST)
 
     def _tell_why(self, explained: Explanation) -> None:
         attempts, sticky = self._record.attempts, bool(self._call.conversation)

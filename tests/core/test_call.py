@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.call import BYTES, MAX_MODEL, MOST_ATTACHED, Call, InvalidCall, Operation, parse
+from router.core.call import BYTES_PER_TOKEN, MAX_ATTACHMENTS, MAX_MODEL_NAME, Call, InvalidCall, Operation, parse
 from tests.core.helpers import properties
 
 OPERATIONS: tuple[Operation, ...] = ("chat/completions", "completions", "embeddings")
@@ -45,7 +45,7 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
         b'{"model":"chat","stream":false}',
     ):
         call = parse("chat/completions", body)
-        assert (call.stream, call.choices, call.wait) == (False, 1, "answer")
+        assert (call.stream, call.choices, call.kind) == (False, 1, "answer")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
 )
 def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: str) -> None:
     call = parse(operation, b'{"model": "m", "stream": %b}' % stream)
-    assert call.wait == wait
+    assert call.kind == wait
     assert call.stream is (wait == "first_token")
 
 
@@ -89,7 +89,7 @@ def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: st
         (b'{"model": 7}', "missing_model", "model"),
         (b'{"model": ["m"]}', "missing_model", "model"),
         (b'{"Model": "m"}', "missing_model", "model"),
-        (b'{"model": "%b"}' % (b"m" * (MAX_MODEL + 1)), "invalid_model", "model"),
+        (b'{"model": "%b"}' % (b"m" * (MAX_MODEL_NAME + 1)), "invalid_model", "model"),
         (b'{"model": "m", "stream": "true"}', "invalid_type", "stream"),
         (b'{"model": "m", "stream": 1}', "invalid_type", "stream"),
         (b'{"model": "m", "n": 0}', "invalid_type", "n"),
@@ -106,7 +106,7 @@ def test_what_cannot_be_routed_is_refused_by_name(body: bytes, code: str, param:
 
 
 def test_the_longest_name_is_a_name() -> None:
-    assert parse("completions", b'{"model": "%b"}' % (b"m" * MAX_MODEL)).model == "m" * MAX_MODEL
+    assert parse("completions", b'{"model": "%b"}' % (b"m" * MAX_MODEL_NAME)).model == "m" * MAX_MODEL_NAME
 
 
 DEPTH = 100_000
@@ -171,13 +171,13 @@ def a_prompt(*parts: str) -> Call:
 def test_its_size_is_that_of_its_text_and_not_of_what_is_attached() -> None:
     picture = "data:image/png;base64,"
     text, seen = a_prompt("Hi", "there" * 100), a_prompt(picture + "A" * 4000, "Hi", picture, picture + "B" * 400)
-    assert text.size == len(text.body) / BYTES
-    assert seen.size == (len(seen.body) - 4400) / BYTES
+    assert text.size == len(text.body) / BYTES_PER_TOKEN
+    assert seen.size == (len(seen.body) - 4400) / BYTES_PER_TOKEN
 
 
 def test_of_very_many_attached_no_more_are_looked_for_than_anybody_has() -> None:
-    call = a_prompt(*[";base64,AAAA"] * (MOST_ATTACHED + 7))
-    assert call.size == (len(call.body) - 4 * MOST_ATTACHED) / BYTES
+    call = a_prompt(*[";base64,AAAA"] * (MAX_ATTACHMENTS + 7))
+    assert call.size == (len(call.body) - 4 * MAX_ATTACHMENTS) / BYTES_PER_TOKEN
 
 
 def test_what_the_client_says_of_headers_is_kept() -> None:

@@ -17,19 +17,21 @@ from math import exp, inf
 TAU = 30.0  # seconds
 RESERVE = 3.0  # attempts
 
-Load = Callable[[], float]  # what is in use of the room that there is, as a share
+Utilization = Callable[[], float]  # what is in use of the room that there is, as a share
 
 
 class Budget:
-    __slots__ = ("_at", "_balance", "_load", "_most", "_paid", "reserve")
+    __slots__ = ("_at", "_balance", "_max_utilization", "_paid", "_utilization", "reserve")
 
-    def __init__(self, reserve: float = RESERVE, load: Load = lambda: 0.0, most: float = inf) -> None:
+    def __init__(
+        self, reserve: float = RESERVE, utilization: Utilization = lambda: 0.0, max_utilization: float = inf
+    ) -> None:
         self.reserve, self._balance, self._paid, self._at = reserve, 0.0, 0.0, 0.0
-        self._load, self._most = load, most
+        self._utilization, self._max_utilization = utilization, max_utilization
 
     def level(self, now: float) -> float:
         """How many extra attempts could be paid for now."""
-        if self._load() > self._most:
+        if self._utilization() > self._max_utilization:
             return 0.0
         return self.reserve + self._balance * exp((self._at - now) / TAU)
 

@@ -21,22 +21,35 @@ from math import inf
 
 from router.core.endpoint.histogram import Curve
 
-SOME = 0.0002  # of the waits
-BEYOND = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)  # times what all but 2 of 1,000 take: a frozen one is late at last
-PARTS = 10  # of equal share, that a rival's waits are taken as
-WORTH = 0.5  # expected waits of the rival: the price where the budget is unspent
-SCARCE = 0.6  # and half of this is added where it is half spent: 0.25 / 0.5
-DEAREST = 3.0  # what is not there is not paid; who waits meanwhile is worth as much when there is some again
+MIN_SHARE = 0.0002  # of the waits
+TAIL_FACTORS = (
+    1.1,
+    1.25,
+    1.5,
+    2.0,
+    3.0,
+    6.0,
+    12.0,
+    24.0,
+)  # times what all but 2 of 1,000 take: a frozen one is late at last
+SAMPLES = 10  # of equal share, that a rival's waits are taken as
+BASE_PRICE = 0.5  # expected waits of the rival: the price where the budget is unspent
+SCARCITY_PRICE = 0.6  # and half of this is added where it is half spent: 0.25 / 0.5
+MAX_PRICE = 3.0  # what is not there is not paid; who waits meanwhile is worth as much when there is some again
 
 
 def price(pressure: float) -> float:
     """What an extra attempt costs, in expected waits of the rival; `pressure` is the share of the budget spent."""
-    return min(DEAREST, WORTH + SCARCE * pressure * pressure / (1.0 - pressure)) if pressure < 1.0 else DEAREST
+    return (
+        min(MAX_PRICE, BASE_PRICE + SCARCITY_PRICE * pressure * pressure / (1.0 - pressure))
+        if pressure < 1.0
+        else MAX_PRICE
+    )
 
 
-def parts(curve: Curve) -> Sequence[float]:
-    """A distribution as PARTS waits of equal share."""
-    return [curve.quantile((i + 0.5) / PARTS) for i in range(PARTS)]
+def samples(curve: Curve) -> Sequence[float]:
+    """A distribution as SAMPLES waits of equal share."""
+    return [curve.quantile((i + 0.5) / SAMPLES) for i in range(SAMPLES)]
 
 
 def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 0.0) -> float:
@@ -47,6 +60,6 @@ def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 
     if price == inf:
         return inf
     first, last = curve.quantile(earliest), curve.quantile(0.998)
-    times = [first, *(end for end in curve.ends(SOME) if end > first), *(last * times for times in BEYOND)]
-    least, best = min((curve.raced(d, rival) + price * curve.survival(d), d) for d in times)
+    times = [first, *(end for end in curve.ends(MIN_SHARE) if end > first), *(last * times for times in TAIL_FACTORS)]
+    least, best = min((curve.mean_hedged(d, rival) + price * curve.survival(d), d) for d in times)
     return best if least < curve.mean * (1.0 - 1e-9) else inf

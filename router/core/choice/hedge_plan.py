@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 
 from router.core.choice.budget import Budget
-from router.core.choice.hedge_delay import delay, parts, price
+from router.core.choice.hedge_delay import delay, price, samples
 from router.core.choice.pick import MUCH_QUICKER
 from router.core.endpoint.endpoint import LATE, MIN_HEDGE, Endpoint, Wait
 
@@ -49,7 +49,7 @@ class HedgePlan:
         known = [endpoint for endpoint in turn if endpoint.latency(wait).draw()]
         if not known:
             return
-        busiest = max(known, key=lambda endpoint: endpoint.latency(wait).weighs(now))
+        busiest = max(known, key=lambda endpoint: endpoint.latency(wait).evidence(now))
         best = _Best(tiers, wait, busiest.latency(wait).mean_size(now), now)
         for endpoint in known:
             self._delays[endpoint, wait] = self._reckon(endpoint, best)
@@ -97,6 +97,6 @@ class _Best:
         """
         if rival not in self._waits:
             curve = rival.curve(self.wait, self.now)
-            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else parts(curve)
+            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else samples(curve)
         shift, most = rival.latency(self.wait).shift(size, self.now), LONG * self.expected(rival, size)
         return [min(most, max(MIN_HEDGE, seconds + shift)) for seconds in self._waits[rival]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from math import exp
 
-FEWEST = 3.0
-FOR_EACH = 2.0  # more, for each that won: the number that wait doubles and more with every round
+MIN_HEDGES = 3.0
+HEDGES_PER_WIN = 2.0  # more, for each that won: the number that wait doubles and more with every round
 TAU = 3.0  # seconds; a first token or some
 
 
@@ -20,7 +20,7 @@ class HedgeWindow:
         self._won, self._at = 0.0, 0.0
 
     def size(self, now: float) -> float:
-        return FEWEST + FOR_EACH * self._won * exp((self._at - now) / TAU)
+        return MIN_HEDGES + HEDGES_PER_WIN * self._won * exp((self._at - now) / TAU)
 
     def won(self, now: float) -> None:
         """A hedge was first."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from router.config import Config, EndpointConfig, PolicySettings
-from router.core.choice.budget import Budget, Load
+from router.core.choice.budget import Budget, Utilization
 from router.core.choice.hedge_plan import HedgePlan
 from router.core.choice.hedge_window import HedgeWindow
 from router.core.endpoint.endpoint import Endpoint
@@ -68,7 +68,7 @@ class Table:
         return {told.name: told.disabled for told in self.config.endpoints if told.disabled and model in told.models}
 
 
-def rebuild(config: Config, old: Table | None = None, load: Load = lambda: 0.0) -> Table:
+def rebuild(config: Config, old: Table | None = None, load: Utilization = lambda: 0.0) -> Table:
     """The table for a configuration; endpoints, budgets and queues that are in `old` keep their state."""
     known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
     lines = {endpoint.slots.line for endpoint in known.values()}
@@ -79,7 +79,9 @@ def rebuild(config: Config, old: Table | None = None, load: Load = lambda: 0.0) 
             endpoints[endpoint] = told
             offers.setdefault(model, []).append((told, endpoint))
     hedges, retries = (
-        (old.hedges, old.retries) if old else (Budget(load=load, most=HEDGES_TO), Budget(load=load, most=RETRIES_TO))
+        (old.hedges, old.retries)
+        if old
+        else (Budget(utilization=load, max_utilization=HEDGES_TO), Budget(utilization=load, max_utilization=RETRIES_TO))
     )
     queues = {model: route.queue for model, route in old.routes.items()} if old else {}
     routes = {

@@ -21,7 +21,7 @@ IN_A_ROW = 3
 WINDOW = 30.0  # seconds
 BUCKET = 3.0  # seconds
 MIN_CALLS = 10  # in the window, before its share of failures means something
-MAX_SHARE = 0.5
+MAX_FAILURE_SHARE = 0.5
 FIRST_WAIT = 2.0  # seconds, then 4, 8, 16, 20, 20 …: an endpoint that is back after a minute is tried within 20 s
 MAX_WAIT = 20.0
 RAMP = 30.0  # seconds of slow start after a recovery
@@ -144,4 +144,4 @@ class Breaker:
     def _failing(self) -> bool:
         successes = sum(bucket[1] for bucket in self._buckets)
         failures = sum(bucket[2] for bucket in self._buckets)
-        return successes + failures >= MIN_CALLS and failures >= MAX_SHARE * (successes + failures)
+        return successes + failures >= MIN_CALLS and failures >= MAX_FAILURE_SHARE * (successes + failures)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from math import exp, log
 
-USUAL = 2.0  # that a wait adds by chance, in log-likelihood; the mean is 1
-ALARM = 6.0  # with USUAL, by chance once in some 50,000 waits (counted, in 400,000 lognormal ones)
-MOST = 5.0  # that one wait says: no distribution is known to better than one in 150
-FADES = 30.0  # seconds: whether there is trouble still, nobody knows after a while
-ODDS = 0.03  # that an endpoint that has served a moment ago is in trouble now
+ALLOWANCE = 2.0  # that a wait adds by chance, in log-likelihood; the mean is 1
+ALARM = 6.0  # with ALLOWANCE, by chance once in some 50,000 waits (counted, in 400,000 lognormal ones)
+MAX_SURPRISE = 5.0  # that one wait says: no distribution is known to better than one in 150
+TROUBLE_TAU = 30.0  # seconds: whether there is trouble still, nobody knows after a while
+TROUBLE_ODDS = 0.03  # that an endpoint that has served a moment ago is in trouble now
 
 
 def surprise(tail: float) -> float:
     """Beyond chance, in log-likelihood, of a wait so unusual that a share `tail` is more so."""
-    return min(MOST, -log(max(1e-3, 2.0 * tail))) - USUAL
+    return min(MAX_SURPRISE, -log(max(1e-3, 2.0 * tail))) - ALLOWANCE
 
 
 class ChangeDetector:
@@ -48,9 +48,9 @@ class ChangeDetector:
         self.loads += load
         return self.excess > ALARM
 
-    def trouble(self, now: float, lateness: float = 0.0) -> float:
-        """How likely it is by now that the endpoint is in trouble; `lateness` is the surprise of those that wait."""
-        excess = self.excess * exp((self._at - now) / FADES) if self.long else 0.0
-        if excess + lateness <= 0.0:
+    def trouble(self, now: float, pending_surprise: float = 0.0) -> float:
+        """Likelihood, in [0, 1), that the endpoint is in trouble now, given the surprise of pending attempts."""
+        excess = self.excess * exp((self._at - now) / TROUBLE_TAU) if self.long else 0.0
+        if excess + pending_surprise <= 0.0:
             return 0.0
-        return ODDS / (ODDS + exp(-excess - lateness))
+        return TROUBLE_ODDS / (TROUBLE_ODDS + exp(-excess - pending_surprise))

@@ -142,7 +142,7 @@ class Endpoint:
         latency, waiting, witnesses = self._latency[wait], self.waiting, self._witnesses[wait]
         if latency.unknown and self._waiting_for[wait]:
             return latency.expected(size, now) * ON_TRIAL
-        if witnesses and now - next(iter(witnesses)).began >= latency.late:
+        if witnesses and now - next(iter(witnesses)).began >= latency.late_after:
             age, lateness = self._witnessed(latency, wait, now)
             expected = latency.expected(size, now, lateness, age)
             if latency.curve is None:
@@ -153,8 +153,8 @@ class Endpoint:
         load = (STREAM_SHARE * self.in_flight + (1.0 - STREAM_SHARE) * len(waiting)) / self.weight
         if now < self._said_until:
             load += STREAM_SHARE * self._others / self.weight
-        if load > latency.room:
-            expected *= latency.loaded(load)
+        if load > latency.expected_load:
+            expected *= latency.load_factor(load)
         return expected
 
     def load(self, now: float) -> float:
@@ -171,17 +171,17 @@ class Endpoint:
 
     def crowding(self, wait: Wait, now: float) -> float:
         """How many times as long one more waits, for what is there now beyond what was when its evidence was seen."""
-        return self._latency[wait].loaded(self.load(now))
+        return self._latency[wait].load_factor(self.load(now))
 
     def _witnessed(self, latency: Latency, wait: Wait, now: float) -> tuple[float, float]:
         """For how long somebody has waited here, and how surprising it is that so many have for so long."""
         longest, lateness = 0.0, 0.0
         for attempt in islice(self._witnesses[wait], WITNESSES):
             age = now - attempt.began
-            if age < latency.late:
+            if age < latency.late_after:
                 break
             longest = max(longest, age)
-            lateness += latency.lateness(age, attempt.size, now)
+            lateness += latency.pending_surprise(age, attempt.size, now)
         return longest, lateness
 
     def settled(self, wait: Wait, now: float) -> bool:
@@ -208,14 +208,14 @@ class Endpoint:
     def usual(self, wait: Wait, size: float, now: float) -> float:
         """Seconds that a prompt of a size takes as a rule, whatever it takes now."""
         latency = self._latency[wait]
-        return max(0.0, latency.as_a_rule + latency.shift(size, now))
+        return max(0.0, latency.typical + latency.shift(size, now))
 
     def unusual(self, wait: Wait, size: float, now: float) -> float:
         """Seconds that hardly a prompt of a size takes here."""
         latency = self._latency[wait]
         if latency.curve is None:
             return max(MIN_HEDGE, LATE * latency.expected(size, now))
-        return max(MIN_HEDGE, latency.late + latency.shift(size, now))
+        return max(MIN_HEDGE, latency.late_after + latency.shift(size, now))
 
     def late(self, now: float) -> bool:
         """It keeps somebody waiting for his first token for much longer than it takes as a rule."""

@@ -5,9 +5,9 @@ that were broken off (hedged away, cancelled) count apart: they say "at least th
 Meier's product of what is left after each bucket, in which such a wait is at risk as long as it was seen and never
 lowers anything. (Kaplan, Meier: Nonparametric estimation from incomplete observations, 1958)
 
-Nothing was ever seen to last for ever, but nobody has seen enough to rule it out: beside the evidence stands SURPRISE
-of an observation that is at risk throughout, and beyond the last bucket that has evidence the curve falls as 1/t, to
-nothing at LONGEST. So the longer something takes beyond all that was seen, the longer it may take yet.
+No finite evidence rules out an endless wait: UNSEEN_WEIGHT of an observation is at risk throughout. Beyond the last
+bucket with evidence the curve falls as 1/t, to zero at LONGEST_WAIT: the longer a wait lasts beyond everything seen,
+the longer its expected remainder.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from itertools import pairwise
 from math import exp, log
 
 GROWTH = 1.15
-SHORTEST = 0.002  # seconds: the upper end of the first bucket
-LONGEST = 120.0  # no call has more than its deadline, which is this unless somebody says otherwise
-BUCKETS = 2 + int(log(LONGEST / SHORTEST) / log(GROWTH))  # 80; the last one takes all that is longer
-EDGES = [0.0, *(SHORTEST * GROWTH**i for i in range(BUCKETS - 1)), LONGEST]  # bucket i is EDGES[i] to EDGES[i + 1]
+SHORTEST_WAIT = 0.002  # seconds: the upper end of the first bucket
+LONGEST_WAIT = 120.0  # no call has more than its deadline, which is this unless somebody says otherwise
+BUCKETS = 2 + int(log(LONGEST_WAIT / SHORTEST_WAIT) / log(GROWTH))  # 80; the last one takes all that is longer
+EDGES = [
+    0.0,
+    *(SHORTEST_WAIT * GROWTH**i for i in range(BUCKETS - 1)),
+    LONGEST_WAIT,
+]  # bucket i is EDGES[i] to EDGES[i + 1]
 TAU = 300.0  # seconds: a tail of one in a hundred needs some hundreds of waits to be seen
-SURPRISE = 0.5  # of an observation
-LIGHTEST = 1e-6  # how little a unit of the past may weigh, before all is weighed anew
-ENOUGH = 10.0  # observations, before a curve says more than a mean does
+UNSEEN_WEIGHT = 0.5  # of an observation
+MIN_SCALE = 1e-6  # how little a unit of the past may weigh, before all is weighed anew
+MIN_OBSERVATIONS = 10.0  # observations, before a curve says more than a mean does
 _PER_BUCKET = 1.0 / log(GROWTH)
 
 
 def bucket(seconds: float) -> int:
     """The bucket of a wait."""
-    if seconds <= SHORTEST:
+    if seconds <= SHORTEST_WAIT:
         return 0
-    return min(BUCKETS - 1, 1 + int(log(seconds / SHORTEST) * _PER_BUCKET))
+    return min(BUCKETS - 1, 1 + int(log(seconds / SHORTEST_WAIT) * _PER_BUCKET))
 
 
 class Curve:
@@ -73,7 +77,7 @@ class Curve:
         fall = (self._tails[i + 1] - self._tails[i]) * width / (EDGES[i + 1] - EDGES[i])
         return self._areas[i] + width * (self._tails[i] + 0.5 * fall)
 
-    def raced(self, delay: float, rival: Sequence[float]) -> float:
+    def mean_hedged(self, delay: float, rival: Sequence[float]) -> float:
         """The mean wait where somebody else is asked after `delay`: E[min(X, delay + Y)], Y each of `rival` alike."""
         tails, areas, last, total = self._tails, self._areas, EDGES[-1], 0.0
         for seconds in rival:  # mean_up_to, spelt out: this is most of what a plan costs
@@ -119,21 +123,21 @@ class Histogram:
         self._ended, self._cut = [0.0] * BUCKETS, [0.0] * BUCKETS
         self._unit, self._at, self.weight = 1.0, 0.0, 0.0  # a fresh one weighs `unit`, which grows as the old ones fade
 
-    def ended(self, bucket: int, now: float) -> None:
-        self._ended[bucket] += self._fresh(now)
+    def add(self, bucket: int, now: float) -> None:
+        self._ended[bucket] += self._next_unit(now)
 
-    def cut(self, bucket: int, now: float) -> None:
+    def add_censored(self, bucket: int, now: float) -> None:
         """It was broken off after so long."""
-        self._cut[bucket] += self._fresh(now)
+        self._cut[bucket] += self._next_unit(now)
 
     def fade(self, share: float) -> None:
         """What was seen until now counts for that share of what it did."""
         self._scale(share)
 
-    def _fresh(self, now: float) -> float:
+    def _next_unit(self, now: float) -> float:
         fading = exp((self._at - now) / TAU)
         self._at = now
-        if fading < LIGHTEST * self._unit:  # before it grows out of what a float holds
+        if fading < MIN_SCALE * self._unit:  # before it grows out of what a float holds
             self._scale(fading / self._unit)
             self._unit = 1.0
         else:
@@ -153,10 +157,10 @@ class Histogram:
 
     def curve(self, waiting: Sequence[int] = ()) -> Curve | None:
         """None while there is too little for one; `waiting` are the buckets of those that have not ended yet."""
-        if self.count < ENOUGH:
+        if self.count < MIN_OBSERVATIONS:
             return None
         unit = 1.0 / self._unit
-        at_risk, left, last = self.count + len(waiting) + SURPRISE, 1.0, 0
+        at_risk, left, last = self.count + len(waiting) + UNSEEN_WEIGHT, 1.0, 0
         tails, last_for = [1.0], Counter(waiting)
         for i in range(BUCKETS):
             ended, cut = self._ended[i] * unit, self._cut[i] * unit + last_for[i]
@@ -167,5 +171,5 @@ class Histogram:
             at_risk -= ended + cut
             tails.append(left)
         for i in range(last + 1, BUCKETS + 1):
-            tails[i] = left * max(0.0, (1.0 / EDGES[i] - 1.0 / LONGEST) / (1.0 / EDGES[last] - 1.0 / LONGEST))
+            tails[i] = left * max(0.0, (1.0 / EDGES[i] - 1.0 / LONGEST_WAIT) / (1.0 / EDGES[last] - 1.0 / LONGEST_WAIT))
         return Curve(tails)

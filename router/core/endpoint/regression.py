@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from math import exp, sqrt
 
-ENOUGH = 30.0  # fresh observations
-SURE = 3.0  # standard errors that a slope must be away from nothing, to be believed
-REACH = 5.0  # standard deviations of the sizes seen, beyond which the line says nothing
-STILL_SURE = 2.0  # and to be believed still, lest it come and go with every stall
+MIN_OBSERVATIONS = 30.0  # fresh observations
+STANDARD_ERRORS_TO_ACCEPT = 3.0  # standard errors that a slope must be away from nothing, to be believed
+REACH_DEVIATIONS = 5.0  # standard deviations of the sizes seen, beyond which the line says nothing
+STANDARD_ERRORS_TO_KEEP = 2.0  # and to be believed still, lest it come and go with every stall
 
 
 class Regression:
@@ -40,8 +40,8 @@ class Regression:
         self._xx = self._xx * decay + counts * x * x
         self._xy = self._xy * decay + counts * x * y
         self._yy = self._yy * decay + counts * y * y
-        if self.weight >= ENOUGH:
-            self.slope = self._significant(STILL_SURE if self.slope else SURE)
+        if self.weight >= MIN_OBSERVATIONS:
+            self.slope = self._significant(STANDARD_ERRORS_TO_KEEP if self.slope else STANDARD_ERRORS_TO_ACCEPT)
 
     @property
     def mean_x(self) -> float:
@@ -51,14 +51,14 @@ class Regression:
     def mean_y(self) -> float:
         return self._y / self.weight
 
-    def _significant(self, sure: float) -> float:
+    def _significant(self, standard_errors: float) -> float:
         weight = self.weight
         xx = self._xx - self._x * self._x / weight
         xy = self._xy - self._x * self._y / weight
         if xy <= 0.0 or xx <= 1e-9 * self._xx:
             return 0.0
-        self.reach = self._x / weight + REACH * sqrt(xx / weight)
+        self.reach = self._x / weight + REACH_DEVIATIONS * sqrt(xx / weight)
         slope = xy / xx
         yy = self._yy - self._y * self._y / weight
         variance = max(0.0, yy - slope * xy) / ((weight - 2.0) * xx)
-        return slope if slope * slope > sure * sure * variance else 0.0
+        return slope if slope * slope > standard_errors * standard_errors * variance else 0.0

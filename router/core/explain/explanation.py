@@ -114,7 +114,7 @@ def asked(explanation: Explanation, endpoint: str, *, sticky: bool) -> str:
 
 def _usual_size(route: Route, wait: Wait, now: float) -> float:
     """The mean size of what was asked lately; 0 where nothing was."""
-    weighed = [(e.latency(wait).weighs(now), e.latency(wait).mean_size(now)) for tier in route.tiers for e in tier]
+    weighed = [(e.latency(wait).evidence(now), e.latency(wait).mean_size(now)) for tier in route.tiers for e in tier]
     total = sum(weight for weight, _ in weighed)
     return sum(weight * size for weight, size in weighed) / total if total > 0.0 else 0.0
 

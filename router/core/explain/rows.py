@@ -12,8 +12,8 @@ import msgspec
 
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint, Wait
-from router.core.endpoint.histogram import SHORTEST
-from router.core.endpoint.latency import DOUBT
+from router.core.endpoint.histogram import SHORTEST_WAIT
+from router.core.endpoint.latency import TROUBLE_THRESHOLD
 
 HOT = "hot by its server's word"
 NEWCOMER = "newcomer"
@@ -85,12 +85,12 @@ def candidate(
         notes=list(_notes(endpoint, wait, now)),
         near=near,
         cost=round(endpoint.cost(wait, now, size), 4),
-        expected=round(max(SHORTEST, latency.mean(now) + latency.shift(size, now)), 4),
+        expected=round(max(SHORTEST_WAIT, latency.mean(now) + latency.shift(size, now)), 4),
         mean=round(latency.mean(now), 4),
         slope=round(latency.slope, 8),
         mean_size=round(latency.mean_size(now), 1),
         known=not latency.unknown,
-        evidence=round(latency.weighs(now), 1),
+        evidence=round(latency.evidence(now), 1),
         age=finite(now - latency.seen_at, 1),
         p50=_quantile(endpoint, wait, 0.5),
         p90=_quantile(endpoint, wait, 0.9),
@@ -128,7 +128,7 @@ def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
     if not endpoint.health.up:
         yield "down by its probes"
     if now < endpoint.cooldown.until:
-        because = f", for it said: {endpoint.cooldown.because.value}" if endpoint.cooldown.because else ""
+        because = f", for it said: {endpoint.cooldown.cause.value}" if endpoint.cooldown.cause else ""
         yield f"left alone for {in_words(endpoint.cooldown.until - now)}{because}"
     if breaker.state(now) is State.OPEN:
         yield f"breaker open for {in_words((breaker.retry_at or now) - now)}"
@@ -152,7 +152,7 @@ def _notes(endpoint: Endpoint, wait: Wait, now: float) -> Iterator[str]:
         yield ON_TRIAL
     if endpoint.late(now):
         yield "keeps a caller waiting"
-    if trouble >= DOUBT:
+    if trouble >= TROUBLE_THRESHOLD:
         yield f"in trouble, {trouble:.0%} likely"
     elif not endpoint.settled(wait, now):
         yield "has become slower, and nobody knows yet how slow"

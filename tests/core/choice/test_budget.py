@@ -153,12 +153,12 @@ def test_the_pressure_is_what_was_drawn_of_what_calls_paid_and_the_reserve() -> 
         pass
     assert budget.pressure(T) == 1.0
     assert budget.pressure(T + 30.0 * TAU) == pytest.approx(0.0, abs=1e-9)
-    assert Budget(load=lambda: 1.0, most=0.8).pressure(T) == 1.0
+    assert Budget(utilization=lambda: 1.0, max_utilization=0.8).pressure(T) == 1.0
 
 
 def test_under_too_high_a_load_nothing_is_to_be_had_and_nothing_is_forgotten() -> None:
     load = 0.5
-    budget = Budget(load=lambda: load, most=0.8)
+    budget = Budget(utilization=lambda: load, max_utilization=0.8)
     budget.deposit(2.0, T)
     load = 0.8
     assert budget.level(T) == RESERVE + 2.0

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.choice.hedge_delay import DEAREST, SCARCE, WORTH, delay, parts, price
-from router.core.endpoint.histogram import LONGEST, Curve, Histogram, bucket
+from router.core.choice.hedge_delay import BASE_PRICE, MAX_PRICE, SCARCITY_PRICE, delay, price, samples
+from router.core.endpoint.histogram import LONGEST_WAIT, Curve, Histogram, bucket
 from tests.core.helpers import T, properties
 
 LIGHT = 0.3  # sigma of a lognormal around half a second, of which one in a thousand takes 1.26 s
@@ -34,7 +34,7 @@ def curve(median: float = 0.5, sigma: float = LIGHT, stalls: float = 0.0, stall:
     for _ in range(3000):
         stalled = rng.random() < stalls
         wait = stall * rng.uniform(0.7, 1.3) if stalled else median * exp(rng.gauss(0.0, sigma))
-        sketch.ended(bucket(wait), T)
+        sketch.add(bucket(wait), T)
     drawn = sketch.curve()
     assert drawn is not None
     return drawn
@@ -48,16 +48,16 @@ def cost(of: Curve, rival: Sequence[float], price: float, after: float) -> float
 
 
 def found(of: Curve, rival: Curve, pressure: float = 0.0) -> float:
-    return delay(of, parts(rival), price(pressure) * rival.mean)
+    return delay(of, samples(rival), price(pressure) * rival.mean)
 
 
 def test_the_price_rises_with_what_is_spent_up_to_the_dearest() -> None:
     prices = [price(spent / 100.0) for spent in range(101)]
     assert prices == sorted(prices)
-    assert prices[0] == WORTH
-    assert prices[50] == pytest.approx(WORTH + SCARCE / 2.0)
-    assert prices[100] == DEAREST
-    assert delay(curve(stalls=0.05), parts(curve()), inf) == inf
+    assert prices[0] == BASE_PRICE
+    assert prices[50] == pytest.approx(BASE_PRICE + SCARCITY_PRICE / 2.0)
+    assert prices[100] == MAX_PRICE
+    assert delay(curve(stalls=0.05), samples(curve()), inf) == inf
 
 
 @pytest.mark.parametrize("rival", [0.4, 0.5, 0.6])
@@ -93,7 +93,7 @@ def test_a_higher_price_never_makes_it_earlier(law: Law, rival: Law, pressures: 
 def test_nothing_better_is_found_by_trying_everything(law: Law, rival: Law, pressure: float) -> None:
     of, beside = curve(*law), curve(*rival)
     dear = price(pressure) * beside.mean
-    waits = parts(beside)
+    waits = samples(beside)
     best = min(cost(of, waits, dear, after) for after in (inf, *(0.01 * 1.04**i for i in range(240)), 0.0))
     assert cost(of, waits, dear, found(of, beside, pressure)) <= 1.02 * best
 
@@ -103,11 +103,11 @@ def test_nothing_better_is_found_by_trying_everything(law: Law, rival: Law, pres
 def test_it_is_a_time_or_never_not_before_it_may_and_never_worse_than_never(
     law: Law, rival: Law, pressure: float, earliest: float
 ) -> None:
-    of, waits = curve(*law), parts(curve(*rival))
+    of, waits = curve(*law), samples(curve(*rival))
     dear = price(pressure) * curve(*rival).mean
     after = delay(of, waits, dear, earliest)
     assert after >= of.quantile(earliest)
-    assert after == inf or after <= 3.0 * LONGEST
+    assert after == inf or after <= 3.0 * LONGEST_WAIT
     assert cost(of, waits, dear, after) <= of.mean
     assert after == delay(of, waits, dear, earliest)  # reading changes nothing
 
@@ -115,8 +115,8 @@ def test_it_is_a_time_or_never_not_before_it_may_and_never_worse_than_never(
 @properties
 @given(law=laws)
 def test_the_parts_are_the_whole(law: Law) -> None:
-    waits = parts(curve(*law))
+    waits = samples(curve(*law))
     assert list(waits) == sorted(waits)
     assert sum(waits) / len(waits) <= 1.6 * curve(*law).mean
     assert waits[0] >= 0.0
-    assert waits[-1] <= LONGEST
+    assert waits[-1] <= LONGEST_WAIT

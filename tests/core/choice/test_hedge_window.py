@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from router.core.choice.hedge_window import FEWEST, FOR_EACH, TAU, HedgeWindow
+from router.core.choice.hedge_window import HEDGES_PER_WIN, MIN_HEDGES, TAU, HedgeWindow
 from tests.core.helpers import T
 
 
 def test_few_may_wait_where_none_has_won() -> None:
-    assert HedgeWindow().size(T) == FEWEST
+    assert HedgeWindow().size(T) == MIN_HEDGES
 
 
 def test_each_that_wins_makes_room_for_more_and_after_a_while_for_none() -> None:
     window = HedgeWindow()
     for _ in range(3):
         window.won(T)
-    assert window.size(T) == FEWEST + 3 * FOR_EACH
-    assert FEWEST < window.size(T + 3 * TAU) < FEWEST + 1.0
+    assert window.size(T) == MIN_HEDGES + 3 * HEDGES_PER_WIN
+    assert MIN_HEDGES < window.size(T + 3 * TAU) < MIN_HEDGES + 1.0
 
 
 def test_whoever_waits_at_a_frozen_endpoint_is_elsewhere_within_some_rounds() -> None:

@@ -13,11 +13,11 @@ from router.core.choice.affinity import Affinity
 from router.core.choice.budget import RESERVE, Budget
 from router.core.choice.candidates import HOLD, PAUSE, RECHECK
 from router.core.choice.hedge_plan import HedgePlan
-from router.core.choice.hedge_window import FEWEST, HedgeWindow
+from router.core.choice.hedge_window import MIN_HEDGES, HedgeWindow
 from router.core.choice.race import MAX_ATTEMPTS, Race
 from router.core.endpoint.breaker import FIRST_WAIT, State
 from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
-from router.core.endpoint.latency import SETTLES
+from router.core.endpoint.latency import SETTLE_TIME
 from router.core.endpoint.server_load import ServerLoad
 from router.core.endpoint.waiting_queue import QueueLimit
 from router.core.verdict import Outcome, Verdict
@@ -227,7 +227,7 @@ def test_under_auto_no_rival_is_one_that_is_no_better_off_itself() -> None:
     assert late(waiting) == []  # it keeps somebody waiting for as long as the late one does
     learn(slower, *[2.0] * 3)
     assert late(slower) == []  # it has just become slower, and nobody knows how slow
-    assert slower.latency("first_token").settled(T + SETTLES)
+    assert slower.latency("first_token").settled(T + SETTLE_TIME)
     hot.says(ServerLoad(waiting=2.0), T, T + 5.0)
     assert late(hot) == []
     busy(busy_one, 5.0)
@@ -258,14 +258,14 @@ def test_under_auto_a_less_welcome_one_is_a_rival_where_it_is_much_quicker() -> 
 
 def test_under_auto_few_hedges_wait_at_once_and_more_when_they_win() -> None:
     a, b, dear = endpoint("a", 0.25), endpoint("b", 0.3), endpoint("dear", 5.0)
-    hedges = [dear.begin(T - 0.01, role="hedge") for _ in range(int(FEWEST))]
+    hedges = [dear.begin(T - 0.01, role="hedge") for _ in range(int(MIN_HEDGES))]
     call = Call([a, b, dear], rules=Rules(hedge="auto", hedge_budget=0.1))
     assert call.at(0.0) == ["first a"]
     assert call.at(0.7) == []
     hedges.pop().end(Outcome(Verdict.ABANDONED), T + 0.7)
     assert call.at(0.7 + RECHECK) == ["hedge b"]
     call.token("b", 1.0)
-    assert call.way.window.size(T + 1.0) > FEWEST
+    assert call.way.window.size(T + 1.0) > MIN_HEDGES
 
 
 def test_a_conversation_that_stays_with_its_cache_gets_a_rival_only_when_it_is_late_there() -> None:

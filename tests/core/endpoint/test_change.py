@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.change import ALARM, FADES, MOST, USUAL, ChangeDetector, surprise
+from router.core.endpoint.change import ALARM, ALLOWANCE, MAX_SURPRISE, TROUBLE_TAU, ChangeDetector, surprise
 from tests.core.helpers import T, properties
 
 tails = st.one_of(st.floats(0.0, 1.0), st.floats(0.0, 0.01), st.floats(0.99, 1.0))
@@ -61,7 +61,7 @@ def test_a_change_of_all_waits_is_noticed_within_some(times: float, within: int)
 def test_one_wait_alone_is_no_alarm_however_long_and_three_are() -> None:
     run = ChangeDetector()
     assert not run.add(0.0, 1e3, 0.0, 0.0, T)
-    assert run.excess == MOST - USUAL < ALARM
+    assert run.excess == MAX_SURPRISE - ALLOWANCE < ALARM
     assert not run.add(0.0, 1e3, 0.0, 0.0, T)
     assert run.add(0.0, 1e3, 0.0, 0.0, T)
     assert (run.count, run.total) == (3, 3e3)
@@ -75,17 +75,17 @@ def test_a_wait_on_the_other_side_of_the_median_ends_the_run() -> None:
 
 
 @properties
-@given(told=runs, later=st.floats(0.0, 1e6), lateness=st.floats(0.0, 20.0))
+@given(told=runs, later=st.floats(0.0, 1e6), pending_surprise=st.floats(0.0, 20.0))
 def test_trouble_is_a_likelihood_and_fades_and_reading_it_changes_nothing(
-    told: list[tuple[float, float]], later: float, lateness: float
+    told: list[tuple[float, float]], later: float, pending_surprise: float
 ) -> None:
     run, now = after(told)
     before = (run.excess, run.count, run.long)
     likely = run.trouble(now)
     assert 0.0 <= likely < 1.0
     assert run.trouble(now + later) <= likely
-    assert run.trouble(now, lateness) >= likely
-    assert run.trouble(now + 1e3 * FADES) < 0.04
+    assert run.trouble(now, pending_surprise) >= likely
+    assert run.trouble(now + 1e3 * TROUBLE_TAU) < 0.04
     assert (run.excess, run.count, run.long) == before
     if not run.long:
         assert likely == 0.0
@@ -111,8 +111,8 @@ def test_a_stall_that_is_usual_says_little_and_one_beyond_all_that_was_seen_says
 
 
 def test_what_any_wait_adds_is_nothing_on_the_whole() -> None:
-    """In log-likelihood a wait says 1 on average, and USUAL is taken off: so runs end where nothing changes."""
+    """In log-likelihood a wait says 1 on average, and ALLOWANCE is taken off: so runs end where nothing changes."""
     steps = 10_000
     mean = sum(surprise(0.5 * (i + 0.5) / steps) for i in range(steps)) / steps
-    assert mean == pytest.approx(1.0 - USUAL, abs=0.02)
-    assert surprise(0.0) == MOST - USUAL
+    assert mean == pytest.approx(1.0 - ALLOWANCE, abs=0.02)
+    assert surprise(0.0) == MAX_SURPRISE - ALLOWANCE

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.endpoint.breaker import FIRST_WAIT, State
-from router.core.endpoint.cooldown import BUSY_WAIT, LATELY, MAX_BUSY_WAIT, OURS_WAIT
+from router.core.endpoint.cooldown import FIRST_BACKOFF, MAX_RETRY_AFTER, OPERATOR_WAIT, RECENTLY
 from router.core.endpoint.endpoint import (
     PENALTY,
     Attempt,
@@ -89,7 +89,7 @@ def test_whatever_happens_to_attempts_each_counts_once_and_leaves_no_trace(steps
     assert counters(subject) == (0, 0, 0)
     assert not any(subject._witnesses.values())
     assert not any(subject._waiting_for.values())
-    assert subject.available(now + MAX_BUSY_WAIT)
+    assert subject.available(now + MAX_RETRY_AFTER)
 
 
 @pytest.mark.parametrize("overtaken", [False, True])
@@ -249,7 +249,7 @@ def test_a_busy_endpoint_is_out_for_as_long_as_it_said() -> None:
 def test_a_busy_endpoint_that_names_no_time_is_out_for_a_moment() -> None:
     subject = endpoint()
     subject.begin(T).end(Outcome(Verdict.BUSY), T)
-    assert subject.recovers_at(T) == T + BUSY_WAIT
+    assert subject.recovers_at(T) == T + FIRST_BACKOFF
 
 
 def test_an_endpoint_that_stays_busy_is_left_alone_for_longer_each_time_until_it_serves() -> None:
@@ -261,20 +261,20 @@ def test_an_endpoint_that_stays_busy_is_left_alone_for_longer_each_time_until_it
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 16.0]
     subject.begin(now).end(Outcome(Verdict.SERVED), now)
     subject.begin(now).end(Outcome(Verdict.BUSY), now)
-    assert subject.recovers_at(now) == now + BUSY_WAIT
+    assert subject.recovers_at(now) == now + FIRST_BACKOFF
 
 
 def test_attempts_that_are_told_together_that_it_is_busy_count_as_one() -> None:
     subject = endpoint()
     for attempt in [subject.begin(T) for _ in range(5)]:
         attempt.end(Outcome(Verdict.BUSY), T)
-    assert subject.recovers_at(T) == T + BUSY_WAIT
+    assert subject.recovers_at(T) == T + FIRST_BACKOFF
 
 
 def test_a_servers_word_is_taken_for_a_minute_at_most() -> None:
     subject = endpoint()
     busy(subject, 86400.0)
-    assert subject.recovers_at(T) == T + MAX_BUSY_WAIT
+    assert subject.recovers_at(T) == T + MAX_RETRY_AFTER
 
 
 def test_a_shorter_word_later_does_not_shorten_a_longer_one() -> None:
@@ -329,7 +329,7 @@ def test_one_that_is_throttled_takes_fewer_at_once_and_need_not_be_left_alone() 
 def test_one_that_is_throttled_though_nothing_else_runs_is_out_for_a_moment() -> None:
     subject = endpoint()
     ends(subject, Cause.THROTTLED)
-    assert subject.recovers_at(T) == T + BUSY_WAIT
+    assert subject.recovers_at(T) == T + FIRST_BACKOFF
     named = endpoint()
     named.begin(T)
     ends(named, Cause.THROTTLED, retry_after=7.0)
@@ -342,7 +342,7 @@ def test_an_overload_is_not_for_its_callers_to_spare() -> None:
         subject.begin(T)
     ends(subject, Cause.OVERLOADED)
     assert subject.most == inf
-    assert subject.recovers_at(T) == T + BUSY_WAIT
+    assert subject.recovers_at(T) == T + FIRST_BACKOFF
 
 
 @properties
@@ -392,9 +392,9 @@ def test_a_used_up_quota_is_out_until_its_own_time_even_as_the_last_one() -> Non
 def test_what_a_person_must_put_right_is_tried_every_five_minutes(cause: Cause) -> None:
     subject = endpoint()
     ends(subject, cause)
-    assert subject.cooldown.until == T + OURS_WAIT
+    assert subject.cooldown.until == T + OPERATOR_WAIT
     assert subject.cooldown.quiet_until == 0.0  # the last one is asked all the same
-    assert subject.available(T + OURS_WAIT)
+    assert subject.available(T + OPERATOR_WAIT)
 
 
 def test_one_that_serves_as_the_last_one_is_back() -> None:
@@ -403,7 +403,7 @@ def test_one_that_serves_as_the_last_one_is_back() -> None:
     ends(subject, Cause.DENIED, T + 1)
     before.end(Outcome(Verdict.SERVED), T + 2)  # which says nothing of a key that is refused since
     assert not subject.available(T + 2)
-    assert subject.cooldown.because is Cause.DENIED
+    assert subject.cooldown.cause is Cause.DENIED
     subject.begin(T + 3).end(Outcome(Verdict.SERVED), T + 4)
     assert subject.available(T + 4)
 
@@ -411,10 +411,10 @@ def test_one_that_serves_as_the_last_one_is_back() -> None:
 def test_one_that_served_a_call_just_now_knows_our_model_and_path() -> None:
     subject = endpoint()
     subject.begin(T).end(Outcome(Verdict.SERVED), T)
-    ends(subject, Cause.MISCONFIGURED, T + LATELY - 1)
-    assert subject.available(T + LATELY - 1)
-    ends(subject, Cause.MISCONFIGURED, T + LATELY)
-    assert not subject.available(T + LATELY)
+    ends(subject, Cause.MISCONFIGURED, T + RECENTLY - 1)
+    assert subject.available(T + RECENTLY - 1)
+    ends(subject, Cause.MISCONFIGURED, T + RECENTLY)
+    assert not subject.available(T + RECENTLY)
     keyless = endpoint()
     keyless.begin(T).end(Outcome(Verdict.SERVED), T)
     ends(keyless, Cause.DENIED)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from router.core.endpoint.histogram import (
     BUCKETS,
     EDGES,
-    ENOUGH,
     GROWTH,
-    LONGEST,
-    SHORTEST,
+    LONGEST_WAIT,
+    MIN_OBSERVATIONS,
+    SHORTEST_WAIT,
     TAU,
     Curve,
     Histogram,
@@ -27,7 +27,12 @@ from router.core.endpoint.histogram import (
 from tests.core.helpers import T, properties
 
 NOISE = 1e-9
-STEPS = [0.0, *(SHORTEST * 1.02**i for i in range(560)), LONGEST, 1e4]  # finer than the buckets, and beyond them
+STEPS = [
+    0.0,
+    *(SHORTEST_WAIT * 1.02**i for i in range(560)),
+    LONGEST_WAIT,
+    1e4,
+]  # finer than the buckets, and beyond them
 
 waits = st.one_of(st.floats(0.0, 200.0), st.sampled_from([*EDGES, 1e6]))
 gaps = st.sampled_from([0.0, 0.0, 0.0, 1.0, 60.0, 4000.0, 1e7])
@@ -39,7 +44,7 @@ def told(*waits: tuple[float, float, bool], now: float = T) -> tuple[Histogram, 
     sketch = Histogram()
     for gap, seconds, ended in waits:
         now += gap
-        (sketch.ended if ended else sketch.cut)(bucket(seconds), now)
+        (sketch.add if ended else sketch.add_censored)(bucket(seconds), now)
     return sketch, now
 
 
@@ -50,7 +55,7 @@ def drawn(ended: Iterable[float] = (), cut: Iterable[float] = ()) -> Curve:
     return curve
 
 
-lately = st.lists(st.tuples(st.just(0.0), waits, st.booleans()), min_size=int(ENOUGH), max_size=40)
+lately = st.lists(st.tuples(st.just(0.0), waits, st.booleans()), min_size=int(MIN_OBSERVATIONS), max_size=40)
 curves = st.builds(lambda life, lately: told(*life, *lately)[0].curve(), lives, lately)
 
 
@@ -60,8 +65,10 @@ def test_a_wait_lies_in_its_bucket_and_the_longest_ones_in_the_last(seconds: flo
     assert 0 <= where < BUCKETS
     assert EDGES[where] * (1.0 - NOISE) <= seconds
     assert seconds <= EDGES[where + 1] * (1.0 + NOISE) or where == BUCKETS - 1
-    assert EDGES[-1] == LONGEST
-    assert all(0.0 < longer - shorter <= (GROWTH - 1.0) * shorter + SHORTEST for shorter, longer in pairwise(EDGES))
+    assert EDGES[-1] == LONGEST_WAIT
+    assert all(
+        0.0 < longer - shorter <= (GROWTH - 1.0) * shorter + SHORTEST_WAIT for shorter, longer in pairwise(EDGES)
+    )
 
 
 @properties
@@ -70,7 +77,7 @@ def test_the_curve_begins_at_one_never_rises_and_is_nothing_at_the_longest(curve
     shares = [curve.survival(seconds) for seconds in STEPS]
     assert shares[0] == 1.0
     assert all(earlier >= later - NOISE for earlier, later in pairwise(shares))
-    assert shares[-1] == shares[-2] == curve.survival(LONGEST) == 0.0
+    assert shares[-1] == shares[-2] == curve.survival(LONGEST_WAIT) == 0.0
     assert all(0.0 <= curve.tail(i) <= 1.0 for i in range(BUCKETS))
 
 
@@ -79,14 +86,14 @@ def test_the_curve_begins_at_one_never_rises_and_is_nothing_at_the_longest(curve
 def test_the_mean_up_to_a_time_is_the_area_under_the_curve_and_what_remains_is_the_rest(
     curve: Curve, seconds: float
 ) -> None:
-    end = min(seconds, LONGEST)
+    end = min(seconds, LONGEST_WAIT)
     times = [end * i / 4000.0 for i in range(4001)]
     area = sum(
         (curve.survival(a) + min(curve.survival(a), curve.survival(b))) * 0.5 * (b - a) for a, b in pairwise(times)
     )
     assert curve.mean_up_to(seconds) == pytest.approx(area, rel=0.01, abs=0.02)
     assert 0.0 <= curve.mean_up_to(seconds) <= min(seconds, curve.mean) + NOISE
-    assert curve.mean_up_to(LONGEST) == curve.mean
+    assert curve.mean_up_to(LONGEST_WAIT) == curve.mean
     assert curve.remaining(seconds) >= 0.0
     assert curve.remaining(0.0) == curve.mean
 
@@ -95,8 +102,8 @@ def test_the_mean_up_to_a_time_is_the_area_under_the_curve_and_what_remains_is_t
 @given(curve=curves, q=st.floats(0.0, 1.0))
 def test_a_quantile_is_where_that_share_is_over(curve: Curve, q: float) -> None:
     seconds = curve.quantile(q)
-    assert 0.0 <= seconds <= LONGEST
-    if seconds < LONGEST:
+    assert 0.0 <= seconds <= LONGEST_WAIT
+    if seconds < LONGEST_WAIT:
         assert curve.survival(seconds) == pytest.approx(1.0 - q, abs=1e-6)
     assert curve.survival(max(0.0, seconds * (1.0 - 1e-6) - 1e-9)) >= 1.0 - q - NOISE
     assert curve.median == curve.quantile(0.5)
@@ -109,7 +116,7 @@ def test_one_more_that_was_broken_off_lowers_the_curve_nowhere(
 ) -> None:
     sketch, now = told(*life)
     before = sketch.curve()
-    sketch.cut(bucket(seconds), now)
+    sketch.add_censored(bucket(seconds), now)
     after = sketch.curve()
     if before is not None:
         assert after is not None
@@ -126,8 +133,8 @@ def test_of_two_equal_ones_the_one_told_the_longer_wait_has_the_higher_curve(
     """But where many were broken off: then one that ended late says much, for few were seen for so long."""
     shorter, now = told(*((0.0, seconds, True) for seconds in lasted))
     longer = deepcopy(shorter)
-    shorter.ended(bucket(min(one, another)), now)
-    longer.ended(bucket(max(one, another)), now)
+    shorter.add(bucket(min(one, another)), now)
+    longer.add(bucket(max(one, another)), now)
     low, high = shorter.curve(), longer.curve()
     assert (low is None) == (high is None)
     if low is not None and high is not None:
@@ -149,7 +156,7 @@ def test_without_any_that_was_broken_off_it_is_the_share_of_those_that_lasted_lo
 def test_reading_changes_nothing(life: list[tuple[float, float, bool]]) -> None:
     sketch, _ = told(*life)
     first, second = sketch.curve(), sketch.curve()
-    assert (first is None) == (second is None) == (sketch.count < ENOUGH)
+    assert (first is None) == (second is None) == (sketch.count < MIN_OBSERVATIONS)
     if first is not None and second is not None:
         assert [first.survival(t) for t in STEPS] == [second.survival(t) for t in STEPS]
 
@@ -193,18 +200,18 @@ def test_where_all_that_was_seen_was_broken_off_nothing_was_seen_to_end() -> Non
 
 def test_what_was_seen_weighs_half_after_a_while() -> None:
     sketch, now = told(*((0.0, 1.0, True) for _ in range(400)))
-    sketch.ended(bucket(10.0), now + TAU * log(2.0))
+    sketch.add(bucket(10.0), now + TAU * log(2.0))
     assert sketch.count == pytest.approx(201.0)
     sketch.fade(0.5)
     assert sketch.count == pytest.approx(100.5)
 
 
 def test_there_is_no_curve_before_there_is_enough_nor_of_what_is_long_ago() -> None:
-    sketch, now = told(*((0.0, 1.0, True) for _ in range(int(ENOUGH) - 1)))
+    sketch, now = told(*((0.0, 1.0, True) for _ in range(int(MIN_OBSERVATIONS) - 1)))
     assert sketch.curve() is None
-    sketch.ended(bucket(1.0), now)
+    sketch.add(bucket(1.0), now)
     assert sketch.curve() is not None
-    sketch.ended(bucket(1.0), now + 100.0 * TAU)
+    sketch.add(bucket(1.0), now + 100.0 * TAU)
     assert sketch.curve() is None
 
 
@@ -214,7 +221,7 @@ def test_it_does_not_wear_out(now: float) -> None:
     rng, sketch = Random(1), Histogram()
     for _ in range(50_000):
         now += rng.choice((0.0, 0.05, 0.05, 2.0))
-        sketch.ended(bucket(0.5 * exp(rng.gauss(0.0, 0.3))), now)
+        sketch.add(bucket(0.5 * exp(rng.gauss(0.0, 0.3))), now)
     curve = sketch.curve()
     assert curve is not None
     assert curve.median == pytest.approx(0.5, rel=0.05)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from router.core.endpoint.histogram import LONGEST
-from router.core.endpoint.latency import HELD, LONG_RUN_TAU, MOST, TAU, Latency
+from router.core.endpoint.histogram import LONGEST_WAIT
+from router.core.endpoint.latency import BOUND_WEIGHT, LONG_RUN_TAU, MAX_EVIDENCE, TAU, Latency
 from tests.core.helpers import T, properties
 from tests.core.lives import lived
 
@@ -247,10 +247,10 @@ def test_whatever_was_seen_all_that_it_says_is_a_time(seed: int, later: float, s
         for at in (now, now + 1e9):
             assert 0.0 < latency.expected(size, at) < 1e9
             assert isfinite(latency.shift(size, at))
-            assert latency.lateness(value, size, at) >= 0.0
+            assert latency.pending_surprise(value, size, at) >= 0.0
         latency.observe(value, now, size)
         latency.draw()
-        assert 0.0 <= latency.late <= LONGEST
+        assert 0.0 <= latency.late_after <= LONGEST_WAIT
         latency.observe_at_least(value, now, size)
 
 
@@ -259,7 +259,7 @@ def test_whatever_was_seen_all_that_it_says_is_a_time(seed: int, later: float, s
 def test_what_is_expected_is_the_mean_and_what_the_size_adds_but_for_trouble(seed: int, later: float) -> None:
     latency, now = lived(seed, sized=True)
     now += later
-    assume(latency._run.trouble(now) == 0.0)
+    assume(latency._changes.trouble(now) == 0.0)
     for size in (0.0, 1000.0, 1e5):
         usual = latency.mean(now) + latency.shift(size, now)
         assert latency.expected(size, now) == pytest.approx(max(0.002, usual), rel=1e-6, abs=1e-6)
@@ -270,7 +270,7 @@ def test_what_is_expected_is_the_mean_and_what_the_size_adds_but_for_trouble(see
 def test_evidence_never_weighs_more_than_its_share_but_for_failures(seed: int) -> None:
     latency, now = lived(seed)
     latency.observe(1.0, now)
-    assert 0.0 < latency.weight <= MOST
+    assert 0.0 < latency.weight <= MAX_EVIDENCE
 
 
 @pytest.mark.parametrize("median", [0.15, 1.5])
@@ -304,7 +304,7 @@ def test_that_things_became_worse_makes_nothing_better_where_failures_had_said_m
     assert 2.0 < latency.mean(now) < feared
     latency.observe(feared, now)  # and this shows that things have changed
     assert latency.mean(now) >= 2.0
-    assert latency.weight == HELD
+    assert latency.weight == BOUND_WEIGHT
 
 
 def test_it_learns_what_a_token_of_the_prompt_adds_and_unlearns_nothing_while_idle() -> None:
@@ -321,7 +321,7 @@ def test_it_learns_what_a_token_of_the_prompt_adds_and_unlearns_nothing_while_id
 
 
 def cost(latency: Latency, size: float, load: float, now: float) -> float:
-    return latency.expected(size, now) * latency.loaded(load)
+    return latency.expected(size, now) * latency.load_factor(load)
 
 
 def regular(rng: Random, median: float, count: int, stalls: float = 0.0) -> tuple[Latency, float]:

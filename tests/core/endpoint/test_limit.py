@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.limit import FORGET, PROBE, Limit
+from router.core.endpoint.limit import FORGET_AFTER, PROBE_AFTER, Limit
 from tests.core.helpers import T, properties
 
 
@@ -56,7 +56,7 @@ def test_before_the_step_that_was_refused_it_waits_for_longer() -> None:
     limit = shrunk(4)
     serve(limit, 2)
     assert limit.most == 3
-    serve(limit, PROBE - 1)
+    serve(limit, PROBE_AFTER - 1)
     assert limit.most == 3
     serve(limit, 1)
     assert limit.most == 4  # and if that holds, it goes on as before
@@ -68,10 +68,10 @@ def test_what_is_not_used_does_not_grow_and_is_forgotten_in_time() -> None:
     limit = shrunk(20)
     serve(limit, 100, running=7)
     assert limit.most == 14
-    serve(limit, 1, running=7, now=T + FORGET)
+    serve(limit, 1, running=7, now=T + FORGET_AFTER)
     assert limit.most == inf
     used = shrunk(20)
-    serve(used, 1, running=8, now=T + 10 * FORGET)
+    serve(used, 1, running=8, now=T + 10 * FORGET_AFTER)
     assert used.most == 14
 
 
@@ -79,7 +79,7 @@ def test_one_that_calls_alone_is_not_kept_to_itself_for_long() -> None:
     limit = shrunk(1)
     serve(limit, 1, running=1)
     assert limit.most == 2
-    serve(limit, 100, running=1, now=T + FORGET)
+    serve(limit, 100, running=1, now=T + FORGET_AFTER)
     assert limit.most == inf
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.regression import ENOUGH, Regression
+from router.core.endpoint.regression import MIN_OBSERVATIONS, Regression
 from tests.core.helpers import T, properties
 
 TAU = 600.0
@@ -86,7 +86,7 @@ def test_a_line_without_noise_is_found_far_from_zero() -> None:
 
 def test_it_is_not_believed_before_there_is_enough_and_is_kept_while_there_is_too_little_again() -> None:
     fit = Regression(TAU)
-    for i in range(int(ENOUGH) - 1):
+    for i in range(int(MIN_OBSERVATIONS) - 1):
         fit.add(1000.0 * i, SLOPE * 1000.0 * i, T)
     assert fit.slope == 0.0
     fit.add(0.0, 0.0, T)

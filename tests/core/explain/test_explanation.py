@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.config import parse
-from router.core.choice.hedge_delay import DEAREST
+from router.core.choice.hedge_delay import MAX_PRICE
 from router.core.choice.race import Race
 from router.core.choice.table import Route, rebuild
 from router.core.endpoint.endpoint import Endpoint
-from router.core.endpoint.latency import TROUBLED
+from router.core.endpoint.latency import TROUBLE_FACTOR
 from router.core.endpoint.server_load import ServerLoad
 from router.core.explain.explanation import Explanation, asked, explain
 from router.core.explain.rows import in_words
@@ -148,7 +148,7 @@ def test_a_cost_is_made_of_what_is_told(first: list[tuple[str, float]], size: fl
     of = a_fleet([row for row in first if row[0] != "on trial"], [("fine", 1.0)])
     for endpoint, told in zip(of.endpoints, sorted_as(of, explain(of, "first_token", size, T)), strict=True):
         age = max((T - attempt.began for attempt in endpoint.waiting), default=0.0)
-        wait = told.expected + told.trouble * (max(TROUBLED * told.expected, age) - told.expected)
+        wait = told.expected + told.trouble * (max(TROUBLE_FACTOR * told.expected, age) - told.expected)
         assert told.cost == round(endpoint.cost("first_token", T, size), 4)
         assert wait * told.crowding == pytest.approx(told.cost, rel=0.02, abs=0.002)
 
@@ -333,7 +333,7 @@ def test_tiers_are_told_as_the_file_numbers_them_and_none_that_it_has_not() -> N
 def test_a_budget_that_is_spent_is_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5, load=1.0)
     told = explain(of, "first_token", 0.0, T)
-    assert told.price == DEAREST
+    assert told.price == MAX_PRICE
     assert told.why.endswith("if there were anything in the budget to pay for it")
 
 
