@@ -1,0 +1,59 @@
+"""Abandoning: a silent attempt is given up where another endpoint can take over."""
+
+from __future__ import annotations
+
+from router.core.verdict import Verdict
+from tests.flow.timelines import quick_and_slow, verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import SILENT, answers, completion, streams
+from tests.support.outcomes import outcome_of
+
+
+def test_a_silent_endpoint_is_given_up_where_a_later_tier_can_take_over() -> None:
+    play = Player(*quick_and_slow(SILENT), hedge="off", abandon=4)
+    call = play.call()
+    play.run()
+    assert play["a"].wires[0].closed_at == 4.0
+    assert play["b"].asked_at == [4.0]
+    assert call.first_token_at == 4.3
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "retry", Verdict.SERVED)]
+    assert outcome_of(call.record.attempts[0]).reason == "no first token in time"
+
+
+def test_the_last_live_attempt_keeps_the_whole_deadline() -> None:
+    play = Player(endpoint("a", streams("at last", first=50.0)), hedge="off", abandon=4, deadline=60)
+    call = play.call(stream=True)
+    play.run()
+    assert call.text == "at last"
+    assert call.first_token_at == 50.0
+    assert len(play["a"].wires) == 1
+
+
+def test_of_three_the_oldest_makes_room_for_the_third() -> None:
+    play = Player(
+        endpoint("a", SILENT),
+        endpoint("b", SILENT, tier=2),
+        endpoint("c", streams("third", first=0.3), tier=3),
+        abandon=5,
+        hedge=1,
+    )
+    call = play.call()
+    play.run()
+    assert play["a"].wires[0].closed_at == 5.0
+    assert play["b"].asked_at == [1.0]
+    assert play["c"].asked_at == [5.0]
+    assert call.first_token_at == 5.3
+    assert play["b"].wires[0].closed_at == 5.3
+
+
+def test_an_answer_that_is_awaited_whole_is_not_given_up_for_its_silence() -> None:
+    play = Player(
+        endpoint("a", answers(completion("long"), 40.0)),
+        endpoint("b", answers(completion("b"), 60.0), tier=2),
+        abandon=5,
+    )
+    call = play.call(stream=False)
+    play.run()
+    assert play["b"].asked_at == [5.0]  # a rival instead
+    assert call.ended_at == 40.0
+    assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]

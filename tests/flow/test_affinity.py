@@ -1,0 +1,73 @@
+"""Affinity: conversations that stay at one endpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.flow.timelines import told, verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import fails_with, streams
+
+
+def conversation(number: int, turns: int = 1) -> list[dict[str, str]]:
+    begun = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": f"Tell me of {number}."}]
+    return begun + [{"role": "assistant", "content": "…"}, {"role": "user", "content": "Go on."}] * (turns - 1)
+
+
+def three(**policy: Any) -> Player:
+    """Three endpoints that are known and about as quick."""
+    play = Player(*(endpoint(name, streams(name)) for name in "abc"), models={"chat": policy}, hedge="off")
+    for _ in range(30):
+        play.call()
+        play.run()
+    assert not any(each.latency("first_token").unknown for each in play.table.endpoints)
+    return play
+
+
+def test_a_conversation_stays_at_one_endpoint_and_different_ones_are_spread() -> None:
+    play = three(affinity="prefix")
+    first = [told(play, messages=conversation(number)) for number in range(30)]
+    assert set(first) == {"a", "b", "c"}
+    later = [told(play, messages=conversation(number, turns=3)) for number in range(30)]
+    assert sum(one != other for one, other in zip(first, later, strict=True)) <= 2  # one in a hundred goes anywhere
+
+
+def test_one_without_affinity_does_not() -> None:
+    play = three()
+    assert len({told(play, messages=conversation(1)) for _ in range(30)}) > 1
+
+
+def test_a_header_may_say_which_conversation_it_is() -> None:
+    play = three(affinity="header:X-Session-Id")
+    sessions = [[(b"x-session-id", b"%d" % number)] for number in range(10)]
+    first = [told(play, messages=conversation(number), headers=each) for number, each in enumerate(sessions)]
+    later = [told(play, messages=conversation(99), headers=each) for each in sessions]
+    assert len(set(first)) > 1
+    assert sum(one != other for one, other in zip(first, later, strict=True)) <= 1
+
+
+def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_and_comes_back() -> None:
+    play = three(affinity="prefix", affinity_margin="1s")
+    chat = conversation(1)
+    own = told(play, messages=chat)
+    now, endpoint = play.scheduler.now(), play.endpoint(own)
+    endpoint.cooldown.busy(now, 5.0)
+    assert told(play, messages=chat) != own
+    play.run_until(now + 6.0)
+    assert told(play, messages=chat) == own
+    for _ in range(40):
+        endpoint.latency("first_token").observe(8.0, play.scheduler.now())
+    assert told(play, messages=chat) != own
+
+
+def test_retries_and_rivals_of_a_sticky_call_go_where_they_always_do() -> None:
+    play = three(affinity="prefix")
+    chat = conversation(1)
+    own = told(play, messages=chat)
+    play[own].plays(fails_with(500, 0.1), streams(own))
+    call = play.call(messages=chat)
+    play.run()
+    assert [role for _, role, _ in verdicts(call)] == ["first", "retry"]
+    assert verdicts(call)[0][0] == own
+    assert call.text != own
+    assert call.done

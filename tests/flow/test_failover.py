@@ -1,0 +1,178 @@
+"""Failover: an attempt that fails before its first token moves the call to another endpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.choice.budget import RESERVE
+from router.core.verdict import Verdict
+from tests.flow.timelines import quick_and_slow, verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import (
+    DONE,
+    JSON,
+    SSE,
+    Script,
+    answers,
+    cuts,
+    ends,
+    error_event,
+    fails_with,
+    head,
+    opens,
+    refuses_connection,
+    sends,
+    streams,
+)
+
+FAILURES = {
+    "connection refused": refuses_connection(0.1),
+    "500": fails_with(500),
+    "503": fails_with(503),
+    "429": fails_with(429),
+    "429 that says when": fails_with(429, retry_after=30),
+    "529": fails_with(529),
+    "401, our key": fails_with(401, code="invalid_api_key"),
+    "403": fails_with(403),
+    "404, our model's name": fails_with(404, type="invalid_request_error", code="model_not_found"),
+    "408": fails_with(408),
+    "a redirect": answers(b"", 0.1, status=307, headers=[(b"location", b"http://elsewhere/")]),
+    "an error event in a 200 stream": opens() + sends(0.1, error_event()),
+    "an overload event in a 200 stream": opens() + sends(0.1, error_event(type="overloaded_error")),
+    "an empty stream": head(0.05, 200, SSE) + ends(0.1),
+    "[DONE] and nothing else": head(0.05, 200, SSE) + sends(0.1, DONE) + ends(0.1),
+    "a role only, then cut": opens() + cuts(0.1),
+    "a role only, then its end": opens() + ends(0.1),
+    "cut within its head": cuts(0.1),
+    "no JSON": answers(b"<html>It works!</html>", 0.1, headers=[(b"content-type", b"text/html")]),
+    "JSON that is cut": head(0.05, 200, JSON) + sends(0.06, b'{"choices":') + cuts(0.1),
+    "an empty answer": answers(b"", 0.1),
+    "an error object with status 200": answers({"error": {"message": "no engine"}}, 0.1),
+    "compressed": head(0.1, 200, [*SSE, (b"content-encoding", b"gzip")]) + sends(0.1, b"\x1f\x8b") + ends(0.1),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES.keys())
+def test_a_failure_before_the_first_token_moves_the_call_at_once(failure: Script) -> None:
+    play = Player(*quick_and_slow(failure))
+    call = play.call()
+    play.run()
+    assert play["b"].asked_at == [0.1]
+    assert call.text == "quick"
+    assert call.first_token_at == 0.4
+    assert call.body == play["b"].wires[0].sent  # of the failed one not a byte
+    assert [role for _, role, _ in verdicts(call)] == ["first", "retry"]
+    assert len(play["a"].wires) == 1
+
+
+def test_a_busy_endpoint_is_left_alone_as_long_as_it_says() -> None:
+    play = Player(endpoint("a", fails_with(429, retry_after=30), streams("a")), endpoint("b", streams("b"), tier=2))
+    calls = [play.call(at) for at in (0.0, 15.0, 30.0, 31.0)]
+    play.run()
+    assert [call.text for call in calls] == ["b", "b", "b", "a"]
+    assert play["a"].asked_at == [0.0, 31.0]
+    assert verdicts(calls[0]) == [("a", "first", Verdict.BUSY), ("b", "retry", Verdict.SERVED)]
+    assert play.endpoint("a").latency("first_token").mean(0.1) < 1.01  # untouched: being busy is not being slow
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_our_own_mistake_is_not_repeated_where_it_was_made(status: int) -> None:
+    play = Player(endpoint("a", fails_with(status)))
+    call = play.call()
+    play.run()
+    assert len(play["a"].wires) == 1
+    assert call.status == 502
+    assert verdicts(call) == [("a", "first", Verdict.FAULT)]
+
+
+def test_the_only_endpoint_is_asked_once_more_after_a_pause() -> None:
+    play = Player(endpoint("a", fails_with(500, 0.1), streams("again", first=0.3)))
+    call = play.call()
+    play.run()
+    first, second = play["a"].asked_at
+    assert first == 0.0
+    assert 0.35 <= second <= 0.6  # a quarter of a second, and up to twice that, at random
+    assert call.text == "again"
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("a", "retry", Verdict.SERVED)]
+
+
+def test_a_short_retry_after_is_waited_out_where_nobody_else_is() -> None:
+    play = Player(endpoint("a", fails_with(429, 0.1, retry_after=2), streams("again", first=0.3)))
+    call = play.call()
+    play.run()
+    assert play["a"].asked_at == [0.0, 2.1]
+    assert call.first_token_at == 2.4
+
+
+def test_one_more_try_is_not_for_an_endpoint_whose_breaker_has_opened_meanwhile() -> None:
+    play = Player(endpoint("a", fails_with(503, 0.01)), endpoint("b", streams("served"), tier=2), patience=1)
+    calls = [play.call(0.0), play.call(2.0)]
+    play.run()
+    assert [[name for name, _, _ in verdicts(call)] for call in calls] == [["a", "a", "b"], ["a", "b"]]
+    assert all(call.text == "served" for call in calls)
+
+
+def test_a_long_retry_after_is_told_to_the_client() -> None:
+    play = Player(
+        endpoint("a", fails_with(429, 0.1, retry_after=20)), endpoint("b", fails_with(429, 0.1, retry_after=7))
+    )
+    call = play.call()
+    play.run()
+    assert call.ended_at == 0.2
+    assert call.status == 429
+    assert call.error["code"] == "endpoints_busy"
+    assert call.error["type"] == "rate_limit_error"
+    assert call.headers["retry-after-ms"] == "7000"
+    assert call.headers["x-should-retry"] == "true"
+
+
+def test_a_client_is_not_told_to_come_back_after_a_wait_that_no_sdk_keeps() -> None:
+    play = Player(endpoint("a", fails_with(429, 0.1, retry_after=300)))
+    told, at_once = play.call(0.0), play.call(1.0)
+    play.run()
+    for call, seconds in ((told, 300), (at_once, 59)):
+        assert call.status == 429
+        assert int(call.headers["retry-after-ms"]) > (seconds - 1) * 1000
+    assert told.headers["x-should-retry"] == "false"
+    assert at_once.headers["x-should-retry"] == "true"
+    assert "59 s" in at_once.error["message"]
+
+
+@pytest.mark.parametrize("retry_after", ["inf", "nan", "-5", "1e999", "soon", "99999999999 Jan 1 00:00:00 -"])
+def test_a_senseless_retry_after_does_no_harm(retry_after: str) -> None:
+    headers = [*JSON, (b"retry-after", retry_after.encode())]
+    play = Player(endpoint("a", answers({"error": {"message": "busy"}}, 0.1, status=429, headers=headers)))
+    call = play.call()
+    play.run()
+    assert call.status == 429
+    assert 0 <= int(call.headers["retry-after-ms"]) <= 86_400_000
+
+
+def test_all_down_is_a_502_that_names_who_was_asked() -> None:
+    play = Player(endpoint("a", refuses_connection(0.1)), endpoint("b", fails_with(503, 0.1), tier=2))
+    call = play.call()
+    play.run()
+    assert call.status == 502
+    assert call.error["type"] == "upstream_error"
+    assert call.error["code"] == "endpoints_failed"
+    assert call.error["param"] is None
+    assert "a: no connection: Connection refused" in call.error["message"]
+    assert "b: status 503" in call.error["message"]
+    assert call.headers["x-should-retry"] == "false"  # or the SDKs would multiply our attempts by three
+    assert call.headers["content-type"] == "application/json"
+    assert "retry-after-ms" not in call.headers
+    assert [len(play[name].wires) for name in "ab"] == [2, 2]
+    assert call.ended_at is not None
+    assert call.ended_at < 2
+    assert call.record.error == "endpoints_failed"
+
+
+def test_an_outage_soon_costs_one_attempt_a_call() -> None:
+    play = Player(endpoint("a", refuses_connection(0.01)), endpoint("b", refuses_connection(0.01)))
+    calls = [play.call(i / 10) for i in range(200)]
+    play.run()
+    assert all(call.status == 502 for call in calls)
+    extra = len(play["a"].wires) + len(play["b"].wires) - 200
+    assert (
+        extra <= 0.2 * 200 + RESERVE + 3
+    )  # the retry budget, and moving away from each while nothing spoke against it

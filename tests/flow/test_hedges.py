@@ -1,0 +1,133 @@
+"""Hedges: when a second endpoint is asked beside a late one, and what becomes of the loser."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.choice.budget import RESERVE
+from router.core.verdict import Verdict
+from tests.flow.timelines import quick_and_slow, verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import SILENT, fails_with, streams
+from tests.support.outcomes import outcome_of
+
+
+def test_a_hedge_that_wins_ends_the_wait() -> None:
+    play = Player(endpoint("a", streams("late", first=9.0)), endpoint("b", streams("quick", first=0.3), tier=2))
+    call = play.call()
+    play.run()
+    assert play["b"].asked_at == [2.0]
+    assert call.text == "quick"
+    assert call.first_token_at == 2.3
+    assert call.headers["x-router-endpoint"] == "b"
+    assert call.headers["x-router-attempts"] == "2"
+    assert play["a"].wires[0].closed_at == 2.3  # in the same instant: that is what stops it from generating
+    assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
+    late, quick = call.record.attempts
+    assert (late.ended, late.first_token_at, outcome_of(late).reason) == (2.3, None, "another attempt was first")
+    assert (quick.began, quick.first_token_at) == (2.0, 2.3)
+
+
+def test_what_the_loser_had_waited_counts_as_at_least_that_long() -> None:
+    play = Player(*quick_and_slow(SILENT))
+    before = play.endpoint("a").latency("first_token").mean(0.0)
+    play.call()
+    play.run_until(2.3)
+    assert before == 1.0
+    assert play.endpoint("a").latency("first_token").mean(2.3) == pytest.approx(2.3)
+    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    play.run()
+
+
+def test_a_hedge_that_loses_is_closed_at_once_and_nothing_is_held_against_it() -> None:
+    play = Player(endpoint("a", streams("slow", first=2.1)), endpoint("b", SILENT, tier=2))
+    call = play.call()
+    play.run()
+    assert call.text == "slow"
+    assert call.first_token_at == 2.1
+    assert play["b"].wires[0].closed_at == 2.1
+    assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]
+    assert play.endpoint("b").latency("first_token").unknown  # 0.1 s without a token say nothing
+
+
+def test_a_rival_that_fails_leaves_the_race_to_the_slow_one() -> None:
+    play = Player(endpoint("a", streams("slow", first=3.0)), endpoint("b", fails_with(500, 0.1), tier=2))
+    call = play.call()
+    play.run()
+    assert call.text == "slow"
+    assert call.first_token_at == 3.0
+    assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.FAULT)]
+
+
+def test_a_slow_one_that_fails_leaves_the_race_to_its_rival() -> None:
+    play = Player(endpoint("a", fails_with(500, 2.1)), endpoint("b", streams("rival", first=1.0), tier=2))
+    call = play.call()
+    play.run()
+    assert call.text == "rival"
+    assert call.first_token_at == 3.0
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
+
+
+def test_two_that_speak_in_one_instant_make_one_answer() -> None:
+    play = Player(endpoint("a", streams("a", first=2.5)), endpoint("b", streams("b", first=0.5), tier=2))
+    call = play.call()
+    play.run()
+    assert call.text == "a"  # which was asked first
+    assert play["b"].wires[0].closed_at == 2.5
+
+
+def test_a_hedge_comes_when_the_operator_says() -> None:
+    play = Player(*quick_and_slow(SILENT), hedge="250ms")
+    call = play.call()
+    play.run()
+    assert play["b"].asked_at == [0.25]
+    assert call.first_token_at == 0.55
+
+
+def test_no_hedge_where_the_operator_says_off() -> None:
+    play = Player(endpoint("a", streams("late", first=9.0)), endpoint("b", streams("quick"), tier=2), hedge="off")
+    call = play.call()
+    play.run()
+    assert play["b"].wires == []
+    assert call.first_token_at == 9.0
+
+
+def test_an_endpoint_that_is_known_is_late_by_its_own_measure() -> None:
+    play = Player(endpoint("a", *[streams("usual", first=0.2)] * 20, SILENT), endpoint("b", streams("quick"), tier=2))
+    for i in range(20):
+        play.call(float(i))
+    last = play.call(20.0)
+    play.run()
+    assert 20.2 < play["b"].asked_at[0] < 23.0  # worth what a rival of whom nothing is known may take, twice
+    assert last.text == "quick"
+
+
+def test_a_third_endpoint_is_not_asked_beside_two() -> None:
+    play = Player(*(endpoint(name, SILENT, tier=tier) for tier, name in enumerate("abc", 1)), deadline=10, abandon=60)
+    call = play.call()
+    play.run()
+    assert [play[name].asked_at for name in "abc"] == [[0.0], [2.0], []]
+    assert call.status == 504
+
+
+def test_hedges_stop_when_their_budget_is_empty() -> None:
+    slow, quick = endpoint("a", streams("late", first=1.8)), endpoint("b", streams("quick"), tier=2)
+    none = Player(slow, quick, hedge=1.0, hedge_budget=0)
+    none.call()
+    none.run()
+    assert not none["b"].wires
+    play = Player(slow, quick, hedge=1.0, hedge_budget=0.001)
+    calls = [play.call(i / 100) for i in range(6)]
+    play.run()
+    assert len(play["b"].wires) == RESERVE
+    assert [call.text for call in calls] == ["quick"] * 3 + ["late"] * 3
+
+
+def test_those_that_wait_where_three_were_late_move_on_whatever_the_budget() -> None:
+    """A cold start beside a frozen endpoint: the reserve pays three hedges, whose losers open the breaker."""
+    play = Player(endpoint("a", SILENT), endpoint("b", streams("quick"), tier=2), hedge_budget=0.001)
+    calls = [play.call(i / 10) for i in range(20)]
+    play.run()
+    assert all(call.text == "quick" for call in calls)
+    assert max(call.record.first_token or 0.0 for call in calls) < 3.0
+    assert play.table.retries.level(3.0) >= RESERVE  # away from it is free, where nothing is wrong

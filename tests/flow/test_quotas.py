@@ -1,0 +1,147 @@
+"""Quotas, throttling and errors that name a cause: how long an endpoint is left alone, and what the client is told."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import datetime
+
+import pytest
+
+from router.core.verdict import Verdict
+from router.dialects.zhipu import BEIJING
+from tests.flow.timelines import verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import SILENT, Script, error_event, fails_with, opens, says, sends, sse, streams
+
+
+def resets(seconds: float) -> str:
+    """Zhipu's words, of the wall's clock."""
+    return f"您的限额将在 {datetime.fromtimestamp(time.time() + seconds, BEIJING):%Y-%m-%d %H:%M:%S} 重置。"
+
+
+def test_a_used_up_quota_is_left_alone_until_its_time_and_others_serve() -> None:
+    used_up = fails_with(429, code="1308", message=resets(5 * 3600))
+    play = Player(
+        endpoint("a", used_up, streams("a"), kind="zhipu"),
+        endpoint("b", streams("b"), tier=2),
+    )
+    calls = [play.call(hours * 3600.0) for hours in (0, 1, 4.9, 5.1)]
+    play.run(36_000)
+    assert [call.text for call in calls] == ["b", "b", "b", "a"]
+    assert len(play["a"].wires) == 2
+    assert play.endpoint("a").breaker.failures_in_a_row == 0
+
+
+def test_where_all_quotas_are_used_up_the_client_is_told_at_once_until_when() -> None:
+    used_up = fails_with(429, code="1310", message=resets(7200))
+    play = Player(endpoint("a", used_up, streams("a"), kind="zhipu"), hedge="off")
+    first, second, third = play.call(0.0), play.call(3600.0), play.call(7300.0)
+    play.run(36_000)
+    assert [first.status, second.status, third.status] == [429, 429, 200]
+    assert len(play["a"].wires) == 2  # a quota that is used up is not asked even as the last one
+    assert first.error["code"] == second.error["code"] == "endpoints_busy"
+    assert int(first.headers["retry-after-ms"]) == pytest.approx(7_200_000, abs=3000)
+    assert int(second.headers["retry-after-ms"]) == pytest.approx(3_600_000, abs=3000)
+
+
+def test_arrears_inside_a_stream_are_tried_every_five_minutes() -> None:
+    arrears = opens() + sends(0.1, error_event(code="1113"))
+    play = Player(endpoint("a", arrears, kind="zhipu"), endpoint("b", streams("b"), tier=2))
+    calls = [play.call(i * 10.0) for i in range(100)]
+    play.run()
+    assert all(call.text == "b" for call in calls)
+    assert play["a"].asked_at == [0.0, 310.0, 620.0, 930.0]
+
+
+def test_the_last_endpoint_is_asked_though_it_refuses_our_key() -> None:
+    play = Player(endpoint("a", fails_with(401), streams("paid")), hedge="off")
+    refused, served = play.call(0.0), play.call(10.0)
+    play.run()
+    assert (refused.status, len(refused.record.attempts)) == (502, 1)
+    assert served.text == "paid"
+
+
+def test_our_own_fault_at_one_does_not_hide_that_the_other_is_busy() -> None:
+    play = Player(endpoint("a", fails_with(401)), endpoint("b", fails_with(429, retry_after=7), tier=2))
+    call = play.call()
+    play.run()
+    assert (call.status, call.error["code"], call.headers["retry-after-ms"]) == (429, "endpoints_busy", "7000")
+
+
+def takes(play: Player, name: str, capacity: int, first: float = 0.5) -> None:
+    """From now on it refuses each request beyond so many at once, at once."""
+
+    def one() -> Script:
+        return fails_with(429, 0.01) if play[name].busy >= capacity else streams("ok", first=first)
+
+    play[name].plays(one)
+
+
+def test_a_throttled_endpoint_gets_as_many_as_it_takes_and_the_rest_goes_elsewhere() -> None:
+    play = Player(
+        endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off", seed=2
+    )
+    takes(play, "a", 10)
+    calls = [play.call(i / 40) for i in range(4000)]  # 24 at once, of which 10 have room
+    play.run_until(50.0)
+    assert 7 <= play.endpoint("a").most <= 11
+    assert play.metric("attempts_limit", endpoint="a") == play.endpoint("a").most
+    play.run()
+    assert all(call.status == 200 for call in calls)
+    asked = [line.verdict for call in calls for line in call.record.attempts if line.endpoint.name == "a"]
+    assert 0 < asked.count(Verdict.BUSY) / len(asked) < 0.04
+    assert len(asked) > 100 * 10 / 0.6 * 0.8  # four fifths of what it could have taken
+    assert play.endpoint("a").breaker.failures_in_a_row == 0
+
+
+def test_and_more_again_when_it_takes_more() -> None:
+    play = Player(endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off")
+    takes(play, "a", 4)
+    play.at(20.0, lambda: takes(play, "a", 100))
+    for i in range(4000):
+        play.call(i / 40)
+    play.run_until(20.0)
+    assert play.endpoint("a").most <= 5
+    play.run_until(99.0)
+    assert play.endpoint("a").most > 20
+    play.run()
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abcdefgh"])
+def test_endpoints_that_are_always_busy_are_not_hammered(names: str) -> None:
+    play = Player(*(endpoint(name, fails_with(429, 0.01), tier=tier) for tier, name in enumerate(names, 1)))
+    call = play.call()
+    play.run()
+    began = [line.began for line in call.record.attempts]
+    assert call.status == 429
+    assert len(began) <= 6
+    assert max(Counter(line.endpoint.name for line in call.record.attempts).values()) <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        sse({"object": "error", "message": "no engine", "type": "InternalServerError", "code": 500}),
+        sse({"detail": "no engine"}),
+        sse({"error": "no engine", "error_type": "generation"}),
+        b'event: error\ndata: {"message": "no engine"}\n\n',
+        sse({"choices": [], "error": {"message": "no engine"}}),
+    ],
+)
+def test_an_error_in_any_shape_never_wins_a_race(wrong: bytes) -> None:
+    play = Player(endpoint("a", opens(0.1) + sends(2.1, wrong)), endpoint("b", streams("rival", first=1.0), tier=2))
+    call = play.call()
+    play.run()
+    assert call.text == "rival"
+    assert call.first_token_at == 3.0
+    assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
+
+
+def test_an_error_in_a_shape_that_no_sdk_raises_at_goes_on_in_one_that_they_do() -> None:
+    wrong = sse({"object": "error", "message": "no engine", "type": "InternalServerError", "code": 500})
+    play = Player(endpoint("a", opens() + says(0.1, "hi") + sends(0.2, wrong)))
+    call = play.call()
+    play.run()
+    assert call.error == {"object": "error", "message": "no engine", "type": "InternalServerError", "code": 500}
+    assert not call.done

@@ -1,0 +1,140 @@
+"""Refusals: an endpoint's 400 reaches the client as it is, and no other endpoint is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.verdict import Verdict
+from tests.flow.timelines import quick_and_slow, verdicts
+from tests.support import Player, endpoint
+from tests.support.endpoints import (
+    JSON,
+    SILENT,
+    answers,
+    cuts,
+    ends,
+    error_event,
+    fails_with,
+    head,
+    opens,
+    sends,
+    streams,
+)
+
+
+def test_a_refusal_goes_to_the_client_as_it_is() -> None:
+    refusal = b'{"error": {"message": "what?",  "code":"invalid_value"}}\n'
+    play = Player(*quick_and_slow(answers(refusal, 0.1, status=400, headers=[*JSON, (b"x-vendor", b"1")])))
+    call = play.call()
+    play.run()
+    assert call.status == 400
+    assert call.body == refusal
+    assert call.headers["content-type"] == "application/json"
+    assert call.headers["x-vendor"] == "1"
+    assert call.ended_at == 0.1
+    assert play["b"].wires == []
+    assert verdicts(call) == [("a", "first", Verdict.REFUSED)]
+    assert play.endpoint("a").latency("first_token").unknown  # a refusal is quick, and says nothing
+    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert call.record.first_token is None
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refusal_cancels_a_rival(status: int) -> None:
+    play = Player(endpoint("a", fails_with(status, 2.2)), endpoint("b", SILENT, tier=2))
+    call = play.call()
+    play.run()
+    assert call.status == status
+    assert play["b"].wires[0].closed_at == 2.2
+    assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("b", "hedge", Verdict.ABANDONED)]
+
+
+def test_a_refusal_that_a_stream_begins_with_is_told_by_its_status() -> None:
+    said = error_event("no", code="content_filter")
+    play = Player(endpoint("a", opens(0.1) + sends(0.2, said)), endpoint("b", streams("never"), tier=2))
+    call = play.call()
+    play.run()
+    assert (call.status, call.body) == (400, said[6:-2])
+    assert call.headers["content-type"] == "application/json"
+    assert call.record.error == ""
+    play = Player(endpoint("a", opens(0.1) + sends(12.0, said)), hedge="off")
+    call = play.call()
+    play.run()
+    assert (call.status, call.error["code"]) == (200, "content_filter")  # its 200 has gone with the pings
+
+
+def test_a_rivals_refusal_waits_for_the_late_attempt_which_may_know_more() -> None:
+    refuses = endpoint("b", fails_with(400, 0.1, message="no tools here"), tier=2)
+    play = Player(endpoint("a", streams("late", first=4.0)), refuses, hedge=1.0)
+    call = play.call()
+    play.run()
+    assert call.text == "late"
+    assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.REFUSED)]
+    for silent, told_at in ((SILENT, 15.0), (fails_with(500, 3.0), 3.0), (opens() + cuts(5.0), 5.0)):
+        play = Player(endpoint("a", silent), refuses, endpoint("c", streams("never"), tier=3), hedge=1.0)
+        call = play.call()
+        play.run()
+        assert (call.status, call.error["message"]) == (400, "no tools here") or call.pinged_at
+        assert call.error["message"] == "no tools here"
+        assert call.ended_at == told_at
+        assert len(play["c"].wires) == 0
+
+
+def test_a_refusal_after_pings_is_an_error_inside_the_stream() -> None:
+    play = Player(endpoint("a", fails_with(400, 12.0, code="content_policy_violation")))
+    call = play.call()
+    play.run()
+    assert call.status == 200
+    assert call.error["code"] == "content_policy_violation"
+    assert not call.done
+
+
+def test_a_refusal_of_another_shape_is_an_error_inside_the_stream_too() -> None:
+    play = Player(endpoint("a", answers({"object": "error", "message": "too long", "code": 400}, 12.0, status=400)))
+    call = play.call()
+    play.run()
+    assert call.status == 200
+    assert "too long" in call.error["message"]  # both SDKs raise at an `error`, and at nothing else
+    assert not call.done
+
+
+def test_a_refusal_that_repeats_a_long_prompt_is_still_a_refusal() -> None:
+    script = head(0.1, 400, JSON) + sends(0.1, b'{"error": {"message": "')
+    for _ in range(100):
+        script += sends(0.1, b"x" * 10_000)
+    play = Player(*quick_and_slow(script + sends(0.2, b'"}}') + ends(0.2)))
+    call = play.call()
+    play.run()
+    assert call.status == 400
+    assert play["b"].wires == []
+    assert verdicts(call) == [("a", "first", Verdict.REFUSED)]
+
+
+def test_a_refusal_whose_body_is_cut_is_still_a_refusal() -> None:
+    play = Player(*quick_and_slow(head(0.1, 400, JSON) + sends(0.1, b'{"error": {"mess') + cuts(0.2)))
+    call = play.call()
+    play.run()
+    assert call.status == 400
+    assert call.body == b'{"error": {"mess'
+    assert call.length == len(call.body)
+
+
+@pytest.mark.parametrize("code", ["content_policy_violation", "content_filter"])
+def test_a_policy_refusal_is_asked_for_once_and_handed_on(code: str) -> None:
+    refusal = b'{"error":{"message":"no","code":"%b"}}' % code.encode()
+    play = Player(*quick_and_slow(answers(refusal, 0.1, status=400)))
+    calls = [play.call(float(i)) for i in range(4)]
+    play.run()
+    assert [(call.status, call.body) for call in calls] == [(400, refusal)] * 4
+    assert play["b"].wires == []
+    assert len(play["a"].wires) == 4  # nothing was held against it
+    assert play.metric("causes_total", endpoint="a", cause="policy") == 4
+
+
+def test_a_refusal_in_an_answer_of_status_200_is_a_400() -> None:
+    refusal = b'{"error":{"code":"1301","message":"unsafe"}}'
+    play = Player(endpoint("a", answers(refusal, 0.1), kind="zhipu"), endpoint("b", streams("no"), tier=2))
+    call = play.call(stream=False)
+    play.run()
+    assert (call.status, call.body) == (400, refusal)  # or both SDKs would take it for an answer, without choices
+    assert play["b"].wires == []

@@ -1,0 +1,88 @@
+"""Clients that read slowly: back pressure, and its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from router.core.verdict import Verdict
+from tests.flow.timelines import verdicts
+from tests.support import Player, ScriptedClient, endpoint
+from tests.support.endpoints import opens, says, streams
+
+LONG = "x" * 50_000  # two of them are more than a client's buffer
+
+
+def test_a_slow_client_makes_its_own_exchange_wait_and_nobody_else() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3, gap=0.1)))
+    slow = play.call(stops_reading_at=0.0, reads_again_at=60.0)
+    other = play.call(0.05)
+    play.run()
+    wire, its = play["a"].wires
+    assert wire.paused_at == [0.4]
+    assert wire.resumed_at == [60.0]
+    assert slow.ended_at == 60.0
+    assert slow.text == LONG * 4
+    assert slow.body == wire.sent
+    assert its.paused_at == []
+    assert other.ended_at == pytest.approx(0.75)
+    assert verdicts(slow) == [("a", "first", Verdict.SERVED)]
+
+
+def test_while_a_client_reads_nothing_its_endpoint_does_not_stand_still() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4)), stall=7)
+    call = play.call(stops_reading_at=0.0, reads_again_at=100.0)
+    play.run()
+    assert call.text == LONG * 4
+    assert call.record.error == ""
+
+
+def test_a_client_that_reads_nothing_for_two_minutes_is_cut_off() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4)))
+    call = play.call(stops_reading_at=0.0)
+    play.run()
+    assert call.aborted_at == 120.4
+    assert call.ended_at is None
+    assert play["a"].wires[0].closed_at == 120.4
+    assert call.record.error == "client_left"
+    assert verdicts(call) == [("a", "first", Verdict.ABANDONED)]
+
+
+def test_a_stream_that_stands_still_after_its_client_has_caught_up_is_noticed_in_time() -> None:
+    play = Player(endpoint("a", opens() + says(0.3, LONG, LONG)), stall=7)
+    call = play.call(stops_reading_at=0.0, reads_again_at=20.0)
+    play.run()
+    assert call.ended_at == 27.0
+    assert call.error["code"] == "stream_broken"
+
+
+def test_a_client_that_is_full_before_its_first_token_makes_its_endpoint_wait_from_then_on() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3, gap=0.1)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))  # it has not read its last answer on this connection yet
+    play.at(60.0, lambda: tell(call, "drained"))
+    play.run()
+    assert play["a"].wires[0].paused_at == [0.3]
+    assert play["a"].wires[0].resumed_at == [60.0]
+    assert (call.ended_at, call.text) == (60.0, LONG * 4)
+
+
+def test_a_client_that_stays_full_from_the_start_is_cut_off_as_any() -> None:
+    play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))
+    play.run()
+    assert (call.aborted_at, call.record.error) == (120.3, "client_left")
+
+
+def test_a_client_that_has_caught_up_before_its_first_token_is_as_any() -> None:
+    play = Player(endpoint("a", streams("hi", first=0.3)))
+    call = play.call()
+    play.at(0.0, lambda: tell(call, "full"))
+    play.at(0.2, lambda: tell(call, "drained"))
+    play.run()
+    assert play["a"].wires[0].paused_at == []
+    assert call.text == "hi"
+
+
+def tell(call: ScriptedClient, what: str) -> None:
+    getattr(call.owner, what)()
