@@ -10,14 +10,14 @@
     scheduler.py          time: a clock, and callbacks at a time of that clock
 
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
-                     call, record, verdict
+                     call, demand, record, verdict
     core/stream/     reads the bytes of answers; knows no endpoint
                      scanner, error_body, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
-                     endpoint; latency, histogram, regression, change; breaker, health, cooldown, limit, server_load;
-                     slots, waiting_queue
+                     endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
+                     forecast, latency, histogram, regression, change, server_load
     core/choice/     decides where a call goes; knows endpoints, no connections
-                     table; pick, affinity, candidates; budget, hedge_delay, hedge_plan, hedge_window; race
+                     route, table; pick, affinity, candidates; budget, hedge_delay, hedge_plan, hedge_window; race
     core/explain/    explains the choice; decides nothing
                      explanation, rows, words
     dialects/        how kinds of servers differ

@@ -52,7 +52,7 @@ class Router:
         self.rng, self.tls = Random(), tls_context()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         limits = Limits(settings.max_event, settings.max_answer)
-        self.tables = Tables(Serving.of(rebuild(config, load=lambda: self.handler.load()), self.pools, limits))
+        self.tables = Tables(Serving.of(rebuild(config, utilization=lambda: self.handler.load()), self.pools, limits))
         self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         sinks = [self.metrics.ended, Changes(self.scheduler.now).ended]
         self.access_log = AccessLog() if settings.access_log else None

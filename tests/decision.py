@@ -19,7 +19,9 @@ from time import perf_counter
 from router.config import parse
 from router.core.choice.pick import pick
 from router.core.choice.race import Race
-from router.core.choice.table import Route, rebuild
+from router.core.choice.route import Route
+from router.core.choice.table import rebuild
+from router.core.demand import Demand
 from router.core.endpoint.endpoint import Endpoint
 from router.core.verdict import Outcome, Verdict
 
@@ -27,6 +29,7 @@ ENDPOINTS = (1, 2, 10, 100, 1000)
 SEEN = 100  # waits, of each endpoint
 WAITING = 3  # calls
 SIZE = 1000.0  # tokens of a prompt
+DEMAND = Demand("first_token", SIZE)
 A_TOKEN = 2e-5  # seconds that a token of it adds
 AGE = 0.3  # seconds, that they have waited for at most
 
@@ -43,7 +46,7 @@ class Decision:
             for seen in range(SEEN):
                 size = rng.choice((100.0, 1000.0, 8000.0))
                 wait = self.wait(endpoint) + A_TOKEN * (size - SIZE)
-                endpoint.latency("first_token").observe(max(0.05, wait), self.now - 0.1 * (SEEN - seen), size)
+                endpoint.forecast.latency("first_token").observe(max(0.05, wait), self.now - 0.1 * (SEEN - seen), size)
         self.renew()
         self.waiting = deque(endpoint.begin(self.now) for endpoint in islice(self.route.endpoints, WAITING))
 
@@ -53,7 +56,7 @@ class Decision:
 
     def call(self) -> None:
         """One, first to last."""
-        race = Race(self.route, "first_token", self.now, self.rng, size=SIZE)
+        race = Race(self.route, DEMAND, self.now, self.rng)
         attempt = race.next_attempt(self.now)
         assert attempt is not None
         assert race.wake_at > self.now
@@ -64,12 +67,12 @@ class Decision:
         self.waiting.rotate()
 
     def pick(self) -> None:
-        assert pick(self.route.tiers[0], "first_token", self.now, self.rng, SIZE)
+        assert pick(self.route.tiers[0].endpoints, DEMAND, self.now, self.rng)
 
     def learn(self) -> None:
         """Fresh evidence at each endpoint, so that its curve is drawn anew."""
         for endpoint in self.route.endpoints:
-            endpoint.latency("first_token").observe(self.wait(endpoint), self.now, SIZE)
+            endpoint.forecast.latency("first_token").observe(self.wait(endpoint), self.now, SIZE)
 
     def renew(self) -> None:
         self.route.replan(self.now)

@@ -216,7 +216,7 @@ def stop(player: Player) -> None:
 def a_server_tells_its_load(player: Player, rng: Random) -> None:
     load = ServerLoad(rng.choice((None, 0.0, 9.0)), rng.choice((None, 0.0, 2.0)), rng.choice((None, 0.5, 1.0)))
     now = player.scheduler.now()
-    rng.choice(list(player.table.endpoints)).says(load, now, now + rng.choice((0.5, 5.0, 60.0)))
+    rng.choice(list(player.table.endpoints)).forecast.report(load, now, now + rng.choice((0.5, 5.0, 60.0)))
 
 
 def play(seed: int) -> Player:

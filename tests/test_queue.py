@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.endpoint.waiting_queue import SMOOTH
+from router.core.endpoint.waiting_queue import SMOOTHING
 from router.core.verdict import Verdict
 from router.errors import Stopping
 from tests.support import Player, ScriptedClient, endpoint
@@ -320,7 +320,7 @@ def test_the_pace_is_what_was_seen_of_late() -> None:
     for _ in range(4):
         play.call()
     play.run()
-    assert play.endpoint("a").slots.line.pace == 4.0 * SMOOTH + 4.0 * (1.0 - SMOOTH)
+    assert play.endpoint("a").availability.slots.queue.pace == 4.0 * SMOOTHING + 4.0 * (1.0 - SMOOTHING)
 
 
 def test_those_that_wait_are_counted() -> None:

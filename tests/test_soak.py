@@ -234,8 +234,11 @@ def state(router: Running) -> dict[str, Any]:
         "sockets": open_sockets(),
         "tasks": len(asyncio.all_tasks()),
         "calls": router.router.handler.calls,
-        "attempts": [(e.name, e.model, e.in_flight, len(e.waiting), e.slots.used) for e in endpoints],
-        "trials": [e.breaker.allows(float("inf")) for e in endpoints],
+        "attempts": [
+            (e.name, e.model, e.availability.in_flight, len(e.forecast.pending), e.availability.slots.used)
+            for e in endpoints
+        ],
+        "trials": [e.availability.breaker.allows(float("inf")) for e in endpoints],
         "objects": left_of_calls(),
     }
 

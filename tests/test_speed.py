@@ -61,7 +61,7 @@ async def test_servers_are_probed_in_its_seconds() -> None:
         async with running(text, speed=FAST) as router:
             await until(lambda: server.accepted >= 3)
             (endpoint,) = router.router.tables.current.table.endpoints
-            assert endpoint.health.up
+            assert endpoint.availability.health.up
 
 
 @on_uvloop
@@ -71,4 +71,4 @@ async def test_and_found_down_in_them() -> None:
     text = f"endpoints: [{{name: gone, base_url: '{url}', models: [chat], probe: {probe}}}]"
     async with running(text, speed=FAST) as router:
         (endpoint,) = router.router.tables.current.table.endpoints
-        await until(lambda: not endpoint.health.up)
+        await until(lambda: not endpoint.availability.health.up)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from router.core.demand import Demand, DemandKind
+
 Operation = Literal["chat/completions", "completions", "embeddings"]
 Fields = dict[str, msgspec.Raw]
 
@@ -49,19 +51,16 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     asks_why: bool = False
 
     @property
-    def kind(self) -> Literal["first_token", "answer", "embedding"]:
-        """What its client waits for: a first token, or a complete answer."""
-        if self.stream:
-            return "first_token"
-        return "embedding" if self.operation == "embeddings" else "answer"
+    def demand(self) -> Demand:
+        """The kind of output that its client waits for, and the estimated size of its prompt.
 
-    @property
-    def size(self) -> float:
-        """About how many tokens its prompt has: four bytes of the body each, but what is attached as base64."""
+        The size is four bytes of the body per token, without what is attached as base64.
+        """
         size = len(self.body)
         if ATTACHMENT in self.body:
             size -= sum(part.find(b'"') for part in self.body.split(ATTACHMENT, MAX_ATTACHMENTS)[1:])
-        return size / BYTES_PER_TOKEN
+        kind: DemandKind = "first_token" if self.stream else "embedding" if self.operation == "embeddings" else "answer"
+        return Demand(kind, size / BYTES_PER_TOKEN)
 
     @property
     def deterministic(self) -> bool:

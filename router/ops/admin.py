@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from router import __version__
 from router.core.choice.table import Table
+from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
 from router.core.explain.explanation import explain
 from router.errors import BadRequest, not_served
@@ -59,7 +60,7 @@ class Admin:
         if self._stopping():
             return JSONResponse({"status": "stopping"}, status_code=503)
         routes = self._table().routes.values()
-        down = [route.model for route in routes if not any(e.health.up for e in route.endpoints)]
+        down = [route.model for route in routes if not any(e.availability.health.up for e in route.endpoints)]
         if down or not routes:
             return JSONResponse({"status": "down", "models": down}, status_code=503)
         return JSONResponse({"status": "ready"})
@@ -99,8 +100,12 @@ class Admin:
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
         told = self._table().endpoints[endpoint]
-        load = endpoint.server_load(now)
-        breaker, latency, pool = endpoint.breaker, endpoint.latency("first_token"), self._pools()[told.name]
+        load = endpoint.forecast.server_load(now)
+        breaker, latency, pool = (
+            endpoint.availability.breaker,
+            endpoint.forecast.latency("first_token"),
+            self._pools()[told.name],
+        )
         return {
             "name": endpoint.name,
             "kind": told.kind,
@@ -109,17 +114,19 @@ class Admin:
             "serves": [name for name, upstream in told.models.items() if upstream == endpoint.model],
             "tier": told.tier,
             "weight": endpoint.weight,
-            "available": endpoint.available(now),
-            "up": endpoint.health.up,
+            "available": endpoint.availability.allows(now),
+            "up": endpoint.availability.health.up,
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
-            "busy_for": _left(endpoint.cooldown.until, now) or 0,
-            "busy_because": endpoint.cooldown.cause.value
-            if endpoint.cooldown.cause and endpoint.cooldown.until > now
+            "busy_for": _left(endpoint.availability.cooldown.until, now) or 0,
+            "busy_because": endpoint.availability.cooldown.cause.value
+            if endpoint.availability.cooldown.cause and endpoint.availability.cooldown.until > now
             else None,
-            "in_flight": endpoint.in_flight,
-            "waiting": len(endpoint.waiting),
-            "concurrency": None if endpoint.most == inf else int(endpoint.most),
+            "in_flight": endpoint.availability.in_flight,
+            "waiting": len(endpoint.forecast.pending),
+            "concurrency": None
+            if endpoint.availability.max_attempts == inf
+            else int(endpoint.availability.max_attempts),
             "first_token": {
                 "expected": round(latency.mean(now), 4),
                 "p50": latency.quantile(0.5),
@@ -127,7 +134,7 @@ class Admin:
                 "known": not latency.unknown,
             },
             "server": None if load is None else {**load._asdict(), "hot": load.hot},
-            "cost": round(endpoint.cost("first_token", now), 4),
+            "cost": round(endpoint.forecast.cost(FIRST_TOKEN, now), 4),
             "pool": {state: getattr(pool, state) for state in (*NOW, *EVER)},
         }
 
@@ -135,7 +142,7 @@ class Admin:
         return [
             {
                 "model": route.model,
-                "tiers": [[endpoint.name for endpoint in tier] for tier in route.tiers],
+                "tiers": [[endpoint.name for endpoint in tier.endpoints] for tier in route.tiers],
                 "in_line": route.queue.waiting,
             }
             for route in self._table().routes.values()

@@ -58,7 +58,7 @@ class Changes:
             del self._noted[endpoint]
 
     def _look_at_breaker(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
-        closed = endpoint.breaker.state(self._now()) is State.CLOSED
+        closed = endpoint.availability.breaker.state(self._now()) is State.CLOSED
         if closed and noted.pop("breaker", None) is not None:
             log.info("%s: breaker open -> closed", _name(endpoint))
         elif not closed and "breaker" not in noted and outcome.verdict in (Verdict.FAULT, Verdict.ABANDONED):
@@ -67,13 +67,15 @@ class Changes:
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
     def _busy(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
-        left = endpoint.cooldown.until - self._now()
+        left = endpoint.availability.cooldown.until - self._now()
         if left > LONG and "busy" not in noted:
             noted["busy"] = self._now()
             log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, outcome.reason)
 
     def _ours(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
-        out = endpoint.cooldown.until - self._now() > LONG  # else it served others just now, and this one was odd
+        out = (
+            endpoint.availability.cooldown.until - self._now() > LONG
+        )  # else it served others just now, and this one was odd
         if out and "ours" not in noted and outcome.cause is not None:
             noted["ours"] = self._now()
             log.critical(f"%s: {_OURS[outcome.cause]}", _name(endpoint), outcome.reason)

@@ -145,25 +145,39 @@ class Metrics(Collector):
         now, endpoints = self._now(), self._table().endpoints
         named = [((endpoint.name, endpoint.model), endpoint) for endpoint in endpoints]
         labels = ("endpoint", "model")
-        yield _gauge("attempts_in_flight", "Attempts running.", labels, ((n, e.in_flight) for n, e in named))
-        limits = ((n, e.most) for n, e in named if e.most != inf)
+        yield _gauge(
+            "attempts_in_flight", "Attempts running.", labels, ((n, e.availability.in_flight) for n, e in named)
+        )
+        limits = ((n, e.availability.max_attempts) for n, e in named if e.availability.max_attempts != inf)
         yield _gauge("attempts_limit", "Attempts at once that it takes now, where there is a limit.", labels, limits)
         yield _gauge(
-            "attempts_waiting", "Attempts without a first token yet.", labels, ((n, len(e.waiting)) for n, e in named)
+            "attempts_waiting",
+            "Attempts without a first token yet.",
+            labels,
+            ((n, len(e.forecast.pending)) for n, e in named),
         )
-        yield _gauge("endpoint_up", "What probes and traffic say.", labels, ((n, e.health.up) for n, e in named))
         yield _gauge(
-            "endpoint_available", "Whether it may be asked now.", labels, ((n, e.available(now)) for n, e in named)
+            "endpoint_up", "What probes and traffic say.", labels, ((n, e.availability.health.up) for n, e in named)
         )
-        states = (((*n, state.value), e.breaker.state(now) is state) for n, e in named for state in State)
+        yield _gauge(
+            "endpoint_available",
+            "Whether it may be asked now.",
+            labels,
+            ((n, e.availability.allows(now)) for n, e in named),
+        )
+        states = (((*n, state.value), e.availability.breaker.state(now) is state) for n, e in named for state in State)
         yield _gauge("breaker_state", "1 for the state it is in.", ("endpoint", "model", "state"), states)
-        expected = ((n, e.latency("first_token").mean(now)) for n, e in named)
+        expected = ((n, e.forecast.latency("first_token").mean(now)) for n, e in named)
         yield _gauge("expected_first_token_seconds", "The mean, without prompt, trouble and load.", labels, expected)
 
     def _of_servers(self) -> Iterator[Metric]:
         """What they say of themselves; nothing where that is unknown."""
         now = self._now()
-        said = [((e.name, e.model), load) for e in self._table().endpoints if (load := e.server_load(now)) is not None]
+        said = [
+            ((e.name, e.model), load)
+            for e in self._table().endpoints
+            if (load := e.forecast.server_load(now)) is not None
+        ]
         requests = [
             ((*named, state), value)
             for named, load in said

@@ -60,7 +60,7 @@ class Prober:
     async def run(self) -> None:
         interval = self._told.probe.interval
         while self.kind != "off":
-            unheard = [e for e in self._endpoints if self._now() - e.cooldown.served_at >= interval]
+            unheard = [e for e in self._endpoints if self._now() - e.availability.cooldown.served_at >= interval]
             if unheard:
                 self._note(unheard, await self.probe())
             pause = self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0))
@@ -72,7 +72,10 @@ class Prober:
         soon.
         """
         interval, now = self._told.probe.interval, self._now()
-        trouble = any(e.health.misses or e.breaker.state(now) is not State.CLOSED for e in self._endpoints)
+        trouble = any(
+            e.availability.health.misses or e.availability.breaker.state(now) is not State.CLOSED
+            for e in self._endpoints
+        )
         return min(AGAIN, interval) if trouble and self.kind != "chat" else interval
 
     async def probe(self) -> str:
@@ -89,7 +92,7 @@ class Prober:
 
     def _note(self, endpoints: Sequence[Endpoint], down: str) -> None:
         for endpoint in endpoints:
-            if endpoint.probed(not down, self._now()):
+            if endpoint.availability.probed(not down, self._now()):
                 if down:
                     log.warning("endpoint %s (%s): up -> down: %s", endpoint.name, endpoint.model, down)
                 else:

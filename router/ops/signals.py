@@ -97,7 +97,7 @@ class Listener:
             for endpoint in self._endpoints:
                 load = load_of(endpoint.model, samples, self._gauges)
                 if load is not None:
-                    endpoint.says(load, now, now + STALE * self.interval)
+                    endpoint.forecast.report(load, now, now + STALE * self.interval)
                     silence = ""
         self._missed = min(self._missed + 1, 20) if silence else 0
         if bool(silence) != bool(self.silence):

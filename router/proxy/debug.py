@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from router.core.explain.explanation import Explanation, asked
+from router.core.explain.explanation import Explanation, why_asked
 from router.core.explain.rows import Row
 
 LONGEST = 4096  # bytes: Node takes 16 KiB of headers, aiohttp 8 KiB for one
@@ -20,28 +20,28 @@ MOST = 24  # candidates that fit, more or less; no call has more of them describ
 
 def told(explanation: Explanation, endpoint: str | None, *, sticky: bool) -> Raw:
     """`endpoint` is the one that was asked first; None where none could be."""
-    candidates, left_out = [_short(each) for each in explanation.candidates], explanation.left_out
-    line = _line(explanation, endpoint, sticky, candidates, left_out)
+    candidates, omitted = [_short(each) for each in explanation.candidates], explanation.omitted
+    line = _line(explanation, endpoint, sticky, candidates, omitted)
     while len(line) > LONGEST and candidates:
         candidates.pop()
-        left_out += 1
-        line = _line(explanation, endpoint, sticky, candidates, left_out)
+        omitted += 1
+        line = _line(explanation, endpoint, sticky, candidates, omitted)
     return Raw(line)
 
 
 def _line(
-    explanation: Explanation, endpoint: str | None, sticky: bool, candidates: list[dict[str, Any]], left_out: int
+    explanation: Explanation, endpoint: str | None, sticky: bool, candidates: list[dict[str, Any]], omitted: int
 ) -> bytes:
     told = {
         "asked": endpoint,
-        "why": explanation.why if endpoint is None else asked(explanation, endpoint, sticky=sticky),
+        "why": explanation.why if endpoint is None else why_asked(explanation, endpoint, affinity=sticky),
         "size": explanation.size,
         "hedge_after": _hedge_after(explanation, endpoint),
-        "rival": explanation.rival if endpoint == explanation.picked else None,
+        "hedge_target": explanation.hedge_target if endpoint == explanation.picked else None,
         "price": explanation.price,
         "budgets": {"hedge": explanation.budgets.hedge, "retry": explanation.budgets.retry},
         "candidates": candidates,
-        "left_out": left_out,
+        "omitted": omitted,
     }
     return json.dumps(told, separators=(",", ":")).encode()
 

@@ -20,9 +20,9 @@ from math import inf
 from router.core.call import Call
 from router.core.choice.affinity import Affinity
 from router.core.choice.race import Race
-from router.core.choice.table import Route
+from router.core.choice.route import Route
 from router.core.endpoint.endpoint import Attempt
-from router.core.endpoint.waiting_queue import QueueEntry, expected
+from router.core.endpoint.waiting_queue import QueueEntry, expected_wait
 from router.core.explain.explanation import Explanation, explain
 from router.core.record import CallRecord
 from router.core.stream.splice import Diverged
@@ -77,9 +77,9 @@ class Dispatch:
     ) -> None:
         self._call, self._route, self._serving, self._client = call, route, serving, client
         self._record, self._context, self._ended = record, context, ended
-        self._race = Race(route, call.kind, record.arrived, context.rng, call.patience, call.retries, call.size)
-        if call.conversation:
-            self._race.stick(Affinity(call.conversation, route.affinity_margin))
+        affinity = Affinity(call.conversation, route.affinity_margin) if call.conversation else None
+        demand = call.demand
+        self._race = Race(route, demand, record.arrived, context.rng, call.patience, call.retries, affinity)
         self._exchanges: dict[Exchange, Attempt] = {}
         self._refused: tuple[Exchange, Attempt] | None = None  # the first that did, where somebody may still serve it
         self._full = False
@@ -149,11 +149,8 @@ class Dispatch:
         except Diverged:
             self._fail(StreamBroken("It can't be rescued."))
             return
-        before, self._race = (
-            self._race,
-            Race(route, call.kind, now, context.rng, call.patience, call.retries, call.size),
-        )
-        self._race.rescue(before, now)
+        history = self._race.history
+        self._race = Race(route, call.demand, now, context.rng, call.patience, call.retries, history=history)
         self.advance()
 
     # What it does.
@@ -161,7 +158,7 @@ class Dispatch:
     def advance(self) -> None:
         race, now = self._race, self._context.scheduler.now()
         if self._place is not None:
-            self._place.look()
+            self._place.claim()
         if now >= race.deadline:
             self._give_in(late(self._record, now) if self._place is None else self._lost(now))
             return
@@ -189,7 +186,8 @@ class Dispatch:
 
     def _explained(self, now: float) -> Explanation:
         """As things are before the first attempt, which changes them."""
-        return explain(self._route, self._call.kind, self._call.size, now, debug.MOST)
+        demand = self._call.demand
+        return explain(self._route, demand.kind, demand.size, now, debug.MOST)
 
     def _tell_why(self, explained: Explanation) -> None:
         attempts, sticky = self._record.attempts, bool(self._call.conversation)
@@ -203,11 +201,11 @@ class Dispatch:
             self._leave_line(now)
             return True
         if self._place is None:
-            wait = expected(wanted)
+            wait = expected_wait(wanted)
             if self._route.queue.waiting >= self._route.queue.most:
                 self._give_in(line_full(self._call.model, wait))
                 return False
-            if now + wait >= self._race.line_until:
+            if now + wait >= self._race.queue_until:
                 self._give_in(line_too_long(self._call.model, wait))
                 return False
             self._place = QueueEntry(self._route.queue, self.called, now)
@@ -307,7 +305,7 @@ class Dispatch:
 
     def _lost(self, now: float) -> RouterError:
         """Nobody is left to ask."""
-        if self._place is not None and now >= self._race.line_until:
+        if self._place is not None and now >= self._race.queue_until:
             return waited_in_vain(self._call.model, now - self._place.joined)
         return exhausted(self._record, self._route, now)
 

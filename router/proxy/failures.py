@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.core.choice.table import Route
+from router.core.choice.route import Route
 from router.core.record import CallRecord
 from router.core.verdict import OURS, Verdict
 from router.errors import LONGEST, DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
@@ -32,7 +32,9 @@ def waited_in_vain(model: str, waited: float) -> RouterError:
 def exhausted(record: CallRecord, route: Route, now: float) -> RouterError:
     """Nobody is left to ask."""
     model, attempts = record.model, record.attempts
-    quiet = [e.cooldown.quiet_until - now for e in route.endpoints if e.cooldown.quiet_until > now]
+    quiet = [
+        e.availability.cooldown.quiet_until - now for e in route.endpoints if e.availability.cooldown.quiet_until > now
+    ]
     if not attempts and quiet:
         said = f"All endpoints of '{model}' are busy, and said for how long: {min(quiet):.0f} s at the least."
         return Overloaded(said, code="endpoints_busy", retry_after=min(quiet))

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from router.core.call import Call, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
-from router.core.choice.table import Route
+from router.core.choice.route import Route
 from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission

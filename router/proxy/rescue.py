@@ -10,11 +10,10 @@ Made at the commit of a call that may be rescued, so that others pay nothing for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from router.core.call import Call
-from router.core.choice.table import Route
+from router.core.choice.route import Route
 from router.core.endpoint.endpoint import Endpoint
 from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
 from router.proxy.serving import Target
@@ -59,8 +58,10 @@ class Rescue:
             call = targets[endpoint].going_on(self._call, given, self.transcript.tokens)
             if call is not None:
                 self._calls[endpoint] = call
-        tiers = (tuple(e for e in tier if e in self._calls) for tier in route.tiers)
-        return replace(route, tiers=tuple(tier for tier in tiers if tier))
+        restricted = route.restricted(lambda endpoint: endpoint in self._calls)
+        if restricted is None:
+            raise Diverged("no endpoint can continue a text")
+        return restricted
 
     def call_for(self, endpoint: Endpoint) -> Call:
         """What an endpoint of that route is asked."""

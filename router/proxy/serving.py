@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
 from router.config import EndpointConfig
 from router.core.call import Call, Fields, Operation
-from router.core.choice.table import Route, Table
+from router.core.choice.route import Route
+from router.core.choice.table import Table
 from router.core.endpoint.endpoint import Endpoint
 from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
@@ -159,8 +160,7 @@ class Serving:
 
     def _route(self, operation: Operation, model: str) -> Route | None:
         route = self.table.routes[model]
-        tiers = [tuple(e for e in tier if self.targets[e].serves(operation)) for tier in route.tiers]
-        return replace(route, tiers=tuple(tier for tier in tiers if tier)) if any(tiers) else None
+        return route.restricted(lambda endpoint: self.targets[endpoint].serves(operation))
 
 
 class Tables:

@@ -1,4 +1,4 @@
-"""What the tests of core share: a moment, a policy, chance that holds still, and endpoints in a wanted state."""
+"""Shared by the tests of core: a moment, a policy, fixed randomness, and endpoints in a wanted state."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from typing import Literal
 
 from hypothesis import settings
 
+from router.core.choice.route import Policy
+from router.core.demand import Demand, DemandKind
 from router.core.endpoint.breaker import IN_A_ROW
-from router.core.endpoint.endpoint import Endpoint, Wait
+from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.slots import Slots
 from router.core.verdict import Outcome, Verdict
 
 T = 1000.0  # any moment; not zero, where a clock that is "not set" would go unnoticed
+
+ANSWER, EMBEDDING = Demand("answer"), Demand("embedding")
 
 properties = settings(deadline=None, max_examples=100)
 
@@ -33,13 +37,13 @@ class Exploring(Random):
 
 
 @dataclass(frozen=True)
-class Rules:
-    """A policy under which nothing happens by itself, but for what a test asks for."""
+class Rules(Policy):
+    """A policy under which nothing happens by itself except what a test asks for."""
 
     deadline: float = 60.0
     hedge: float | Literal["auto", "off"] = "off"
     abandon: float = 1000.0
-    hedge_budget: float = 2.0**-40  # next to nothing, for 0 means that none is wanted
+    hedge_budget: float = 2.0**-40  # next to nothing, because 0 means that no hedge is wanted
     retry_budget: float = 2.0**-40
     patience: float = 0.0
 
@@ -50,7 +54,7 @@ def endpoint(
     *,
     weight: float = 1.0,
     limit: int | None = None,
-    wait: Wait = "first_token",
+    wait: DemandKind = "first_token",
 ) -> Endpoint:
     """One whose expected wait is close to `seconds`; None makes a newcomer."""
     made = Endpoint(name, weight=weight, slots=Slots(limit))
@@ -59,10 +63,10 @@ def endpoint(
     return made
 
 
-def learn(of: Endpoint, *seconds: float, now: float = T, wait: Wait = "first_token") -> None:
+def learn(of: Endpoint, *seconds: float, now: float = T, wait: DemandKind = "first_token") -> None:
     for value in seconds:
-        of.latency(wait).observe(value, now)
-    of.latency(wait).draw()
+        of.forecast.latency(wait).observe(value, now)
+    of.forecast.latency(wait).draw()
 
 
 def trip(of: Endpoint, now: float = T) -> None:
@@ -84,6 +88,6 @@ def busy(of: Endpoint, seconds: float, now: float = T) -> None:
 
 def full(of: Endpoint, now: float = T) -> None:
     """Take all its slots, by attempts that are answering."""
-    assert of.slots.limit is not None
-    while not of.full:
+    assert of.availability.slots.configured is not None
+    while not of.availability.full:
         of.begin(now).first_token(now)

@@ -45,7 +45,7 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
         b'{"model":"chat","stream":false}',
     ):
         call = parse("chat/completions", body)
-        assert (call.stream, call.choices, call.kind) == (False, 1, "answer")
+        assert (call.stream, call.choices, call.demand.kind) == (False, 1, "answer")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
 )
 def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: str) -> None:
     call = parse(operation, b'{"model": "m", "stream": %b}' % stream)
-    assert call.kind == wait
+    assert call.demand.kind == wait
     assert call.stream is (wait == "first_token")
 
 
@@ -171,13 +171,13 @@ def a_prompt(*parts: str) -> Call:
 def test_its_size_is_that_of_its_text_and_not_of_what_is_attached() -> None:
     picture = "data:image/png;base64,"
     text, seen = a_prompt("Hi", "there" * 100), a_prompt(picture + "A" * 4000, "Hi", picture, picture + "B" * 400)
-    assert text.size == len(text.body) / BYTES_PER_TOKEN
-    assert seen.size == (len(seen.body) - 4400) / BYTES_PER_TOKEN
+    assert text.demand.size == len(text.body) / BYTES_PER_TOKEN
+    assert seen.demand.size == (len(seen.body) - 4400) / BYTES_PER_TOKEN
 
 
 def test_of_very_many_attached_no_more_are_looked_for_than_anybody_has() -> None:
     call = a_prompt(*[";base64,AAAA"] * (MAX_ATTACHMENTS + 7))
-    assert call.size == (len(call.body) - 4 * MAX_ATTACHMENTS) / BYTES_PER_TOKEN
+    assert call.demand.size == (len(call.body) - 4 * MAX_ATTACHMENTS) / BYTES_PER_TOKEN
 
 
 def test_what_the_client_says_of_headers_is_kept() -> None:

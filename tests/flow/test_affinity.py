@@ -20,7 +20,7 @@ def three(**policy: Any) -> Player:
     for _ in range(30):
         play.call()
         play.run()
-    assert not any(each.latency("first_token").unknown for each in play.table.endpoints)
+    assert not any(each.forecast.latency("first_token").unknown for each in play.table.endpoints)
     return play
 
 
@@ -51,12 +51,12 @@ def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_
     chat = conversation(1)
     own = told(play, messages=chat)
     now, endpoint = play.scheduler.now(), play.endpoint(own)
-    endpoint.cooldown.busy(now, 5.0)
+    endpoint.availability.cooldown.busy(now, 5.0)
     assert told(play, messages=chat) != own
     play.run_until(now + 6.0)
     assert told(play, messages=chat) == own
     for _ in range(40):
-        endpoint.latency("first_token").observe(8.0, play.scheduler.now())
+        endpoint.forecast.latency("first_token").observe(8.0, play.scheduler.now())
     assert told(play, messages=chat) != own
 
 

@@ -39,8 +39,8 @@ def test_what_is_awaited_whole_has_a_scale_of_its_own() -> None:
     play.run()
     assert call.ended_at == 14.0
     assert play["b"].wires == []  # which would have been asked after 2 s for a first token
-    assert play.endpoint("a").latency("first_token").unknown
-    assert not play.endpoint("a").latency("answer").unknown
+    assert play.endpoint("a").forecast.latency("first_token").unknown
+    assert not play.endpoint("a").forecast.latency("answer").unknown
 
 
 def test_embeddings_race_on_the_complete_answer() -> None:
@@ -52,7 +52,7 @@ def test_embeddings_race_on_the_complete_answer() -> None:
     assert call.ended_at == 2.2
     assert play["b"].wires[0].line == "POST /v1/embeddings HTTP/1.1"
     assert call.record.operation == "embeddings"
-    assert not play.endpoint("b").latency("embedding").unknown
+    assert not play.endpoint("b").forecast.latency("embedding").unknown
 
 
 def test_a_stream_that_is_answered_with_plain_json_is_passed_on() -> None:

@@ -58,7 +58,7 @@ def test_a_broken_stream_is_a_failure_of_its_endpoint() -> None:
     for i in range(3):
         play.call(i * 2.0)
     play.run()
-    assert play.endpoint("a").breaker.state(5.0) is State.OPEN
+    assert play.endpoint("a").availability.breaker.state(5.0) is State.OPEN
     assert play.metric("attempts_total", endpoint="a", verdict="fault") == 3
 
 

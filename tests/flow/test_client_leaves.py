@@ -16,8 +16,8 @@ def test_a_client_that_leaves_before_the_first_token_stops_the_endpoint_at_once(
     assert call.status is None
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED)]
     assert (call.record.status, call.record.error, call.record.ended) == (499, "client_left", 0.4)
-    assert play.endpoint("a").latency("first_token").unknown
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").forecast.latency("first_token").unknown
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_a_client_that_leaves_during_a_race_stops_both() -> None:
@@ -36,8 +36,8 @@ def test_a_client_that_leaves_after_the_first_token_stops_the_endpoint_at_once()
     assert call.text == "man"
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED)]
     assert call.record.error == "client_left"
-    assert play.endpoint("a").latency("first_token").mean(0.55) < 0.5  # its first token was seen all the same
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").forecast.latency("first_token").mean(0.55) < 0.5  # its first token was seen all the same
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_a_client_that_leaves_while_a_retry_is_waited_for_is_not_asked_for() -> None:

@@ -40,7 +40,7 @@ def test_what_is_too_long_for_one_goes_to_one_with_a_larger_context() -> None:
         assert call.text == "long"
         assert call.record.first_token == pytest.approx(0.4)
         assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("c", "retry", Verdict.SERVED)]
-    assert play.endpoint("a").latency("first_token").unknown
+    assert play.endpoint("a").forecast.latency("first_token").unknown
     assert play.metric("causes_total", endpoint="a", cause="too_long") == len(asked_a)
 
 

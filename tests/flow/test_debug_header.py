@@ -26,13 +26,13 @@ def test_who_asks_why_is_told_what_was_compared_when_its_first_attempt_was_chose
     play = Player(endpoint("a", streams("hi")), endpoint("b", streams("hi", first=1.0)), hedge="5s")
     for name, seconds in (("a", 0.3), ("b", 1.0)):
         for _ in range(20):
-            play.endpoint(name).latency("first_token").observe(seconds, 0.0)
+            play.endpoint(name).forecast.latency("first_token").observe(seconds, 0.0)
     call = play.call(headers=ASKS_WHY)
     play.run()
     told = told_why(call)
     assert told["asked"] == call.headers["x-router-endpoint"] == "a"
-    assert told["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; a rival (b) would be asked after 5.0 s"
-    assert (told["hedge_after"], told["rival"], told["left_out"]) == (5.0, "b", 0)
+    assert told["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; it would be hedged with b after 5.0 s"
+    assert (told["hedge_after"], told["hedge_target"], told["omitted"]) == (5.0, "b", 0)
     assert [(each["endpoint"], each["cost"], each["waiting"]) for each in told["candidates"]] == [
         ("a", 0.3, 0),
         ("b", 1.0, 0),
@@ -80,13 +80,13 @@ def test_a_call_that_fails_and_one_that_gets_pings_are_told_why_too() -> None:
 
 def test_one_for_whom_nobody_could_be_asked_is_told_why() -> None:
     play = Player(endpoint("a", streams("hi")))
-    play.endpoint("a").cooldown.busy(0.0, 30.0)
+    play.endpoint("a").availability.cooldown.busy(0.0, 30.0)
     call = play.call(headers=ASKS_WHY)
     play.run()
     assert call.status == 429
     told = told_why(call)
     assert told["asked"] is None
-    assert told["why"] == "nobody can be asked: a call would be refused; a is out: left alone for 30 s"
+    assert told["why"] == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
 
 
 def test_one_that_waited_in_line_is_told_of_the_moment_in_which_it_was_called() -> None:
@@ -103,20 +103,20 @@ def test_what_is_told_of_very_many_endpoints_is_short() -> None:
     names = [f"{'long-' * 12}{i}" for i in range(60)]
     play = Player(*(endpoint(name, streams("hi")) for name in names), hedge="off")
     for name in names:
-        play.endpoint(name).cooldown.busy(0.0, 5.0)
-    play.endpoint(names[33]).cooldown.busy(0.0, None)
+        play.endpoint(name).availability.cooldown.busy(0.0, 5.0)
+    play.endpoint(names[33]).availability.cooldown.busy(0.0, None)
     call = play.call(6.0, headers=ASKS_WHY)
     play.run()
     told = told_why(call)
     assert told["asked"] == call.headers["x-router-endpoint"]
     assert 5 < len(told["candidates"]) < 25
-    assert len(told["candidates"]) + told["left_out"] == 60
+    assert len(told["candidates"]) + told["omitted"] == 60
 
 
 def test_a_conversation_that_is_drawn_elsewhere_is_told_so() -> None:
     play = Player(*(endpoint(name, streams("hi")) for name in "abcdef"), models={"chat": {"affinity": "header:x-who"}})
     for name in "abcdef":
-        play.endpoint(name).latency("first_token").observe(0.3, 0.0)
+        play.endpoint(name).forecast.latency("first_token").observe(0.3, 0.0)
     calls = [play.call(headers=[*ASKS_WHY, (b"x-who", b"%d" % i)]) for i in range(12)]
     play.run()
     drawn = [told for call in calls if " was asked: its conversation stays there, " in (told := told_why(call))["why"]]

@@ -34,7 +34,7 @@ def test_an_endpoint_that_serves_is_measured_by_its_first_token() -> None:
     play = Player(endpoint("a", opens(0.1) + says(0.7, "one", gap=0.1) + finishes(5.0)))
     play.call()
     play.run()
-    assert play.endpoint("a").latency("first_token").mean(5.0) == pytest.approx(0.7)
+    assert play.endpoint("a").forecast.latency("first_token").mean(5.0) == pytest.approx(0.7)
 
 
 def test_what_was_served_is_counted() -> None:

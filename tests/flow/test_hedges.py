@@ -30,12 +30,12 @@ def test_a_hedge_that_wins_ends_the_wait() -> None:
 
 def test_what_the_loser_had_waited_counts_as_at_least_that_long() -> None:
     play = Player(*quick_and_slow(SILENT))
-    before = play.endpoint("a").latency("first_token").mean(0.0)
+    before = play.endpoint("a").forecast.latency("first_token").mean(0.0)
     play.call()
     play.run_until(2.3)
     assert before == 1.0
-    assert play.endpoint("a").latency("first_token").mean(2.3) == pytest.approx(2.3)
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").forecast.latency("first_token").mean(2.3) == pytest.approx(2.3)
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
     play.run()
 
 
@@ -47,7 +47,7 @@ def test_a_hedge_that_loses_is_closed_at_once_and_nothing_is_held_against_it() -
     assert call.first_token_at == 2.1
     assert play["b"].wires[0].closed_at == 2.1
     assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]
-    assert play.endpoint("b").latency("first_token").unknown  # 0.1 s without a token say nothing
+    assert play.endpoint("b").forecast.latency("first_token").unknown  # 0.1 s without a token say nothing
 
 
 def test_a_rival_that_fails_leaves_the_race_to_the_slow_one() -> None:

@@ -30,7 +30,7 @@ def test_a_used_up_quota_is_left_alone_until_its_time_and_others_serve() -> None
     play.run(36_000)
     assert [call.text for call in calls] == ["b", "b", "b", "a"]
     assert len(play["a"].wires) == 2
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_where_all_quotas_are_used_up_the_client_is_told_at_once_until_when() -> None:
@@ -85,14 +85,14 @@ def test_a_throttled_endpoint_gets_as_many_as_it_takes_and_the_rest_goes_elsewhe
     takes(play, "a", 10)
     calls = [play.call(i / 40) for i in range(4000)]  # 24 at once, of which 10 have room
     play.run_until(50.0)
-    assert 7 <= play.endpoint("a").most <= 11
-    assert play.metric("attempts_limit", endpoint="a") == play.endpoint("a").most
+    assert 7 <= play.endpoint("a").availability.max_attempts <= 11
+    assert play.metric("attempts_limit", endpoint="a") == play.endpoint("a").availability.max_attempts
     play.run()
     assert all(call.status == 200 for call in calls)
     asked = [line.verdict for call in calls for line in call.record.attempts if line.endpoint.name == "a"]
     assert 0 < asked.count(Verdict.BUSY) / len(asked) < 0.04
     assert len(asked) > 100 * 10 / 0.6 * 0.8  # four fifths of what it could have taken
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_and_more_again_when_it_takes_more() -> None:
@@ -102,9 +102,9 @@ def test_and_more_again_when_it_takes_more() -> None:
     for i in range(4000):
         play.call(i / 40)
     play.run_until(20.0)
-    assert play.endpoint("a").most <= 5
+    assert play.endpoint("a").availability.max_attempts <= 5
     play.run_until(99.0)
-    assert play.endpoint("a").most > 20
+    assert play.endpoint("a").availability.max_attempts > 20
     play.run()
 
 

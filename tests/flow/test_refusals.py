@@ -34,8 +34,8 @@ def test_a_refusal_goes_to_the_client_as_it_is() -> None:
     assert call.ended_at == 0.1
     assert play["b"].wires == []
     assert verdicts(call) == [("a", "first", Verdict.REFUSED)]
-    assert play.endpoint("a").latency("first_token").unknown  # a refusal is quick, and says nothing
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").forecast.latency("first_token").unknown  # a refusal is quick, and says nothing
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
     assert call.record.first_token is None
 
 

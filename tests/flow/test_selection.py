@@ -19,7 +19,7 @@ def open_breaker(play: Player, name: str) -> None:
     for i in range(3):
         play.call(i / 100)
     play.run_until(1.0)
-    assert play.endpoint(name).breaker.state(1.0) is State.OPEN
+    assert play.endpoint(name).availability.breaker.state(1.0) is State.OPEN
 
 
 def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
@@ -63,7 +63,7 @@ def test_a_trial_that_serves_brings_the_endpoint_back() -> None:
     call = play.call(3.0)
     play.run()
     assert call.text == "back"
-    assert play.endpoint("a").breaker.state(4.0) is State.CLOSED
+    assert play.endpoint("a").availability.breaker.state(4.0) is State.CLOSED
 
 
 def test_the_last_endpoint_is_never_ejected() -> None:
@@ -76,7 +76,7 @@ def test_the_last_endpoint_is_never_ejected() -> None:
 
 def test_a_newcomer_gets_one_trial_and_no_flood() -> None:
     play = Player(endpoint("a", streams("a", first=0.2, gap=0.01)), endpoint("b", SILENT), hedge="off", deadline=30)
-    play.endpoint("a").latency("first_token").observe(0.2, 0.0)
+    play.endpoint("a").forecast.latency("first_token").observe(0.2, 0.0)
     calls = [play.call(i / 10) for i in range(100)]
     play.run_until(10.0)
     assert len(play["b"].wires) <= 3  # one, and now and then one to explore

@@ -77,13 +77,13 @@ def two_of_one_kind() -> Player:
 def test_a_server_with_a_queue_is_left_alone_until_it_has_none_or_says_no_more() -> None:
     play = two_of_one_kind()
     now = play.scheduler.now()
-    play.endpoint("a").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    play.endpoint("a").forecast.report(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
     calls = [play.call(now + at) for at in (0.0, 4.9, 5.0)]
     play.run()
     assert [call.text for call in calls] == ["b", "b", "a"]
     now = play.scheduler.now()
-    play.endpoint("a").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
-    play.endpoint("b").says(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    play.endpoint("a").forecast.report(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
+    play.endpoint("b").forecast.report(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
     call = play.call(now)
     play.run()
     assert call.text == "a"
@@ -91,7 +91,7 @@ def test_a_server_with_a_queue_is_left_alone_until_it_has_none_or_says_no_more()
 
 def test_a_tier_whose_servers_are_all_hot_still_serves() -> None:
     play = Player(endpoint("a", streams("a"), kind="vllm"), endpoint("b", streams("b"), tier=2))
-    play.endpoint("a").says(ServerLoad(running=40.0, waiting=9.0, kv=1.0), 0.0, 5.0)
+    play.endpoint("a").forecast.report(ServerLoad(running=40.0, waiting=9.0, kv=1.0), 0.0, 5.0)
     call = play.call()
     play.run()
     assert verdicts(call) == [("a", "first", Verdict.SERVED)]
@@ -104,7 +104,7 @@ def test_a_rival_is_sought_among_the_cold_ones() -> None:
         endpoint("cold", streams("cold"), kind="vllm", tier=2),
         hedge="1s",
     )
-    play.endpoint("hot").says(ServerLoad(waiting=1.0), 0.0, 5.0)
+    play.endpoint("hot").forecast.report(ServerLoad(waiting=1.0), 0.0, 5.0)
     call = play.call()
     play.run()
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("cold", "hedge", Verdict.SERVED)]
@@ -116,7 +116,7 @@ def test_a_rival_is_sought_among_the_cold_ones() -> None:
 def test_a_long_prompt_goes_where_it_is_read_sooner() -> None:
     play = Player(endpoint("local", streams("local")), endpoint("hosted", streams("hosted")))
     for size in range(0, 6000, 100):
-        play.endpoint("local").latency("first_token").observe(0.1 + 3e-4 * size, 0.0, size)
-        play.endpoint("hosted").latency("first_token").observe(0.8, 0.0, size)
+        play.endpoint("local").forecast.latency("first_token").observe(0.1 + 3e-4 * size, 0.0, size)
+        play.endpoint("hosted").forecast.latency("first_token").observe(0.8, 0.0, size)
     short, long = ([{"role": "user", "content": "word " * words}] for words in (100, 8000))
     assert [told(play, messages=each) for each in (short, long, short, long)] == ["local", "hosted"] * 2

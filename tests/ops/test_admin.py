@@ -56,9 +56,9 @@ async def test_it_is_ready_while_each_model_has_an_endpoint_that_is_up() -> None
     async with serving() as server, running(at(server, server)) as router:
         assert (await router.ask(get(b"/readyz"))).json == {"status": "ready"}
         first, second = router.router.tables.current.table.endpoints
-        first.health.up = False
+        first.availability.health.up = False
         assert (await router.ask(get(b"/readyz"))).status == 200
-        second.health.up = False
+        second.availability.health.up = False
         answer = await router.ask(get(b"/readyz"))
         assert (answer.status, answer.json) == (503, {"status": "down", "models": ["chat"]})
         assert (await router.ask(get(b"/healthz"))).status == 200
@@ -201,7 +201,7 @@ endpoints:
             ("a", 1, None),
             ("b", 2, None),
         ]
-        assert told["why"].startswith("a is new: it gets one trial at once; b (tier 2) costs 1.0 s; ")
+        assert told["why"].startswith("a is not measured yet: it gets one call at once; b (tier 2) costs 1.0 s; ")
         assert b"sk-ours" not in answer.body
         assert router.counted("attempts_total") == 1
         assert (await router.ask(get(b"/admin/explain?model=chat"))).json["size"] == 0.0

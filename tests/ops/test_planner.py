@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.endpoint.endpoint import LATE
+from router.core.demand import FIRST_TOKEN
+from router.core.endpoint.forecast import LATE_FACTOR
 from tests.proxy.running import running
 from tests.upstream.servers import on_uvloop, until
 
@@ -21,11 +22,11 @@ async def test_every_model_is_planned_again_and_again() -> None:
         now, routes = router.router.scheduler.now, router.router.tables.current.table.routes.values()
 
         def late() -> set[float]:
-            return {route.plan.delay(each, "first_token", 0.0, now()) for route in routes for each in route.endpoints}
+            return {route.plan.delay(each, FIRST_TOKEN, now()) for route in routes for each in route.endpoints}
 
-        assert late() == {LATE * 1.0}  # of which nothing is known
+        assert late() == {LATE_FACTOR * 1.0}  # of which nothing is known
         for each in router.router.tables.current.table.endpoints:
             for _ in range(100):
-                each.latency("first_token").observe(0.5, now())
-        assert min(late()) == pytest.approx(LATE * 0.5, rel=0.01)  # for want of a plan
+                each.forecast.latency("first_token").observe(0.5, now())
+        assert min(late()) == pytest.approx(LATE_FACTOR * 0.5, rel=0.01)  # for want of a plan
         await until(lambda: max(late()) < 0.6)  # just past all that was seen

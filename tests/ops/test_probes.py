@@ -84,10 +84,10 @@ async def test_each_kind_of_server_has_its_kind_of_probe(kind: str, probe: str) 
 @on_uvloop
 async def test_a_server_in_trouble_is_probed_again_soon_but_not_by_chats() -> None:
     missed, broken, well = (Endpoint(name, "m") for name in ("missed", "broken", "well"))
-    well.probed(True, 999.0)
+    well.availability.probed(True, 999.0)
     for _ in range(2):
-        missed.probed(True, 999.0)
-    missed.probed(False, 999.0)
+        missed.availability.probed(True, 999.0)
+    missed.availability.probed(False, 999.0)
     trip(broken, 999.0)
     for endpoint, kind, pause in (
         (well, "models", 10.0),
@@ -269,13 +269,13 @@ def test_a_server_is_asked_once_for_all_its_models_but_a_chat_of_each() -> None:
 @on_uvloop
 async def test_what_a_server_says_is_told_to_its_models_that_served_nothing_meanwhile(there: respx.MockRouter) -> None:
     first, second, serves = (Endpoint("there", model) for model in "mno")
-    serves.cooldown.served_at = 1000.0
+    serves.availability.cooldown.served_at = 1000.0
     route = there.get("/v1/models").respond(500)
     async with probing(told(interval="2ms"), first, second, serves) as prober:
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: route.call_count)
-        await until(lambda: not first.health.up)
-        assert (second.health.up, serves.health.up) == (False, True)
+        await until(lambda: not first.availability.health.up)
+        assert (second.availability.health.up, serves.availability.health.up) == (False, True)
         loop.cancel()
 
 
@@ -292,11 +292,11 @@ async def test_the_loop_takes_an_endpoint_out_and_back_and_says_so_once(
     route.respond(500)
     async with probing(told(interval="2ms"), endpoint) as prober:
         loop = asyncio.ensure_future(prober.run())
-        await until(lambda: not endpoint.health.up)
+        await until(lambda: not endpoint.availability.health.up)
         before = route.call_count
         await until(lambda: route.call_count > before + 3)
         route.respond(200)
-        await until(lambda: endpoint.health.up)
+        await until(lambda: endpoint.availability.health.up)
         before = route.call_count
         await until(lambda: route.call_count > before + 3)
         loop.cancel()
@@ -314,7 +314,7 @@ async def test_one_miss_of_an_endpoint_that_was_well_changes_nothing(there: resp
     async with probing(told(interval="2ms"), endpoint) as prober:
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: route.call_count > 3)
-        assert endpoint.health.up
+        assert endpoint.availability.health.up
         loop.cancel()
 
 
@@ -323,7 +323,7 @@ async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter
     there._assert_all_called = False
     route = there.get("/v1/models").respond(500)
     endpoint, looks = Endpoint("there", "m"), 0
-    endpoint.cooldown.served_at = 1000.0
+    endpoint.availability.cooldown.served_at = 1000.0
 
     class Looked(Clock):
         def now(self) -> float:

@@ -187,12 +187,12 @@ async def test_what_a_server_says_is_known_until_it_is_stale() -> None:
         server.always = whole(PAGE)
         listening = listener(told(f"http://{server.host}:{server.port}/v1"), endpoint, client, clock)
         listening.note(await listening.page())
-        assert endpoint.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
-        assert endpoint.hot(clock.now())
+        assert endpoint.forecast.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
+        assert endpoint.forecast.hot(clock.now())
         assert listening.pause == INTERVAL
         clock.forward(STALE * INTERVAL)
-        assert endpoint.server_load(clock.now()) is None
-        assert not endpoint.hot(clock.now())
+        assert endpoint.forecast.server_load(clock.now()) is None
+        assert not endpoint.forecast.hot(clock.now())
 
 
 @on_uvloop
@@ -233,7 +233,7 @@ async def test_what_is_no_page_says_nothing(answer: bytes, silence: str) -> None
         listening.note(await asked)
         assert listening.silence.startswith(silence)
         assert bool(listening.silence) == bool(silence)
-        assert (endpoint.server_load(clock.now()) is None) == bool(silence)
+        assert (endpoint.forecast.server_load(clock.now()) is None) == bool(silence)
 
 
 @on_uvloop
@@ -257,7 +257,7 @@ async def test_one_page_missed_changes_nothing_and_one_that_says_nothing_is_aske
         for _ in range(8):
             listening.note("status 503")
             pauses.append(listening.pause)
-        assert endpoint.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
+        assert endpoint.forecast.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
         assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, LONGEST, LONGEST, LONGEST]
         listening.note(PAGE)
         assert listening.pause == INTERVAL
@@ -284,7 +284,7 @@ endpoints:
         async with running(text) as router:
             (endpoint,) = router.router.tables.current.table.endpoints
             now = router.router.scheduler.now
-            await until(lambda: endpoint.server_load(now()))
+            await until(lambda: endpoint.forecast.server_load(now()))
             (state,) = (await router.ask(get(b"/admin/endpoints"))).json["endpoints"]
             assert state["server"] == {"running": 3.0, "waiting": 1.0, "kv": 0.25, "hot": True}
             assert router.counted("server_requests", endpoint="there", model="org/m", state="running") == 3.0
@@ -292,7 +292,7 @@ endpoints:
             assert router.counted("server_kv_usage", endpoint="there") == 0.25
             assert router.counted("server_hot") == 1.0
             server.always = b""
-            await until(lambda: endpoint.server_load(now()) is None)
+            await until(lambda: endpoint.forecast.server_load(now()) is None)
             (state,) = (await router.ask(get(b"/admin/endpoints"))).json["endpoints"]
             assert state["server"] is None
             assert list(router.samples("server_requests")) == []

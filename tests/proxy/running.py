@@ -167,7 +167,11 @@ class Running:
         router = self.router
         endpoints, pools = router.tables.current.table.endpoints, router.pools.values()
         await until(lambda: router.handler.calls == 0)
-        await until(lambda: not any(e.in_flight or e.waiting or e.slots.used for e in endpoints))
+        await until(
+            lambda: (
+                not any(e.availability.in_flight or e.forecast.pending or e.availability.slots.used for e in endpoints)
+            )
+        )
         await until(lambda: not any(pool.busy or pool.waiting for pool in pools))
         await until(lambda: not self.server.server_state.tasks)
 

@@ -99,7 +99,7 @@ async def building(text: str = SIMULATED, **told: Any) -> AsyncIterator[Router]:
     yield router
     endpoints = router.tables.current.table.endpoints
     await until(lambda: router.handler.calls == 0)
-    assert not any(endpoint.in_flight or endpoint.waiting for endpoint in endpoints)
+    assert not any(endpoint.availability.in_flight or endpoint.forecast.pending for endpoint in endpoints)
     await until(lambda: not any(pool.busy or pool.waiting for pool in router.pools.values()))
     for pool in router.pools.values():
         pool.close()

@@ -21,6 +21,7 @@ from loadtest.latency.servers import Server, Ticket
 from router.config import parse
 from router.core.choice.race import Race
 from router.core.choice.table import Table, rebuild
+from router.core.demand import Demand
 from router.core.endpoint.endpoint import Attempt
 from router.core.verdict import Cause, Verdict
 from router.core.verdict import Outcome as End
@@ -96,8 +97,8 @@ class _Playing:
         return Outcome(call.k, call.at, call.tokens, self.first_token, ended, status, error, endpoint, 0.0)
 
     def arrive(self, now: float) -> None:
-        size = float(self.call.tokens)
-        self.race = Race(self.fleet.route, "first_token", START + now, self.fleet.rng, size=size)
+        demand = Demand("first_token", float(self.call.tokens))
+        self.race = Race(self.fleet.route, demand, START + now, self.fleet.rng)
         self._advance(now)
 
     def _advance(self, now: float) -> None:

@@ -11,7 +11,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from router.config import EndpointConfig, parse
-from router.core.choice.table import Route, Table, rebuild
+from router.core.choice.route import Route
+from router.core.choice.table import Table, rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.ops.changes import Changes
@@ -67,7 +68,7 @@ class Player:
         self.scheduler = VirtualScheduler(start)
         plays = {e.told["name"]: e.plays for e in endpoints}
         self.pools = {told.name: self._pool(told, plays[told.name], Random(seed)) for told in config.endpoints}
-        self.table = rebuild(config, load=lambda: self.handler.load())
+        self.table = rebuild(config, utilization=lambda: self.handler.load())
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
@@ -193,11 +194,11 @@ class Player:
 
 
 def _assert_at_rest(endpoint: Endpoint) -> None:
-    assert endpoint.in_flight == 0, endpoint
-    assert not endpoint.waiting, endpoint
-    assert endpoint.slots.used == 0, endpoint
-    assert not endpoint.slots.line.places, endpoint
-    assert endpoint.breaker.allows(inf), f"{endpoint}: a trial is out for good"
+    assert endpoint.availability.in_flight == 0, endpoint
+    assert not endpoint.forecast.pending, endpoint
+    assert endpoint.availability.slots.used == 0, endpoint
+    assert not endpoint.availability.slots.queue.entries, endpoint
+    assert endpoint.availability.breaker.allows(inf), f"{endpoint}: a trial is out for good"
 
 
 def _assert_within_bounds(table: Table, calls: int, now: float) -> None:

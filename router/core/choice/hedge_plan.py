@@ -1,4 +1,7 @@
-"""When each endpoint of a model is late enough for a rival: reckoned beside the calls, and only read by them."""
+"""The plan of hedges for a model: the delay after which each endpoint deserves a hedge.
+
+The plan is computed beside the calls, about once a second, and only read by them.
+"""
 
 from __future__ import annotations
 
@@ -8,95 +11,102 @@ from math import inf
 from router.core.choice.budget import Budget
 from router.core.choice.hedge_delay import delay, price, samples
 from router.core.choice.pick import MUCH_QUICKER
-from router.core.endpoint.endpoint import LATE, MIN_HEDGE, Endpoint, Wait
+from router.core.demand import KINDS, Demand, DemandKind
+from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.forecast import LATE_FACTOR, MIN_LATE
 
-LATE_SHARE = 0.9  # of the waits are over before a less welcome tier is asked: it is for when the others are late
-LONG = 4.0  # expected waits, that a rival is taken to need at most
-MOST = 50  # endpoints at a time, of 0.2 ms each; where there are more, each has its turn
-WAITS: Sequence[Wait] = ("first_token", "answer", "embedding")
+# Share of the waits that have ended before a less preferred tier is asked: that tier is for when the others are late.
+LATE_SHARE = 0.9
+# A hedge target is assumed to need at most this many of its expected waits: its unseen tail is not held against it.
+MAX_TARGET_WAITS = 4.0
+# Endpoints per renewal, at 0.2 ms each; of a larger model each endpoint has its turn.
+MAX_ENDPOINTS = 50
 
 Tiers = Sequence[Sequence[Endpoint]]
 
 
 class HedgePlan:
-    """`delay` is what `renew` found last; `price` is that of an extra attempt, in expected waits of the rival."""
+    """`delay` reads what `renew` found last; `price` is that of an extra attempt, in expected waits of its target."""
 
     __slots__ = ("_delays", "_turn", "price")
 
     def __init__(self) -> None:
-        self._delays: dict[tuple[Endpoint, Wait], float | None] = {}
+        self._delays: dict[tuple[Endpoint, DemandKind], float | None] = {}
         self._turn = 0
         self.price = price(0.0)
 
-    def delay(self, endpoint: Endpoint, wait: Wait, size: float, now: float) -> float:
-        """Seconds after which one more wait there, for a prompt of a size, deserves a rival; inf is never."""
-        latency = endpoint.latency(wait)
-        late = self._delays.get((endpoint, wait)) if latency.curve is not None else None
-        if late is None:
-            return max(MIN_HEDGE, LATE * latency.expected(size, now))
-        return max(MIN_HEDGE, late + latency.shift(size, now))
+    def delay(self, endpoint: Endpoint, demand: Demand, now: float) -> float:
+        """Seconds after which an attempt at the endpoint deserves a hedge; inf: never."""
+        latency = endpoint.forecast.latency(demand.kind)
+        planned = self._delays.get((endpoint, demand.kind)) if latency.curve is not None else None
+        if planned is None:
+            return max(MIN_LATE, LATE_FACTOR * latency.expected(demand.size, now))
+        return max(MIN_LATE, planned + latency.shift(demand.size, now))
 
     def renew(self, tiers: Tiers, budget: Budget, now: float) -> None:
-        """Reckon the delays anew, from what is known now."""
+        """Recompute the delays from what is known now."""
         self.price = price(budget.pressure(now))
-        everyone = [endpoint for tier in tiers for endpoint in tier]
-        begin = self._turn % len(everyone)
-        self._turn = begin + MOST
-        for wait in WAITS:
-            self._renew(tiers, (everyone[begin:] + everyone[:begin])[:MOST], wait, now)
+        endpoints = [endpoint for tier in tiers for endpoint in tier]
+        begin = self._turn % len(endpoints)
+        self._turn = begin + MAX_ENDPOINTS
+        for kind in KINDS:
+            self._renew(tiers, (endpoints[begin:] + endpoints[:begin])[:MAX_ENDPOINTS], kind, now)
 
-    def _renew(self, tiers: Tiers, turn: Sequence[Endpoint], wait: Wait, now: float) -> None:
-        known = [endpoint for endpoint in turn if endpoint.latency(wait).draw()]
+    def _renew(self, tiers: Tiers, turn: Sequence[Endpoint], kind: DemandKind, now: float) -> None:
+        known = [endpoint for endpoint in turn if endpoint.forecast.latency(kind).draw()]
         if not known:
             return
-        busiest = max(known, key=lambda endpoint: endpoint.latency(wait).evidence(now))
-        best = _Best(tiers, wait, busiest.latency(wait).mean_size(now), now)
+        busiest = max((endpoint.forecast.latency(kind) for endpoint in known), key=lambda each: each.evidence(now))
+        targets = _Targets(tiers, Demand(kind, busiest.mean_size(now)), now)
         for endpoint in known:
-            self._delays[endpoint, wait] = self._reckon(endpoint, best)
+            self._delays[endpoint, kind] = self._delay(endpoint, targets)
 
-    def _reckon(self, endpoint: Endpoint, best: _Best) -> float | None:
-        """None where nobody can be asked now: if there is somebody by then, what is late without a plan is late."""
-        curve = endpoint.curve(best.wait, best.now)
-        rival = best.rival(endpoint)
-        if curve is None or rival is None:
+    def _delay(self, endpoint: Endpoint, targets: _Targets) -> float | None:
+        """None if no target is available now: should there be one later, the rule without a plan holds."""
+        kind, now = targets.demand.kind, targets.now
+        curve = endpoint.forecast.curve(kind, now)
+        target = targets.beside(endpoint)
+        if curve is None or target is None:
             return None
-        earliest = 0.0 if best.tier[endpoint] == best.tier[rival] else LATE_SHARE
-        size = endpoint.latency(best.wait).mean_size(best.now)
-        expected, waits = best.expected(rival, size), best.waits(rival, size)
-        # Nobody is late who takes no longer than the rival would: or what is tried out were asked for twice each time.
+        earliest = 0.0 if targets.tier[endpoint] == targets.tier[target] else LATE_SHARE
+        size = endpoint.forecast.latency(kind).mean_size(now)
+        expected, waits = targets.expected(target, size), targets.waits(target, size)
+        # No attempt is late before its target's expected wait is over: else each exploring call would be sent twice.
         return max(expected, delay(curve, waits, self.price * expected, earliest))
 
 
-class _Best:
-    """Who would be asked beside whom, for all endpoints of a model at once."""
+class _Targets:
+    """The hedge target beside each endpoint of a model, for all of them at once; `demand` is a usual one."""
 
-    def __init__(self, tiers: Tiers, wait: Wait, size: float, now: float) -> None:
-        """`size` is that of a usual prompt."""
-        self.wait, self.now = wait, now
+    def __init__(self, tiers: Tiers, demand: Demand, now: float) -> None:
+        self.demand, self.now = demand, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
-        able = ([e for e in tier if e.available(now) and not e.simulated and not e.hot(now)] for tier in tiers)
-        costs = ([(e.cost(wait, now, size), e) for e in those] for those in able)
-        self._two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
+        able = (
+            [e for e in tier if e.availability.allows(now) and not e.simulated and not e.forecast.hot(now)]
+            for tier in tiers
+        )
+        costs = ([(e.forecast.cost(demand, now), e) for e in those] for those in able)
+        self._cheapest_two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
         self._waits: dict[Endpoint, Sequence[float]] = {}
 
-    def rival(self, of: Endpoint) -> Endpoint | None:
-        """The cheapest other, of a less welcome tier only where it is much quicker."""
-        least, rival = inf, None
-        for two in self._two:
-            cost, endpoint = next((pair for pair in two if pair[1] is not of), (inf, None))
+    def beside(self, endpoint: Endpoint) -> Endpoint | None:
+        """The cheapest other endpoint, of a less preferred tier only if that is much quicker."""
+        least, target = inf, None
+        for two in self._cheapest_two:
+            cost, other = next((pair for pair in two if pair[1] is not endpoint), (inf, None))
             if cost < MUCH_QUICKER * least:
-                least, rival = cost, endpoint
-        return rival
+                least, target = cost, other
+        return target
 
-    def expected(self, rival: Endpoint, size: float) -> float:
-        return rival.latency(self.wait).expected(size, self.now)
+    def expected(self, target: Endpoint, size: float) -> float:
+        """The target's expected wait for a prompt of a size, in seconds."""
+        return target.forecast.latency(self.demand.kind).expected(size, self.now)
 
-    def waits(self, rival: Endpoint, size: float) -> Sequence[float]:
-        """What the rival takes for prompts of a size, as times of equal share; what it may take beyond all that was
-        seen of it is not held against it.
-        """
-        if rival not in self._waits:
-            curve = rival.curve(self.wait, self.now)
-            self._waits[rival] = [rival.latency(self.wait).mean(self.now)] if curve is None else samples(curve)
-        shift, most = rival.latency(self.wait).shift(size, self.now), LONG * self.expected(rival, size)
-        return [min(most, max(MIN_HEDGE, seconds + shift)) for seconds in self._waits[rival]]
+    def waits(self, target: Endpoint, size: float) -> Sequence[float]:
+        """The target's waits for prompts of a size: samples of equal probability, bounded by MAX_TARGET_WAITS."""
+        latency = target.forecast.latency(self.demand.kind)
+        if target not in self._waits:
+            curve = target.forecast.curve(self.demand.kind, self.now)
+            self._waits[target] = [latency.mean(self.now)] if curve is None else samples(curve)
+        shift, most = latency.shift(size, self.now), MAX_TARGET_WAITS * self.expected(target, size)
+        return [min(most, max(MIN_LATE, seconds + shift)) for seconds in self._waits[target]]

@@ -1,11 +1,11 @@
-"""Which of several endpoints to ask: the cheapest, by a scan of all of them.
+"""Selection of one endpoint among several: the cheapest, by a scan of all of them.
 
-With two to ten endpoints a full scan is cheaper than it is clever to sample, and it never takes the worse of two (Envoy
-added it for that reason). Of those whose costs are about equal the one with the least of ours is asked, or any of these
-where that is equal too, or everybody would follow the same noise. One call in a hundred goes to the one that was
-measured longest ago, so that a slow endpoint's recovery is noticed. A newcomer gets one trial at once, as if it were as
-cheap as the best, and no second one before the first has ended. Those whose servers say that they have too much to do
-are left alone, whatever they cost, while there is another.
+With two to ten endpoints a full scan costs less than sampling, and it never takes the worse of two (Envoy added a full
+scan for that reason). Among endpoints of about equal cost the least loaded one is asked, and a random one of these
+where loads are equal too; otherwise all calls would follow the same noise. One call in a hundred goes to the endpoint
+that was measured longest ago, so that a slow endpoint's recovery is noticed. An unmeasured endpoint gets one call at
+once, as if it were as cheap as the best, and no second one before the first has ended. Hot endpoints are not asked,
+whatever they cost, while another is available.
 """
 
 from __future__ import annotations
@@ -15,68 +15,62 @@ from math import inf
 from random import Random
 
 from router.core.choice.affinity import Affinity
-from router.core.endpoint.endpoint import Endpoint, Wait
+from router.core.demand import Demand, DemandKind
+from router.core.endpoint.endpoint import Endpoint
 
-NEAR = 1.05  # times the lowest cost count as equal: a mean is not known better
-GOOD = 1.25  # times the lowest cost is good enough for a rival, if more is learned of it
-MUCH_QUICKER = 0.75  # times what the best of a more welcome tier costs, and a call that is late anyway is worth it
-EXPLORE = 0.01
+NEAR = 1.05  # times the lowest cost counts as equal: a mean is not known better
+GOOD = 1.25  # times the lowest cost is good enough for a hedge target, if more is learned of it
+MUCH_QUICKER = 0.75  # times the best cost of a preferred tier makes a less preferred one worth asking
+EXPLORE = 0.01  # share of the calls that measure the endpoint that was measured longest ago
 
 
 def pick(
-    endpoints: Iterable[Endpoint],
-    wait: Wait,
-    now: float,
-    rng: Random,
-    size: float = 0.0,
-    sticky: Affinity | None = None,
+    endpoints: Iterable[Endpoint], demand: Demand, now: float, rng: Random, affinity: Affinity | None = None
 ) -> Endpoint | None:
-    """The endpoint to ask next, or None where none is available; a call may be drawn to one by its conversation."""
-    available, costs = scan(endpoints, wait, now, size)
+    """The endpoint to ask next, None if none is available. `affinity` draws the call to its conversation's endpoint."""
+    available, costs = scan(endpoints, demand, now)
     if len(available) <= 1:
         return available[0] if available else None
+    kind = demand.kind
     if rng.random() < EXPLORE:
-        return least_known([e for e in available if not e.on_trial(wait)] or available, wait, rng)
+        others = [e for e in available if not e.forecast.being_measured(kind)]
+        return measured_longest_ago(others or available, kind, rng)
     for endpoint in available:
-        if endpoint.breaker.recovered_at is not None:
+        if endpoint.availability.breaker.recovered_at is not None:
             available, costs = _ramped(available, costs, now, rng)
             break
-    if sticky is not None:
-        return sticky.choose(available, costs, wait)
-    near = near_ties(available, costs, wait)
+    if affinity is not None:
+        return affinity.choose(available, costs, kind)
+    near = near_ties(available, costs, kind)
     return near[0] if len(near) == 1 else _draw(least_loaded(near, now), rng)
 
 
-def scan(
-    endpoints: Iterable[Endpoint], wait: Wait, now: float, size: float
-) -> tuple[Sequence[Endpoint], Sequence[float]]:
-    """Those that may be asked, and what each would cost."""
-    available = _cold([endpoint for endpoint in endpoints if endpoint.available(now)], now)
-    return available, [endpoint.cost(wait, now, size) for endpoint in available]
+def scan(endpoints: Iterable[Endpoint], demand: Demand, now: float) -> tuple[Sequence[Endpoint], Sequence[float]]:
+    """The available endpoints, and the cost of each."""
+    available = _without_hot([endpoint for endpoint in endpoints if endpoint.availability.allows(now)], now)
+    return available, [endpoint.forecast.cost(demand, now) for endpoint in available]
 
 
-def near_ties(available: Sequence[Endpoint], costs: Sequence[float], wait: Wait) -> Sequence[Endpoint]:
-    """Of one or more that may be asked those about as cheap as the cheapest, and newcomers."""
+def near_ties(available: Sequence[Endpoint], costs: Sequence[float], kind: DemandKind) -> Sequence[Endpoint]:
+    """The endpoints about as cheap as the cheapest, and unmeasured ones; `available` must not be empty."""
     near = min(costs) * NEAR
     if max(costs) <= near:
         return available
-    return [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.untried(wait)]
+    return [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.forecast.unmeasured(kind)]
 
 
-def rivals(
-    tiers: Iterable[Iterable[Endpoint]], wait: Wait, now: float, size: float = 0.0
-) -> tuple[Sequence[Endpoint], float]:
-    """The endpoints to ask beside one that is late, all about as good, and what they cost at least.
+def hedge_targets(tiers: Iterable[Iterable[Endpoint]], demand: Demand, now: float) -> tuple[Sequence[Endpoint], float]:
+    """The endpoints of about equal cost to hedge a late attempt with, and the lowest cost; none: (), inf.
 
-    They are of one tier, and of a less welcome one only where it is much quicker.
+    They are of one tier, and of a less preferred tier only if that is much quicker.
     """
     good: Sequence[Endpoint] = ()
     least = inf
     for tier in tiers:
         costs = [
-            (endpoint.cost(wait, now, size), endpoint)
+            (endpoint.forecast.cost(demand, now), endpoint)
             for endpoint in tier
-            if endpoint.available(now) and not endpoint.hot(now)
+            if endpoint.availability.allows(now) and not endpoint.forecast.hot(now)
         ]
         cost = min((cost for cost, _ in costs), default=inf)
         if cost < MUCH_QUICKER * least:
@@ -84,52 +78,52 @@ def rivals(
     return good, least
 
 
-def least_known(endpoints: Sequence[Endpoint], wait: Wait, rng: Random) -> Endpoint:
-    """The one that was measured longest ago, for what it teaches."""
-    oldest = min(e.latency(wait).seen_at for e in endpoints)
-    return _draw([e for e in endpoints if e.latency(wait).seen_at == oldest], rng)
+def measured_longest_ago(endpoints: Sequence[Endpoint], kind: DemandKind, rng: Random) -> Endpoint:
+    """The endpoint whose latest measurement is the oldest: it teaches the most."""
+    oldest = min(e.forecast.latency(kind).seen_at for e in endpoints)
+    return _draw([e for e in endpoints if e.forecast.latency(kind).seen_at == oldest], rng)
 
 
 def least_loaded(endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint]:
-    """Those with the least of ours."""
-    loads = [e.load(now) for e in endpoints]
+    """The endpoints with the lowest load."""
+    loads = [e.forecast.load(now) for e in endpoints]
     least = min(loads)
     return [e for e, load in zip(endpoints, loads, strict=True) if load == least]
+
+
+def recovers_first(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
+    """The endpoint to ask where none is available, because the last endpoint is never excluded; None if there is none.
+
+    The operator's limits hold all the same, and so does the time that a server named.
+    """
+    able = [e for e in endpoints if e.availability.last_resort(now)]
+    return min(able, key=lambda e: e.availability.recovers_at(now), default=None)
 
 
 def _ramped(
     available: Sequence[Endpoint], costs: Sequence[float], now: float, rng: Random
 ) -> tuple[Sequence[Endpoint], Sequence[float]]:
-    """Those that have just recovered count for a share of the calls that grows, unless there is nobody else."""
+    """Endpoints in slow start take part in a growing share of the calls, unless there are no others."""
     pairs = [
         (endpoint, cost)
         for endpoint, cost in zip(available, costs, strict=True)
-        if (ramp := endpoint.breaker.ramp(now)) == 1.0 or rng.random() < ramp
+        if (ramp := endpoint.availability.ramp(now)) == 1.0 or rng.random() < ramp
     ]
     return ([endpoint for endpoint, _ in pairs], [cost for _, cost in pairs]) if pairs else (available, costs)
 
 
-def _cold(endpoints: list[Endpoint], now: float) -> list[Endpoint]:
-    """Without those whose servers say that requests wait there, unless all say so."""
+def _without_hot(endpoints: list[Endpoint], now: float) -> list[Endpoint]:
+    """The endpoints that are not hot; all of them if all are hot."""
     for endpoint in endpoints:
-        if now < endpoint.hot_until:
-            return [e for e in endpoints if now >= e.hot_until] or endpoints
+        if now < endpoint.forecast.hot_until:
+            return [e for e in endpoints if now >= e.forecast.hot_until] or endpoints
     return endpoints
 
 
 def _draw(endpoints: Sequence[Endpoint], rng: Random) -> Endpoint:
-    """One of them; weights are shares of the traffic."""
+    """A random endpoint; weights are shares of the traffic."""
     first = endpoints[0].weight
     for endpoint in endpoints:
         if endpoint.weight != first:
             return rng.choices(endpoints, [e.weight for e in endpoints])[0]
     return endpoints[int(rng.random() * len(endpoints))]
-
-
-def least_bad(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
-    """Where none is available: the one that recovers soonest, because the last endpoint is never ejected.
-
-    A limit on attempts at once is the operator's word and holds all the same, and so does the time that a server named.
-    """
-    able = [e for e in endpoints if not e.full and now >= e.cooldown.quiet_until]
-    return min(able, key=lambda e: e.recovers_at(now), default=None)

@@ -1,121 +1,99 @@
-"""Every model's endpoints and policy: an immutable snapshot, and how the next one inherits what this one has learned.
+"""Every model's route: an immutable snapshot, and how the next one inherits the learned state.
 
 Endpoints are matched by what is measured (address, upstream model, credential), never by name, weight, tier or limits,
-so that an operator who re-weights forgets nothing.
+so that an operator who changes a weight loses nothing that was learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 from types import MappingProxyType
-from typing import Literal
 
 from router.config import Config, EndpointConfig, PolicySettings
 from router.core.choice.budget import Budget, Utilization
 from router.core.choice.hedge_plan import HedgePlan
 from router.core.choice.hedge_window import HedgeWindow
+from router.core.choice.route import Policy, Route, Tier
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.slots import Slots
 from router.core.endpoint.waiting_queue import QueueLimit
 
-HEDGES_TO = 0.8  # of the calls that there is room for: with more of them no hedge is paid for
-RETRIES_TO = 0.9  # and no retry
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """How one client-facing model is served: its endpoints, the more welcome ones first, and what its calls may cost
-    extra.
-    """
-
-    model: str
-    tiers: tuple[tuple[Endpoint, ...], ...]
-    numbers: tuple[int, ...]  # of the tiers, as configured
-    policies: Mapping[Endpoint, PolicySettings]
-    hedges: Budget
-    retries: Budget
-    deadline: float  # seconds, the longest that one of its endpoints has
-    shortest_deadline: float
-    patience: float
-    resume: Literal["auto", "replay", "continue", "off"]
-    affinity: str  # what holds a conversation together: prefix, header: and a name, or off
-    affinity_margin: float
-    queue: QueueLimit
-    plan: HedgePlan
-    window: HedgeWindow
-
-    def replan(self, now: float) -> None:
-        self.plan.renew(self.tiers, self.hedges, now)
-
-    @property
-    def endpoints(self) -> Iterable[Endpoint]:
-        return self.policies.keys()
+# Utilization of the router above which no hedge is paid for: extra work stops before calls are refused.
+MAX_UTILIZATION_FOR_HEDGES = 0.8
+MAX_UTILIZATION_FOR_RETRIES = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    """A configuration's routes by model and endpoints; the two budgets are the whole process's."""
+
     config: Config
     routes: Mapping[str, Route]
     endpoints: Mapping[Endpoint, EndpointConfig]
-    hedges: Budget  # of the whole process
+    hedges: Budget
     retries: Budget
 
     def disabled(self, model: str) -> dict[str, str]:
-        """The endpoints that would serve a model and are disabled, each with the reason."""
-        return {told.name: told.disabled for told in self.config.endpoints if told.disabled and model in told.models}
+        """The disabled endpoints that would serve a model, each with the reason."""
+        return {each.name: each.disabled for each in self.config.endpoints if each.disabled and model in each.models}
 
 
-def rebuild(config: Config, old: Table | None = None, load: Utilization = lambda: 0.0) -> Table:
+def rebuild(config: Config, old: Table | None = None, utilization: Utilization = lambda: 0.0) -> Table:
     """The table for a configuration; endpoints, budgets and queues that are in `old` keep their state."""
     known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
-    lines = {endpoint.slots.line for endpoint in known.values()}
+    waiting = {endpoint.availability.slots.queue for endpoint in known.values()}
     endpoints: dict[Endpoint, EndpointConfig] = {}
     offers: dict[str, list[tuple[EndpointConfig, Endpoint]]] = {}
-    for told in config.enabled:
-        for model, endpoint in _endpoints(told, known, endpoints.keys()).items():
-            endpoints[endpoint] = told
-            offers.setdefault(model, []).append((told, endpoint))
-    hedges, retries = (
-        (old.hedges, old.retries)
-        if old
-        else (Budget(utilization=load, max_utilization=HEDGES_TO), Budget(utilization=load, max_utilization=RETRIES_TO))
-    )
+    for configured in config.enabled:
+        for model, endpoint in _endpoints(configured, known, endpoints.keys()).items():
+            endpoints[endpoint] = configured
+            offers.setdefault(model, []).append((configured, endpoint))
+    hedges, retries = (old.hedges, old.retries) if old else _budgets(utilization)
     queues = {model: route.queue for model, route in old.routes.items()} if old else {}
     routes = {
         model: _route(config, model, offered, hedges, retries, queues.get(model) or QueueLimit())
         for model, offered in offers.items()
     }
-    for line in lines:
-        line.wake_all()
+    for queue in waiting:
+        queue.wake_all()
     return Table(config, MappingProxyType(routes), MappingProxyType(endpoints), hedges, retries)
 
 
+def _budgets(utilization: Utilization) -> tuple[Budget, Budget]:
+    """The budgets of hedges and of retries."""
+    return (
+        Budget(utilization=utilization, max_utilization=MAX_UTILIZATION_FOR_HEDGES),
+        Budget(utilization=utilization, max_utilization=MAX_UTILIZATION_FOR_RETRIES),
+    )
+
+
 def _endpoints(
-    told: EndpointConfig, known: Mapping[Hashable, Endpoint], others: Collection[Endpoint]
+    configured: EndpointConfig, known: Mapping[Hashable, Endpoint], others: Collection[Endpoint]
 ) -> dict[str, Endpoint]:
-    """The endpoints of one entry, by the name that clients use; two names of one upstream model share an endpoint."""
+    """The endpoints of one entry by client-facing model; two names of one upstream model share an endpoint."""
     upstream: dict[str, Endpoint] = {}
-    taken, occupied = {other.key for other in others}, {other.slots for other in others}
-    keys = {model: _key(told, model, taken) for model in dict.fromkeys(told.models.values())}
-    before = (known[key].slots for key in keys.values() if key in known)
+    taken, occupied = {other.key for other in others}, {other.availability.slots for other in others}
+    keys = {model: _key(configured, model, taken) for model in dict.fromkeys(configured.models.values())}
+    before = (known[key].availability.slots for key in keys.values() if key in known)
     slots = next((slots for slots in before if slots not in occupied), None) or Slots()
-    slots.allow(told.concurrency, inf if told.kind == "simulated" else told.pool.max)
+    slots.configure(configured.concurrency, inf if configured.kind == "simulated" else configured.pool.max)
     for model, key in keys.items():
-        endpoint = known.get(key) or Endpoint(told.name, model, key=key, slots=slots)
-        endpoint.name, endpoint.weight, endpoint.slots = told.name, told.weight, slots
-        endpoint.simulated, endpoint.context = told.kind == "simulated", told.context or 0
+        endpoint = known.get(key) or Endpoint(configured.name, model, key=key, slots=slots)
+        endpoint.name, endpoint.availability.slots = configured.name, slots
+        endpoint.forecast.weight = configured.weight
+        endpoint.simulated, endpoint.context = configured.kind == "simulated", configured.context or 0
         upstream[model] = endpoint
-    return {name: upstream[model] for name, model in told.models.items()}
+    return {name: upstream[model] for name, model in configured.models.items()}
 
 
-def _key(told: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
-    secret = told.api_key.get_secret_value() if told.api_key else ""
-    key: tuple[str, ...] = (told.base_url or told.name, model, sha256(secret.encode()).hexdigest())
-    while key in taken:  # the same thing twice in one file
-        key = (*key, told.name)
+def _key(configured: EndpointConfig, model: str, taken: set[Hashable]) -> Hashable:
+    secret = configured.api_key.get_secret_value() if configured.api_key else ""
+    key: tuple[str, ...] = (configured.base_url or configured.name, model, sha256(secret.encode()).hexdigest())
+    while key in taken:  # the same address, model and credential twice in one file
+        key = (*key, configured.name)
     return key
 
 
@@ -127,24 +105,35 @@ def _route(
     retries: Budget,
     queue: QueueLimit,
 ) -> Route:
-    tiers = sorted({told.tier for told, _ in offered})
-    policies = {endpoint: config.policy(model, told) for told, endpoint in offered}
-    anyone = next(iter(policies.values()))  # of what no endpoint says otherwise
-    queue.most, queue.longest = anyone.queue, anyone.queue_wait
+    settings = {endpoint: config.policy(model, configured) for configured, endpoint in offered}
+    shared = next(iter(settings.values()))  # for keys that no endpoint may override
+    queue.most, queue.longest = shared.queue, shared.queue_wait
+    numbers = sorted({configured.tier for configured, _ in offered})
+    deadlines = [each.deadline for each in settings.values()]
     return Route(
-        model,
-        tuple(tuple(endpoint for told, endpoint in offered if told.tier == tier) for tier in tiers),
-        tuple(tiers),
-        MappingProxyType(policies),
-        hedges,
-        retries,
-        max(policy.deadline for policy in policies.values()),
-        min(policy.deadline for policy in policies.values()),
-        max(policy.patience for policy in policies.values()),
-        anyone.resume,
-        anyone.affinity,
-        anyone.affinity_margin,
-        queue,
-        HedgePlan(),
-        HedgeWindow(),
+        model=model,
+        tiers=tuple(Tier(number, tuple(e for each, e in offered if each.tier == number)) for number in numbers),
+        policies=MappingProxyType({endpoint: _policy(each) for endpoint, each in settings.items()}),
+        hedges=hedges,
+        retries=retries,
+        deadline=max(deadlines),
+        shortest_deadline=min(deadlines),
+        patience=max(each.patience for each in settings.values()),
+        resume=shared.resume,
+        affinity=shared.affinity,
+        affinity_margin=shared.affinity_margin,
+        queue=queue,
+        plan=HedgePlan(),
+        window=HedgeWindow(),
+    )
+
+
+def _policy(settings: PolicySettings) -> Policy:
+    return Policy(
+        deadline=settings.deadline,
+        hedge=settings.hedge,
+        abandon=settings.abandon,
+        stall=settings.stall,
+        hedge_budget=settings.hedge_budget,
+        retry_budget=settings.retry_budget,
     )

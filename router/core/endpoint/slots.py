@@ -1,4 +1,4 @@
-"""How many attempts at once one configured endpoint takes, over all its models, and who waits for one to end."""
+"""Slots: how many attempts one configured endpoint takes at once, over all its models, and its waiting queue."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from router.core.endpoint.waiting_queue import WaitingQueue
 
 
 class Slots:
-    """`most` is what the operator says, and not more than the connections that it may have; it is never exceeded."""
+    """`configured` is the operator's concurrency (None: no limit).
 
-    __slots__ = ("limit", "line", "most", "used")
+    `capacity`, never exceeded, is bounded by the pool too.
+    """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.used, self.line = 0, WaitingQueue()
-        self.allow(limit)
+    __slots__ = ("capacity", "configured", "queue", "used")
 
-    def allow(self, limit: int | None, connections: float = inf) -> None:
-        """As it is configured, now or anew."""
-        self.limit = limit
-        self.most = connections if limit is None else min(limit, connections)
+    def __init__(self, configured: int | None = None) -> None:
+        self.used, self.queue = 0, WaitingQueue()
+        self.configure(configured)
+
+    def configure(self, concurrency: int | None, connections: float = inf) -> None:
+        """Set the configured concurrency and the number of connections that the pool may open."""
+        self.configured = concurrency
+        self.capacity = connections if concurrency is None else min(concurrency, connections)
 
     @property
     def full(self) -> bool:
-        return self.used >= self.most
+        return self.used >= self.capacity

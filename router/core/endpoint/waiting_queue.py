@@ -1,43 +1,51 @@
 """Calls that wait for a slot, first come first served.
 
-    want ──► IN LINE ──call_up──► CALLED ──look──► it takes the slot: leave
-               ▲                                   it can't use it:   want, and the next is called
+    want ──► QUEUED ──call_up──► CALLED ──claim──► the call takes the slot: leave
+               ▲                                   the call can't use it:   want, and the next entry is called
                └───────────────────────────────────────────┘
 
-A call has one place, in the lines of all endpoints whose slots it waits for. A slot that becomes free is counted as
-used until the one who is called has looked: so nobody who came later, no hedge and no retry takes it.
+A call has one entry, in the queues of all endpoints whose slots it waits for. A slot that becomes free stays reserved
+until the called entry has claimed it, so that no later call, hedge or retry takes it.
 
-A place is left exactly once, on every path, and hands on what was kept for it.
+An entry is left exactly once, on every path, and hands on a slot that was reserved for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Any, Protocol
 
-SMOOTH = 0.2  # of what was measured, the newest; some five of them count
+SMOOTHING = 0.2  # weight of the newest interval in the pace: about the last five intervals count
 
 
 class Slots(Protocol):
-    used: int
+    """The slots of one configured endpoint."""
 
     @property
-    def line(self) -> WaitingQueue: ...
+    def queue(self) -> WaitingQueue: ...
 
 
-class Endpoint(Protocol):
-    """What is waited for; its own limit may be lower than that of the slots which it shares."""
-
-    in_flight: int
+class Availability(Protocol):
+    """An endpoint's slots and its learned limit, which may be lower than the slots that it shares."""
 
     @property
     def slots(self) -> Slots: ...
     @property
     def full(self) -> bool: ...
+    def reserve(self) -> Slots: ...
+    def release(self, slots: Any, /) -> None:
+        """Give a slot back to what `reserve` returned."""
+
+
+class Endpoint(Protocol):
+    """An endpoint that calls wait for."""
+
+    @property
+    def availability(self) -> Availability: ...
 
 
 class QueueLimit:
-    """All calls of one model that wait: at most `most`, each for at most `longest` seconds."""
+    """The bound on the queued calls of one model: at most `most` calls, each for at most `longest` seconds."""
 
     __slots__ = ("longest", "most", "waiting")
 
@@ -46,107 +54,107 @@ class QueueLimit:
 
 
 class WaitingQueue:
-    """At the slots of one configured endpoint; `pace` are seconds from one call to the next, where that is known."""
+    """The queue at the slots of one configured endpoint; `pace` is the seconds between two calls, None if unknown."""
 
-    __slots__ = ("_called_at", "pace", "places")
+    __slots__ = ("_called_at", "entries", "pace")
 
     def __init__(self) -> None:
-        self.places: dict[QueueEntry, None] = {}
+        self.entries: dict[QueueEntry, None] = {}
         self.pace: float | None = None
-        self._called_at: float | None = None  # the last time, if somebody was in line since
+        self._called_at: float | None = None  # the last call-up, if the queue has not been empty since
 
     def call_up(self, now: float) -> bool:
-        """Something may be free: keep it for the first who can use it, and wake him. False where there is none."""
-        for place in self.places:
-            if place.offer(self):
+        """Reserve a free slot for the first entry that can use it, and wake that entry. False if there is none."""
+        for entry in self.entries:
+            if entry.offer(self):
                 if self._called_at is not None:
                     took = now - self._called_at
-                    self.pace = took if self.pace is None else self.pace + SMOOTH * (took - self.pace)
+                    self.pace = took if self.pace is None else self.pace + SMOOTHING * (took - self.pace)
                 self._called_at = now
                 return True
         return False
 
-    def join(self, place: QueueEntry) -> None:
-        self.places.setdefault(place)
+    def join(self, entry: QueueEntry) -> None:
+        """Add an entry at the end; an entry that is in the queue keeps its turn."""
+        self.entries.setdefault(entry)
 
-    def leave(self, place: QueueEntry) -> None:
-        self.places.pop(place, None)
-        if not self.places:
+    def leave(self, entry: QueueEntry) -> None:
+        """Remove an entry."""
+        self.entries.pop(entry, None)
+        if not self.entries:
             self._called_at = None
 
     def wake_all(self) -> None:
-        """The endpoint has become another one: let everybody look what he waits for now."""
-        for place in tuple(self.places):
-            place.wake()
+        """Wake every entry: the endpoint has been reconfigured, and each call must look for what it waits for."""
+        for entry in tuple(self.entries):
+            entry.wake()
 
 
 class QueueEntry:
-    """One call's; `wake` is called when there is something to look at, and must not look before it returns."""
+    """One call's entry. `wake` is called when there is something to look at; it must not look before it returns."""
 
-    __slots__ = ("_kept", "_lines", "_looked_at", "_queue", "_wanted", "joined", "wake")
+    __slots__ = ("_claimed", "_limit", "_queues", "_reserved", "_wanted", "joined", "wake")
 
-    def __init__(self, queue: QueueLimit, wake: Callable[[], None], now: float) -> None:
-        self._queue: QueueLimit | None = queue
+    def __init__(self, limit: QueueLimit, wake: Callable[[], None], now: float) -> None:
+        self._limit: QueueLimit | None = limit
         self.wake, self.joined = wake, now
         self._wanted: Collection[Endpoint] = ()
-        self._lines: list[WaitingQueue] = []
-        self._kept: tuple[Endpoint, Slots] | None = None
-        self._looked_at: tuple[Endpoint, WaitingQueue] | None = None
-        queue.waiting += 1
+        self._queues: list[WaitingQueue] = []
+        self._reserved: tuple[Availability, Slots] | None = None
+        self._claimed: tuple[Availability, WaitingQueue] | None = None
+        limit.waiting += 1
 
     def want(self, endpoints: Collection[Endpoint], now: float) -> None:
-        """Be in line for these, all of them full, and for no others; where it was before it keeps its turn."""
-        lines = list(dict.fromkeys(endpoint.slots.line for endpoint in endpoints))
-        for line in self._lines:
-            if line not in lines:
-                line.leave(self)
-        for line in lines:
-            line.join(self)
-        self._wanted, self._lines = endpoints, lines
+        """Wait for these endpoints, all of them full, and for no others; a queue joined before keeps the turn."""
+        queues = list(dict.fromkeys(endpoint.availability.slots.queue for endpoint in endpoints))
+        for queue in self._queues:
+            if queue not in queues:
+                queue.leave(self)
+        for queue in queues:
+            queue.join(self)
+        self._wanted, self._queues = endpoints, queues
         self._hand_on(now)
 
-    def offer(self, line: WaitingQueue) -> bool:
-        """Keep a slot of this line's for it; False where it can use none, or has one."""
-        if self._kept is None:
+    def offer(self, queue: WaitingQueue) -> bool:
+        """Reserve a slot of this queue's; False if the call can use none, or has one."""
+        if self._reserved is None:
             for endpoint in self._wanted:
-                slots = endpoint.slots
-                if slots.line is line and not endpoint.full:
-                    endpoint.in_flight += 1
-                    slots.used += 1
-                    self._kept = endpoint, slots
+                availability = endpoint.availability
+                if availability.slots.queue is queue and not availability.full:
+                    self._reserved = availability, availability.reserve()
                     self.wake()
                     return True
         return False
 
-    def look(self) -> None:
-        """From now on, until `want` or `leave`, what is kept for it is free, so that it can be taken."""
-        if self._kept is not None:
-            (endpoint, slots), self._kept = self._kept, None
-            endpoint.in_flight -= 1
-            slots.used -= 1
-            self._looked_at = endpoint, slots.line
+    def claim(self) -> None:
+        """Release the reserved slot so that the caller can take it; call `want` or `leave` next."""
+        if self._reserved is not None:
+            (availability, slots), self._reserved = self._reserved, None
+            availability.release(slots)
+            self._claimed = availability, slots.queue
 
     def leave(self, now: float) -> None:
-        if self._queue is None:
+        """Leave all queues. Later calls do nothing."""
+        if self._limit is None:
             return
-        self._queue.waiting -= 1
-        self._queue = None
-        self.look()
-        for line in self._lines:
-            line.leave(self)
+        self._limit.waiting -= 1
+        self._limit = None
+        self.claim()
+        for queue in self._queues:
+            queue.leave(self)
         self._hand_on(now)
 
     def _hand_on(self, now: float) -> None:
-        """What it looked at and did not take is for the next."""
-        if self._looked_at is not None:
-            (endpoint, line), self._looked_at = self._looked_at, None
-            if not endpoint.full:
-                line.call_up(now)
+        """Offer a claimed slot that was not taken to the next entry."""
+        if self._claimed is not None:
+            (availability, queue), self._claimed = self._claimed, None
+            if not availability.full:
+                queue.call_up(now)
 
 
-def expected(endpoints: Collection[Endpoint]) -> float:
-    """Seconds until all are called who are in line there; 0 where the pace of one of these lines is not known."""
-    lines = {endpoint.slots.line for endpoint in endpoints}
-    if not all(line.pace for line in lines):
+def expected_wait(endpoints: Collection[Endpoint]) -> float:
+    """Seconds until all entries queued at these endpoints are called; 0 if the pace of one of the queues is unknown."""
+    queues = {endpoint.availability.slots.queue for endpoint in endpoints}
+    if not all(queue.pace for queue in queues):
         return 0.0
-    return max(len(line.places) for line in lines) / sum(1.0 / line.pace for line in lines if line.pace)
+    return max(len(queue.entries) for queue in queues) / sum((1.0 / queue.pace for queue in queues if queue.pace), 0.0)

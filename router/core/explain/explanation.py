@@ -1,7 +1,7 @@
-"""Why a call would go where it would go now: who would be picked, every candidate, and a sentence for the operator.
+"""An explanation of where a call would go now: the endpoint, every candidate, and a sentence for the operator.
 
-It asks the very parts that decide (`Field.next`, `balance.scan`, `race.rival_after`, `Field.beside`), with chance that
-holds still, and begins nothing: reading changes nothing. Where several are equally good one of them is named.
+It asks the parts that decide (`Candidates.next`, `pick.scan`, `race.hedge_after`, `Candidates.beside`) with a fixed
+random number, and begins nothing: reading changes nothing. Of several equally good endpoints one is named.
 """
 
 from __future__ import annotations
@@ -9,27 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from random import Random
-from typing import Protocol
 
 import msgspec
 
-from router.core.choice.candidates import Candidates, Route
+from router.core.choice.candidates import Candidates
 from router.core.choice.pick import least_loaded, near_ties, scan
-from router.core.choice.race import rival_after
-from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
-from router.core.explain.rows import Row, candidate, finite
-from router.core.explain.words import why_beside, why_it
-
-
-class Explainable(Route, Protocol):
-    """A route, and the name that clients know it by."""
-
-    @property
-    def model(self) -> str: ...
+from router.core.choice.race import hedge_after
+from router.core.choice.route import Route
+from router.core.demand import Demand, DemandKind
+from router.core.endpoint.endpoint import Attempt, Endpoint
+from router.core.explain.rows import Row, finite, row
+from router.core.explain.words import why_chosen, why_hedged
 
 
 class Budgets(msgspec.Struct, frozen=True):
-    """Extra attempts that could be paid for now, and the share of what hedges had that is spent."""
+    """Extra attempts that could be paid for now, and the share of the hedges' budget that is spent."""
 
     hedge: float
     retry: float
@@ -37,139 +31,141 @@ class Budgets(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds, `size` in tokens of the prompt; the picked candidate is the first, then by tier and cost."""
+    """Times are in seconds, `size` in tokens of the prompt; the picked candidate comes first, then by tier and cost."""
 
     model: str
-    wait: str
+    wait: str  # the demand's kind
     size: float
     picked: str | None
-    in_line: list[str]  # whom a call would wait for: nobody is picked, for these are full
-    later: float | None  # when somebody may be asked, where nobody is picked
-    hedge_after: float | None  # when the picked one would get a rival; None: never
-    rival: str | None  # and whom, if it were late now
-    price: float  # of an extra attempt, in expected waits of the rival
+    queued_for: list[str]  # endpoints whose slots a call would be queued for, if none is picked
+    retry_in: float | None  # until an endpoint may be asked, if none is picked
+    hedge_after: float | None  # None: the picked endpoint would never be hedged
+    hedge_target: str | None  # the endpoint that would be asked beside it, if it were late now
+    price: float  # of an extra attempt, in expected waits of its target
     budgets: Budgets
     candidates: list[Row]
-    left_out: int  # candidates, of very many
+    omitted: int  # candidates that are not shown
     why: str
 
 
-class _Still(Random):
-    """Chance that holds still: nobody is explored, and of those that are equally good it is the one in the middle."""
+class _Fixed(Random):
+    """Fixed randomness: no endpoint is explored, and of equally good ones the middle one is drawn."""
 
     def random(self) -> float:
         return 0.5
 
 
-_STILL = _Still(0)
+_FIXED = _Fixed(0)
 
 
-def explain(route: Explainable, wait: Wait, size: float | None, now: float, most: int | None = None) -> Explanation:
-    """For a call of a size, or of the usual one; with at most so many candidates."""
-    size = _usual_size(route, wait, now) if size is None else size
-    chosen = Candidates(route, wait, now, _STILL, size).next((), now, now + route.deadline)
-    near = _near(route, chosen.endpoint, wait, now, size)
-    candidates = _candidates(route, chosen.endpoint, near, wait, size, now, most)
-    left_out = len(route.policies) - len(candidates)
-    after, rival = _rival(route, chosen.endpoint, wait, size, now)
-    by_lot = len(near) > 1 and len(least_loaded(near, now)) > 1
-    beside = why_beside(route, chosen.endpoint, after, rival, now) if chosen.endpoint else ()
+def explain(route: Route, kind: DemandKind, size: float | None, now: float, most: int | None = None) -> Explanation:
+    """The explanation for a call of a size (None: the usual size), with at most so many candidates."""
+    demand = Demand(kind, _usual_size(route, kind, now) if size is None else size)
+    chosen = Candidates(route, demand, now, _FIXED).next((), now, now + route.deadline)
+    endpoint = chosen.endpoint
+    near = _near(route, endpoint, demand, now)
+    candidates = _rows(route, endpoint, near, demand, now, most)
+    omitted = len(route.policies) - len(candidates)
+    after, target = _hedge(route, endpoint, demand, now)
+    at_random = len(near) > 1 and len(least_loaded(near, now)) > 1
+    beside = why_hedged(route, endpoint, after, target, now) if endpoint else ()
     return Explanation(
         model=route.model,
-        wait=wait,
-        size=round(size, 1),
-        picked=chosen.endpoint.name if chosen.endpoint else None,
-        in_line=[endpoint.name for endpoint in chosen.wanted],
-        later=finite(chosen.then - now) if chosen.endpoint is None else None,
+        wait=kind,
+        size=round(demand.size, 1),
+        picked=endpoint.name if endpoint else None,
+        queued_for=[endpoint.name for endpoint in chosen.wanted],
+        retry_in=finite(chosen.then - now) if endpoint is None else None,
         hedge_after=finite(after),
-        rival=rival.name if rival else None,
+        hedge_target=target.name if target else None,
         price=round(route.plan.price, 4),
         budgets=Budgets(
             round(route.hedges.level(now), 2), round(route.retries.level(now), 2), round(route.hedges.pressure(now), 3)
         ),
         candidates=candidates,
-        left_out=left_out,
-        why="; ".join((*why_it(chosen, candidates, left_out, by_lot, now), *beside)),
+        omitted=omitted,
+        why="; ".join((*why_chosen(chosen, candidates, omitted, at_random, now), *beside)),
     )
 
 
-def asked(explanation: Explanation, endpoint: str, *, sticky: bool) -> str:
-    """The sentence for a call that has asked somebody; `sticky` is one with a conversation that may draw it."""
+def why_asked(explanation: Explanation, endpoint: str, *, affinity: bool) -> str:
+    """The sentence for a call that an endpoint was asked for; `affinity`: its conversation may have drawn it there."""
     if endpoint == explanation.picked:
         return explanation.why
-    it = next((each for each in explanation.candidates if each.endpoint == endpoint), None)
-    if sticky:
+    asked = next((each for each in explanation.candidates if each.endpoint == endpoint), None)
+    if affinity:
         how = "its conversation stays there, or it was the one measured longest ago"
-    elif it is not None and it.near:
-        how = "by lot, from those that are about equal"
-    elif it is not None and it.has_just_recovered:
-        how = "it has just recovered, and gets a share that grows"
+    elif asked is not None and asked.near:
+        how = "at random, among endpoints of about equal cost"
+    elif asked is not None and asked.in_slow_start:
+        how = "it has just recovered, and takes a growing share of the calls"
     else:
-        how = "one call in a hundred goes to the one measured longest ago"
-    return f"{endpoint} was asked: {how}; else {explanation.why}"
+        how = "one call in a hundred goes to the endpoint that was measured longest ago"
+    return f"{endpoint} was asked: {how}; otherwise {explanation.why}"
 
 
 # What would happen.
 
 
-def _usual_size(route: Route, wait: Wait, now: float) -> float:
-    """The mean size of what was asked lately; 0 where nothing was."""
-    weighed = [(e.latency(wait).evidence(now), e.latency(wait).mean_size(now)) for tier in route.tiers for e in tier]
-    total = sum(weight for weight, _ in weighed)
-    return sum(weight * size for weight, size in weighed) / total if total > 0.0 else 0.0
+def _usual_size(route: Route, kind: DemandKind, now: float) -> float:
+    """The mean size of recent prompts; 0 if there were none."""
+    latencies = [endpoint.forecast.latency(kind) for endpoint in route.by_preference]
+    weighed = [(latency.evidence(now), latency.mean_size(now)) for latency in latencies]
+    total = sum((weight for weight, _ in weighed), 0.0)
+    return sum((weight * size for weight, size in weighed), 0.0) / total if total > 0.0 else 0.0
 
 
-def _near(route: Route, picked: Endpoint | None, wait: Wait, now: float, size: float) -> Sequence[Endpoint]:
-    """The picked one and those that are about as good."""
-    tier = next((tier for tier in route.tiers if picked in tier), ())
-    available, costs = scan(tier, wait, now, size)
-    near = near_ties(available, costs, wait) if available else ()
+def _near(route: Route, picked: Endpoint | None, demand: Demand, now: float) -> Sequence[Endpoint]:
+    """The picked endpoint, and those of its tier that are about as good."""
+    if picked is None:
+        return ()
+    available, costs = scan(route.tier_of(picked).endpoints, demand, now)
+    near = near_ties(available, costs, demand.kind) if available else ()
     return near if picked in near else ()
 
 
-def _candidates(
+def _rows(
     route: Route,
     picked: Endpoint | None,
     near: Sequence[Endpoint],
-    wait: Wait,
-    size: float,
+    demand: Demand,
     now: float,
     most: int | None,
 ) -> list[Row]:
     rows = [
-        (tier, e, e.cost(wait, now, size))
-        for tier, those in zip(route.numbers, route.tiers, strict=True)
-        for e in those
+        (tier.number, endpoint, endpoint.forecast.cost(demand, now))
+        for tier in route.tiers
+        for endpoint in tier.endpoints
     ]
-    rows.sort(key=lambda row: (row[1] is not picked, row[0], not row[1].available(now), row[2]))
+    rows.sort(key=lambda each: (each[1] is not picked, each[0], not each[1].availability.allows(now), each[2]))
     return [
-        candidate(
+        row(
             endpoint,
-            wait,
-            size,
+            demand,
             now,
             tier=tier,
             near=endpoint in near,
-            hedge_after=rival_after(route, _imagined(endpoint, wait, size, now), now),
+            hedge_after=hedge_after(route, _imagined(endpoint, demand, now), now),
         )
         for tier, endpoint, _ in rows[:most]
     ]
 
 
-def _imagined(endpoint: Endpoint, wait: Wait, size: float, began: float) -> Attempt:
-    """An attempt as it would be; nobody is told of it."""
-    trial = endpoint.breaker.retry_at is not None and endpoint.breaker.allows(inf)
-    return Attempt(endpoint, endpoint.slots, began, wait, "first", trial, size)
+def _imagined(endpoint: Endpoint, demand: Demand, began: float) -> Attempt:
+    """An attempt as it would be; it counts nowhere."""
+    breaker = endpoint.availability.breaker
+    trial = breaker.retry_at is not None and breaker.allows(inf)
+    return Attempt(endpoint, demand, "first", began, trial)
 
 
-def _rival(route: Route, picked: Endpoint | None, wait: Wait, size: float, now: float) -> tuple[float, Endpoint | None]:
-    """When the picked one gets a rival, and whom: as if it had been asked so long ago, and all else were as it is."""
+def _hedge(route: Route, picked: Endpoint | None, demand: Demand, now: float) -> tuple[float, Endpoint | None]:
+    """When the picked endpoint would be hedged, and with which: as if it had begun so long ago, all else as it is."""
     if picked is None:
         return inf, None
-    after = rival_after(route, _imagined(picked, wait, size, now), now)
+    after = hedge_after(route, _imagined(picked, demand, now), now)
     if after == inf:
         return inf, None
-    late = _imagined(picked, wait, size, now - after)
-    field = Candidates(route, wait, late.began, _STILL, size)
-    field.begun(picked)
-    return after, field.beside(late, (late,), now)
+    late = _imagined(picked, demand, now - after)
+    candidates = Candidates(route, demand, late.began, _FIXED)
+    candidates.begun(picked)
+    return after, candidates.beside(late, (late,), now)

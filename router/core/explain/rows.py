@@ -1,6 +1,6 @@
-"""One endpoint as a candidate for a call: all that its cost is made of, and in words why it may not be asked.
+"""One row of an explanation: an endpoint as a candidate, all that its cost is made of, and why it may not be asked.
 
-For people: numbers are rounded, what is not known or has no end is None. Nothing here decides anything.
+Numbers are rounded for people; None stands for what is unknown or infinite. Nothing here decides anything.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from math import inf
 
 import msgspec
 
+from router.core.demand import Demand, DemandKind
 from router.core.endpoint.breaker import State
-from router.core.endpoint.endpoint import Endpoint, Wait
+from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.histogram import SHORTEST_WAIT
 from router.core.endpoint.latency import TROUBLE_THRESHOLD
 
-HOT = "hot by its server's word"
-NEWCOMER = "newcomer"
-ON_TRIAL = "on trial: its first call runs"
+HOT = "hot, as its server reports"
+UNMEASURED = "not measured yet"
+BEING_MEASURED = "being measured: its first call is running"
 SLOW_START = "slow start"
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What its server says of its load."""
+    """The load that the endpoint's server reports."""
 
     running: float | None
     waiting: float | None
@@ -31,20 +32,20 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds, sizes in tokens of the prompt."""
+    """Times are in seconds, sizes in tokens of the prompt."""
 
     endpoint: str
-    model: str  # as it is called there
-    tier: int  # as the file numbers it
+    model: str  # the upstream's name for it
+    tier: int  # the number in the configuration
     weight: float
     available: bool
     out: str | None  # why it may not be asked
-    notes: list[str]  # what else counts for it, or against it
-    near: bool  # of those that are about as cheap as the cheapest
-    cost: float  # what endpoints are compared by: the wait of one more call of this size, as things are
-    expected: float  # of this, what is for the size alone: in no trouble, under the load of its evidence
+    notes: list[str]  # other facts that count for or against it
+    near: bool  # about as cheap as the cheapest
+    cost: float  # the expected wait of one more call of this size: what endpoints are compared by
+    expected: float  # the part of the cost that is due to size alone: no trouble, the load of its evidence
     mean: float
-    slope: float  # seconds a token of the prompt
+    slope: float  # seconds per token of the prompt
     mean_size: float
     known: bool
     evidence: float  # in fresh observations
@@ -53,60 +54,60 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     p90: float | None
     p99: float | None
     in_flight: int
-    waiting: int  # of these, without a first token
+    waiting: int  # attempts in flight without a first token
     slots: int | None  # attempts at once that it takes
-    crowding: float  # times the wait, for what is there
-    trouble: float  # how likely it is
+    crowding: float  # factor on the wait for the present load
+    trouble: float  # probability of trouble
     server: Server | None
-    hedge_after: float | None  # when a rival would be asked beside it; None: never
+    hedge_after: float | None  # None: never
 
     @property
     def is_hot(self) -> bool:
         return HOT in self.notes
 
     @property
-    def has_just_recovered(self) -> bool:
-        """It gets a share of the calls that grows, whatever it costs."""
+    def in_slow_start(self) -> bool:
+        """True if it takes a growing share of the calls after a recovery, whatever it costs."""
         return any(note.startswith(SLOW_START) for note in self.notes)
 
 
-def candidate(
-    endpoint: Endpoint, wait: Wait, size: float, now: float, *, tier: int, near: bool, hedge_after: float
-) -> Row:
-    latency, said = endpoint.latency(wait), endpoint.server_load(now)
+def row(endpoint: Endpoint, demand: Demand, now: float, *, tier: int, near: bool, hedge_after: float) -> Row:
+    """The row of an endpoint for a demand."""
+    availability, forecast, kind = endpoint.availability, endpoint.forecast, demand.kind
+    latency, reported = forecast.latency(kind), forecast.server_load(now)
     out = list(_out(endpoint, now))
     return Row(
         endpoint=endpoint.name,
         model=endpoint.model,
         tier=tier,
         weight=endpoint.weight,
-        available=endpoint.available(now),
+        available=availability.allows(now),
         out=", ".join(out) or None,
-        notes=list(_notes(endpoint, wait, now)),
+        notes=list(_notes(endpoint, kind, now)),
         near=near,
-        cost=round(endpoint.cost(wait, now, size), 4),
-        expected=round(max(SHORTEST_WAIT, latency.mean(now) + latency.shift(size, now)), 4),
+        cost=round(forecast.cost(demand, now), 4),
+        expected=round(max(SHORTEST_WAIT, latency.mean(now) + latency.shift(demand.size, now)), 4),
         mean=round(latency.mean(now), 4),
         slope=round(latency.slope, 8),
         mean_size=round(latency.mean_size(now), 1),
         known=not latency.unknown,
         evidence=round(latency.evidence(now), 1),
         age=finite(now - latency.seen_at, 1),
-        p50=_quantile(endpoint, wait, 0.5),
-        p90=_quantile(endpoint, wait, 0.9),
-        p99=_quantile(endpoint, wait, 0.99),
-        in_flight=endpoint.in_flight,
-        waiting=len(endpoint.waiting),
-        slots=None if endpoint.most == inf else int(endpoint.most),
-        crowding=round(endpoint.crowding(wait, now), 3),
-        trouble=round(endpoint.trouble(wait, now), 3),
-        server=None if said is None else Server(said.running, said.waiting, said.kv, said.hot),
+        p50=_quantile(endpoint, kind, 0.5),
+        p90=_quantile(endpoint, kind, 0.9),
+        p99=_quantile(endpoint, kind, 0.99),
+        in_flight=availability.in_flight,
+        waiting=len(forecast.pending),
+        slots=None if availability.max_attempts == inf else int(availability.max_attempts),
+        crowding=round(forecast.crowding(kind, now), 3),
+        trouble=round(forecast.trouble(kind, now), 3),
+        server=None if reported is None else Server(reported.running, reported.waiting, reported.kv, reported.hot),
         hedge_after=finite(hedge_after),
     )
 
 
 def finite(value: float, digits: int = 4) -> float | None:
-    """Rounded; None where it is without end."""
+    """The rounded value; None if it is infinite."""
     return None if value == inf else round(value, digits)
 
 
@@ -117,46 +118,48 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.{2 if seconds < 1.0 else 1 if seconds < 10.0 else 0}f} s"
 
 
-def _quantile(endpoint: Endpoint, wait: Wait, q: float) -> float | None:
-    quantile = endpoint.latency(wait).quantile(q)
+def _quantile(endpoint: Endpoint, kind: DemandKind, q: float) -> float | None:
+    quantile = endpoint.forecast.latency(kind).quantile(q)
     return None if quantile is None else round(quantile, 4)
 
 
 def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
-    """All that keeps it from being asked."""
-    breaker, slots = endpoint.breaker, endpoint.slots
-    if not endpoint.health.up:
+    """Every reason for which it may not be asked."""
+    availability = endpoint.availability
+    breaker, cooldown, slots = availability.breaker, availability.cooldown, availability.slots
+    if not availability.health.up:
         yield "down by its probes"
-    if now < endpoint.cooldown.until:
-        because = f", for it said: {endpoint.cooldown.cause.value}" if endpoint.cooldown.cause else ""
-        yield f"left alone for {in_words(endpoint.cooldown.until - now)}{because}"
+    if now < cooldown.until:
+        cause = f", it reported: {cooldown.cause.value}" if cooldown.cause else ""
+        yield f"cooling down for {in_words(cooldown.until - now)}{cause}"
     if breaker.state(now) is State.OPEN:
         yield f"breaker open for {in_words((breaker.retry_at or now) - now)}"
     elif not breaker.allows(now):
-        yield "breaker half open while its trial runs"
+        yield "breaker half open while its trial is running"
     if slots.full:
-        yield f"no free slot: {slots.used} of {slots.most:g} taken"
-    elif endpoint.full:
-        yield f"no free slot: {endpoint.in_flight} of the {endpoint.limit.most:g} that it was found to take"
+        yield f"no free slot: {slots.used} of {slots.capacity:g} taken"
+    elif availability.full:
+        yield f"no free slot: {availability.in_flight} of the learned limit of {availability.limit.most:g} taken"
 
 
-def _notes(endpoint: Endpoint, wait: Wait, now: float) -> Iterator[str]:
-    ramp, trouble = endpoint.breaker.ramp(now), endpoint.trouble(wait, now)
-    if endpoint.hot(now):
+def _notes(endpoint: Endpoint, kind: DemandKind, now: float) -> Iterator[str]:
+    forecast, breaker = endpoint.forecast, endpoint.availability.breaker
+    ramp, trouble = breaker.ramp(now), forecast.trouble(kind, now)
+    if forecast.hot(now):
         yield HOT
     if endpoint.simulated:
-        yield "stand-in"
-    if endpoint.untried(wait):
-        yield NEWCOMER
-    if endpoint.on_trial(wait):
-        yield ON_TRIAL
-    if endpoint.late(now):
-        yield "keeps a caller waiting"
+        yield "simulated"
+    if forecast.unmeasured(kind):
+        yield UNMEASURED
+    if forecast.being_measured(kind):
+        yield BEING_MEASURED
+    if forecast.late(now):
+        yield "late: a call there has waited for unusually long"
     if trouble >= TROUBLE_THRESHOLD:
         yield f"in trouble, {trouble:.0%} likely"
-    elif not endpoint.settled(wait, now):
-        yield "has become slower, and nobody knows yet how slow"
+    elif not forecast.settled(kind, now):
+        yield "has become slower, not known yet by how much"
     if ramp < 1.0:
         yield f"{SLOW_START}: {ramp:.0%} of its share"
-    if endpoint.breaker.failures_in_a_row:
-        yield f"{endpoint.breaker.failures_in_a_row} failed in a row"
+    if breaker.failures_in_a_row:
+        yield f"{breaker.failures_in_a_row} failed in a row"

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.core.call import Operation, parse
-from router.core.choice.affinity import BEGINNING, Affinity, key_of
+from router.core.choice.affinity import MAX_MESSAGE, Affinity, key_of
 from router.core.choice.pick import EXPLORE, pick
+from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
 from tests.core.helpers import Steady, T, busy, endpoint, properties
 
@@ -63,7 +64,7 @@ def test_so_is_that_of_another_client_or_model() -> None:
 
 
 def test_messages_that_begin_alike_for_long_enough_are_alike() -> None:
-    alike = "x" * BEGINNING
+    alike = "x" * MAX_MESSAGE
     assert key([{"role": "user", "content": alike + "a"}]) == key([{"role": "user", "content": alike + "b"}])
     assert key([{"role": "user", "content": "a" + alike}]) != key([{"role": "user", "content": "b" + alike}])
 
@@ -90,7 +91,7 @@ def test_a_header_may_name_it() -> None:
 
 
 def test_a_prompt_is_known_by_its_beginning_and_an_embedding_by_nothing() -> None:
-    long = "x" * BEGINNING
+    long = "x" * MAX_MESSAGE
     assert key(operation="completions", prompt=long + "a") == key(operation="completions", prompt=long + "b") != b""
     assert key(operation="embeddings", input="Hi") == b""
 
@@ -169,7 +170,7 @@ def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
     drawn = Counter(Affinity(b"%d" % n, 0.0).choose([known, new], [0.1, 1.0], "first_token").name for n in range(1000))
     assert drawn["new"] == pytest.approx(500, abs=60)
     new.begin(T)
-    costs = [each.cost("first_token", T) for each in (known, new)]
+    costs = [each.forecast.cost(FIRST_TOKEN, T) for each in (known, new)]
     assert all(Affinity(b"%d" % n, 0.0).choose([known, new], costs, "first_token") is known for n in range(100))
 
 
@@ -178,11 +179,11 @@ def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
 
 def test_one_that_may_not_be_asked_is_not_drawn_and_one_call_in_a_hundred_is_free() -> None:
     endpoints, rng, sticky = named(3), Random(7), Affinity(b"key", 0.5)
-    own = pick(endpoints, "first_token", T, Steady(), sticky=sticky)
+    own = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=sticky)
     assert own is not None
-    drawn = Counter(pick(endpoints, "first_token", T, rng, sticky=sticky) for _ in range(20_000))
+    drawn = Counter(pick(endpoints, FIRST_TOKEN, T, rng, affinity=sticky) for _ in range(20_000))
     assert 1.0 - EXPLORE <= drawn[own] / 20_000 < 1.0
     busy(own, 5.0)
-    next_best = pick(endpoints, "first_token", T, Steady(), sticky=sticky)
+    next_best = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=sticky)
     assert next_best not in (None, own)
-    assert pick(endpoints, "first_token", T + 5.0, Steady(), sticky=sticky) is own
+    assert pick(endpoints, FIRST_TOKEN, T + 5.0, Steady(), affinity=sticky) is own

@@ -10,9 +10,11 @@ import pytest
 
 from router.core.choice.budget import Budget
 from router.core.choice.hedge_delay import price
-from router.core.choice.hedge_plan import LATE_SHARE, MOST, WAITS, HedgePlan
-from router.core.endpoint.endpoint import LATE, MIN_HEDGE, Endpoint
-from tests.core.helpers import T, endpoint, learn, trip
+from router.core.choice.hedge_plan import LATE_SHARE, MAX_ENDPOINTS, HedgePlan
+from router.core.demand import FIRST_TOKEN, KINDS, Demand
+from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.forecast import LATE_FACTOR, MIN_LATE
+from tests.core.helpers import ANSWER, T, endpoint, learn, trip
 
 STALLS = 0.05
 
@@ -36,40 +38,40 @@ def planned(*tiers: Sequence[Endpoint], budget: Budget | None = None, times: int
 
 def test_before_there_is_a_distribution_a_first_token_is_late_after_two_of_those_expected() -> None:
     a, b = Endpoint("a"), Endpoint("b")
-    a.latency("first_token").observe(0.7, T)
+    a.forecast.latency("first_token").observe(0.7, T)
     plan = planned([a, b])
-    assert plan.delay(a, "first_token", 0.0, T) == pytest.approx(LATE * 0.7)
-    assert plan.delay(b, "first_token", 0.0, T) == LATE * 1.0
-    a.latency("first_token").forget()
-    a.latency("first_token").observe(0.001, T)
-    assert plan.delay(a, "first_token", 0.0, T) == MIN_HEDGE
+    assert plan.delay(a, FIRST_TOKEN, T) == pytest.approx(LATE_FACTOR * 0.7)
+    assert plan.delay(b, FIRST_TOKEN, T) == LATE_FACTOR * 1.0
+    a.forecast.latency("first_token").forget()
+    a.forecast.latency("first_token").observe(0.001, T)
+    assert plan.delay(a, FIRST_TOKEN, T) == MIN_LATE
 
 
 def test_one_that_stalls_is_late_just_past_what_it_takes_where_it_does_not() -> None:
     a, b = stalling("a"), stalling("b", seed=2)
     plan = planned([a, b])
     for each in (a, b):
-        assert 0.6 < plan.delay(each, "first_token", 0.0, T) < 2.0
-        assert plan.delay(each, "answer", 0.0, T) == LATE * 10.0  # of which nothing is known
+        assert 0.6 < plan.delay(each, FIRST_TOKEN, T) < 2.0
+        assert plan.delay(each, ANSWER, T) == LATE_FACTOR * 10.0  # of which nothing is known
 
 
 def test_where_nobody_could_be_asked_when_it_was_reckoned_it_is_late_as_without_a_plan() -> None:
     a, b, c = stalling("a"), stalling("b", seed=2), stalling("c", seed=3)
     trip(b)
     c.simulated = True
-    late = LATE * a.latency("first_token").expected(0.0, T)
+    late = LATE_FACTOR * a.forecast.latency("first_token").expected(0.0, T)
     for plan in (planned([a]), planned([a, b, c]), planned([a], [b], [c])):
-        assert plan.delay(a, "first_token", 0.0, T) == late
+        assert plan.delay(a, FIRST_TOKEN, T) == late
 
 
 def test_a_less_welcome_tier_is_asked_only_where_it_is_much_quicker_and_not_before_most_are_over() -> None:
     a, quick, slow = stalling("a", median=2.0, stalls=0.08), endpoint("quick", 0.05), endpoint("slow", 3.0)
-    usual = a.latency("first_token").quantile(LATE_SHARE)
+    usual = a.forecast.latency("first_token").quantile(LATE_SHARE)
     assert usual is not None
-    assert planned([a, quick]).delay(a, "first_token", 0.0, T) < 1.0
-    assert usual <= planned([a], [quick]).delay(a, "first_token", 0.0, T) < 4.0
-    least = planned([a, endpoint("b", 2.5)], [slow]).delay(a, "first_token", 0.0, T)
-    assert least == planned([a, endpoint("b", 2.5)]).delay(a, "first_token", 0.0, T)
+    assert planned([a, quick]).delay(a, FIRST_TOKEN, T) < 1.0
+    assert usual <= planned([a], [quick]).delay(a, FIRST_TOKEN, T) < 4.0
+    least = planned([a, endpoint("b", 2.5)], [slow]).delay(a, FIRST_TOKEN, T)
+    assert least == planned([a, endpoint("b", 2.5)]).delay(a, FIRST_TOKEN, T)
 
 
 def test_the_longer_the_prompt_the_later() -> None:
@@ -77,12 +79,12 @@ def test_the_longer_the_prompt_the_later() -> None:
     for i in range(400):
         size = rng.choice((100.0, 5000.0))
         wait = 15.0 if rng.random() < STALLS else 0.4 * exp(rng.gauss(0.0, 0.2))
-        a.latency("first_token").observe(wait + 1e-3 * size, T + 0.01 * i, size)
+        a.forecast.latency("first_token").observe(wait + 1e-3 * size, T + 0.01 * i, size)
     now, plan = T + 4.0, HedgePlan()
     plan.renew([[a, b]], Budget(), now)
-    short, long = (plan.delay(a, "first_token", size, now) for size in (100.0, 5000.0))
+    short, long = (plan.delay(a, Demand("first_token", size), now) for size in (100.0, 5000.0))
     assert long - short == pytest.approx(4.9, rel=0.3)
-    assert plan.delay(a, "first_token", 0.0, now) >= MIN_HEDGE
+    assert plan.delay(a, FIRST_TOKEN, now) >= MIN_LATE
 
 
 def test_the_price_is_what_the_budgets_pressure_makes_it_and_a_spent_budget_makes_nobody_late_for_ever() -> None:
@@ -92,37 +94,39 @@ def test_the_price_is_what_the_budgets_pressure_makes_it_and_a_spent_budget_make
     budget.withdraw(T)
     spent = planned([a, b], budget=budget)
     assert spent.price == price(budget.pressure(T)) > unspent.price
-    assert spent.delay(a, "first_token", 0.0, T) >= unspent.delay(a, "first_token", 0.0, T)
+    assert spent.delay(a, FIRST_TOKEN, T) >= unspent.delay(a, FIRST_TOKEN, T)
     while budget.withdraw(T):
         pass
-    assert spent.delay(a, "first_token", 0.0, T) <= planned([a, b], budget=budget).delay(a, "first_token", 0.0, T) < inf
+    assert spent.delay(a, FIRST_TOKEN, T) <= planned([a, b], budget=budget).delay(a, FIRST_TOKEN, T) < inf
 
 
-@pytest.mark.parametrize("many", [MOST, MOST + 1, 3 * MOST])
+@pytest.mark.parametrize("many", [MAX_ENDPOINTS, MAX_ENDPOINTS + 1, 3 * MAX_ENDPOINTS])
 def test_where_there_are_very_many_each_has_its_turn(many: int) -> None:
     few = [endpoint(str(i), 0.5) for i in range(many)]
-    for wait in WAITS:
+    for wait in KINDS:
         for each in few:
             learn(each, *[0.5] * 20, wait=wait)
-    plan = planned(few, times=-(-many // MOST))
-    unplanned = [e for e in few for wait in WAITS if plan.delay(e, wait, 0.0, T) == HedgePlan().delay(e, wait, 0.0, T)]
+    plan = planned(few, times=-(-many // MAX_ENDPOINTS))
+    unplanned = [
+        e for e in few for kind in KINDS if plan.delay(e, Demand(kind), T) == HedgePlan().delay(e, Demand(kind), T)
+    ]
     assert not unplanned
 
 
 def test_what_was_forgotten_is_no_longer_planned_with() -> None:
     a, b = stalling("a"), stalling("b", seed=2)
     plan = planned([a, b])
-    a.latency("first_token").forget()
-    a.latency("first_token").observe(4.0, T)
+    a.forecast.latency("first_token").forget()
+    a.forecast.latency("first_token").observe(4.0, T)
     plan.renew([[a, b]], Budget(), T)
-    assert plan.delay(a, "first_token", 0.0, T) == pytest.approx(LATE * 4.0)
+    assert plan.delay(a, FIRST_TOKEN, T) == pytest.approx(LATE_FACTOR * 4.0)
 
 
 def test_to_plan_changes_nothing_but_the_plan() -> None:
     a, b, budget = stalling("a"), stalling("b", seed=2), Budget()
     plan = planned([a, b], budget=budget)
-    before = [plan.delay(each, "first_token", 0.0, T) for each in (a, b)], [e.cost("first_token", T) for e in (a, b)]
+    before = [plan.delay(each, FIRST_TOKEN, T) for each in (a, b)], [e.forecast.cost(FIRST_TOKEN, T) for e in (a, b)]
     plan.renew([[a, b]], budget, T)
-    after = [plan.delay(each, "first_token", 0.0, T) for each in (a, b)], [e.cost("first_token", T) for e in (a, b)]
+    after = [plan.delay(each, FIRST_TOKEN, T) for each in (a, b)], [e.forecast.cost(FIRST_TOKEN, T) for e in (a, b)]
     assert before == after
     assert budget.pressure(T) == 0.0

@@ -9,12 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.choice.pick import EXPLORE, NEAR, least_bad, pick
+from router.core.choice.pick import EXPLORE, NEAR, pick, recovers_first
+from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.breaker import RAMP
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
 from router.core.verdict import Outcome, Verdict
-from tests.core.helpers import Exploring, Steady, T, busy, endpoint, full, learn, properties, recover, trip
+from tests.core.helpers import (
+    ANSWER,
+    EMBEDDING,
+    Exploring,
+    Steady,
+    T,
+    busy,
+    endpoint,
+    full,
+    learn,
+    properties,
+    recover,
+    trip,
+)
 
 PICKS = 20_000
 
@@ -30,7 +44,7 @@ def in_state(state: str, name: str, seconds: float) -> Endpoint:
     elif state == "tripped":
         trip(made)
     elif state == "down":
-        made.probed(False, T)
+        made.availability.probed(False, T)
     elif state == "full":
         full(made)
     elif state == "failing":
@@ -45,7 +59,7 @@ groups = st.lists(st.tuples(st.sampled_from(STATES), st.floats(0.1, 10.0)), max_
 
 def shares(endpoints: list[Endpoint], picks: int = PICKS) -> dict[str, float]:
     rng = Random(7)
-    counted = Counter(chosen.name for _ in range(picks) if (chosen := pick(endpoints, "first_token", T, rng)))
+    counted = Counter(chosen.name for _ in range(picks) if (chosen := pick(endpoints, FIRST_TOKEN, T, rng)))
     return {name: count / picks for name, count in counted.items()}
 
 
@@ -54,10 +68,10 @@ def shares(endpoints: list[Endpoint], picks: int = PICKS) -> dict[str, float]:
 def test_what_is_picked_is_available_and_something_is_picked_where_anything_is(
     endpoints: list[Endpoint], seed: int
 ) -> None:
-    available = [e for e in endpoints if e.available(T)]
+    available = [e for e in endpoints if e.availability.allows(T)]
     rng = Random(seed)
     for _ in range(20):
-        chosen = pick(endpoints, "first_token", T, rng)
+        chosen = pick(endpoints, FIRST_TOKEN, T, rng)
         assert chosen in available if available else chosen is None
 
 
@@ -66,13 +80,13 @@ def test_what_is_picked_is_available_and_something_is_picked_where_anything_is(
 def test_nearly_always_it_is_a_newcomer_or_about_as_cheap_as_the_cheapest_of_those_not_on_trial(
     endpoints: list[Endpoint],
 ) -> None:
-    available = [e for e in endpoints if e.available(T)]
+    available = [e for e in endpoints if e.availability.allows(T)]
     settled = [e for e in available if "on trial" not in e.name] or available
-    chosen = pick(endpoints, "first_token", T, Steady())
+    chosen = pick(endpoints, FIRST_TOKEN, T, Steady())
     if chosen is not None and len(available) > 1:
         assert chosen in settled
-        cheapest = min(e.cost("first_token", T) for e in settled)
-        assert chosen.untried("first_token") or chosen.cost("first_token", T) <= NEAR * cheapest
+        cheapest = min(e.forecast.cost(FIRST_TOKEN, T) for e in settled)
+        assert chosen.forecast.unmeasured("first_token") or chosen.forecast.cost(FIRST_TOKEN, T) <= NEAR * cheapest
 
 
 def test_of_two_clearly_different_ones_the_cheaper_gets_all_but_the_exploration() -> None:
@@ -98,26 +112,26 @@ def test_of_near_ties_the_one_with_the_least_of_ours_is_asked_by_its_weight() ->
     small, large = endpoint("small"), endpoint("large", weight=4.0)
     for each in (small, large):
         each.begin(T).first_token(T + 1.0)  # they stream, which hardly makes anybody wait
-    assert pick([small, large], "first_token", T + 1.0, Steady()) is large
+    assert pick([small, large], FIRST_TOKEN, T + 1.0, Steady()) is large
     large.begin(T).first_token(T + 1.0)
     large.begin(T).first_token(T + 1.0)
-    assert pick([small, large], "first_token", T + 1.0, Steady()) is large
+    assert pick([small, large], FIRST_TOKEN, T + 1.0, Steady()) is large
     for _ in range(2):
         large.begin(T).first_token(T + 1.0)
-    assert pick([small, large], "first_token", T + 1.0, Steady()) is small
+    assert pick([small, large], FIRST_TOKEN, T + 1.0, Steady()) is small
 
 
 def test_exploration_goes_to_the_one_that_was_measured_longest_ago() -> None:
     old, older, newest = endpoint("old"), endpoint("older"), endpoint("newest")
     for each, when in ((older, T + 1.0), (old, T + 2.0), (newest, T + 3.0)):
         learn(each, 1.0, now=when)
-    assert pick([newest, old, older], "first_token", T + 4.0, Exploring()) is older
+    assert pick([newest, old, older], FIRST_TOKEN, T + 4.0, Exploring()) is older
 
 
 def test_load_moves_calls_to_an_equal_one() -> None:
     loaded, idle = endpoint("loaded"), endpoint("idle")
     loaded.begin(T)
-    assert pick([loaded, idle], "first_token", T, Steady()) is idle
+    assert pick([loaded, idle], FIRST_TOKEN, T, Steady()) is idle
 
 
 def test_a_newcomer_gets_one_trial_at_once_and_no_second_before_the_first_has_ended() -> None:
@@ -142,7 +156,7 @@ def test_one_that_is_known_for_something_else_gets_its_trial_however_many_wait_f
     known, other = endpoint("known", 1.0), endpoint("other", 1.0, wait="answer")
     for each in (known, other):
         for _ in range(5):
-            each.begin(T, "answer")  # and there is never a moment without
+            each.begin(T, ANSWER)  # and there is never a moment without
     assert shares([known, other])["other"] == pytest.approx(0.5, abs=0.02)
     trial = other.begin(T)
     assert "other" not in shares([known, other])
@@ -153,73 +167,73 @@ def test_one_that_is_known_for_something_else_gets_its_trial_however_many_wait_f
 def test_newcomers_alone_get_one_call_each_before_any_gets_a_second() -> None:
     newcomers = [endpoint(name, None) for name in "abcd"]
     for _ in newcomers:
-        chosen = pick(newcomers, "first_token", T, Steady())
+        chosen = pick(newcomers, FIRST_TOKEN, T, Steady())
         assert chosen is not None
         chosen.begin(T)
-    assert [e.in_flight for e in newcomers] == [1, 1, 1, 1]
-    assert pick(newcomers, "first_token", T, Steady()) is not None  # and then they share the flood
+    assert [e.availability.in_flight for e in newcomers] == [1, 1, 1, 1]
+    assert pick(newcomers, FIRST_TOKEN, T, Steady()) is not None  # and then they share the flood
 
 
 def test_each_kind_of_wait_has_costs_of_its_own() -> None:
     talker, embedder = endpoint("talker", 0.1), endpoint("embedder", 5.0)
     for of, seconds in ((talker, 5.0), (embedder, 0.1)):
         for _ in range(20):
-            of.latency("embedding").observe(seconds, T)
-    assert pick([talker, embedder], "first_token", T, Steady()) is talker
-    assert pick([talker, embedder], "embedding", T, Steady()) is embedder
+            of.forecast.latency("embedding").observe(seconds, T)
+    assert pick([talker, embedder], FIRST_TOKEN, T, Steady()) is talker
+    assert pick([talker, embedder], EMBEDDING, T, Steady()) is embedder
 
 
 @properties
 @given(endpoints=groups)
-def test_the_least_bad_is_never_full_and_is_one_wherever_any_is_not(endpoints: list[Endpoint]) -> None:
-    chosen = least_bad(endpoints, T)
-    allowed = [e for e in endpoints if not e.full and e.cooldown.quiet_until <= T]
+def test_the_recovers_first_is_never_full_and_is_one_wherever_any_is_not(endpoints: list[Endpoint]) -> None:
+    chosen = recovers_first(endpoints, T)
+    allowed = [e for e in endpoints if not e.availability.full and e.availability.cooldown.quiet_until <= T]
     assert chosen in allowed if allowed else chosen is None
     if chosen is not None:
-        assert chosen.recovers_at(T) == min(e.recovers_at(T) for e in allowed)
+        assert chosen.availability.recovers_at(T) == min(e.availability.recovers_at(T) for e in allowed)
 
 
-def test_the_least_bad_is_the_one_that_recovers_soonest() -> None:
+def test_the_recovers_first_is_the_one_that_recovers_soonest() -> None:
     down, later, soon = endpoint("down"), endpoint("later"), endpoint("soon")
-    down.probed(False, T)
+    down.availability.probed(False, T)
     trip(later, T)
     trip(soon, T - 1.0)
-    assert least_bad([down, later, soon], T) is soon
+    assert recovers_first([down, later, soon], T) is soon
 
 
 def test_a_server_that_named_a_time_is_left_alone_even_as_the_last_one() -> None:
     only = endpoint()
     busy(only, 30.0)
-    assert least_bad([only], T) is None
-    assert least_bad([only], T + 30.0) is only
+    assert recovers_first([only], T) is None
+    assert recovers_first([only], T + 30.0) is only
     unsaid = endpoint()
     unsaid.begin(T).end(Outcome(Verdict.BUSY), T)
-    assert least_bad([unsaid], T) is unsaid
+    assert recovers_first([unsaid], T) is unsaid
 
 
 def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing_to_the_others() -> None:
     rng = Random(1)
     heavy, light, slow = endpoint("heavy", 1.0), endpoint("light", 1.05), endpoint("slow", 2.0)
-    heavy.weight, slow.weight = 3.0, 100.0
-    drawn = Counter(e.name for e in (pick([heavy, light, slow], "first_token", T, rng) for _ in range(4000)) if e)
+    heavy.forecast.weight, slow.forecast.weight = 3.0, 100.0
+    drawn = Counter(e.name for e in (pick([heavy, light, slow], FIRST_TOKEN, T, rng) for _ in range(4000)) if e)
     assert drawn["heavy"] / drawn["light"] == pytest.approx(3.0, rel=0.15)
     assert drawn["slow"] < 4000 * EXPLORE * 2
 
 
 def test_an_endpoint_whose_connections_are_all_in_use_is_not_asked_for_its_calls_wait_in_line() -> None:
     crowded, other = endpoint("crowded", 0.1), endpoint("other", 5.0)
-    crowded.slots.allow(None, connections=1)
+    crowded.availability.slots.configure(None, connections=1)
     crowded.begin(T)
-    assert pick([crowded, other], "first_token", T, Random(1)) is other
-    assert least_bad([crowded], T) is None
-    assert crowded.lacks_a_slot(T)
+    assert pick([crowded, other], FIRST_TOKEN, T, Random(1)) is other
+    assert recovers_first([crowded], T) is None
+    assert crowded.availability.lacks_only_a_slot(T)
 
 
 def test_the_last_endpoint_is_never_ejected() -> None:
     only = endpoint(seconds=None)
-    only.probed(False, T)
+    only.availability.probed(False, T)
     trip(only)
-    assert least_bad([only], T) is only
+    assert recovers_first([only], T) is only
 
 
 # Those whose servers have too much to do.
@@ -227,7 +241,7 @@ def test_the_last_endpoint_is_never_ejected() -> None:
 
 def hot(name: str, seconds: float) -> Endpoint:
     made = endpoint(name, seconds)
-    made.says(ServerLoad(running=8.0, waiting=2.0), T, T + 5.0)
+    made.forecast.report(ServerLoad(running=8.0, waiting=2.0), T, T + 5.0)
     return made
 
 
@@ -249,5 +263,5 @@ def test_a_cold_one_that_may_not_be_asked_is_no_reason_to_leave_a_hot_one_alone(
 
 def test_a_server_that_says_no_more_is_hot_no_more() -> None:
     was_hot, other = hot("quick", 0.1), endpoint("slow", 5.0)
-    assert pick([was_hot, other], "first_token", T + 4.9, Steady()) is other
-    assert pick([was_hot, other], "first_token", T + 5.0, Steady()) is was_hot
+    assert pick([was_hot, other], FIRST_TOKEN, T + 4.9, Steady()) is other
+    assert pick([was_hot, other], FIRST_TOKEN, T + 5.0, Steady()) is was_hot

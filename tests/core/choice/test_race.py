@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from random import Random
 
@@ -15,8 +15,10 @@ from router.core.choice.candidates import HOLD, PAUSE, RECHECK
 from router.core.choice.hedge_plan import HedgePlan
 from router.core.choice.hedge_window import MIN_HEDGES, HedgeWindow
 from router.core.choice.race import MAX_ATTEMPTS, Race
+from router.core.choice.route import Route, Tier
+from router.core.demand import FIRST_TOKEN, KINDS, Demand, DemandKind
 from router.core.endpoint.breaker import FIRST_WAIT, State
-from router.core.endpoint.endpoint import Attempt, Endpoint, Wait
+from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.endpoint.latency import SETTLE_TIME
 from router.core.endpoint.server_load import ServerLoad
 from router.core.endpoint.waiting_queue import QueueLimit
@@ -26,30 +28,33 @@ from tests.core.helpers import Rules, Steady, T, busy, endpoint, full, learn, tr
 AGAIN = PAUSE * 1.5  # with chance that holds still
 
 
-@dataclass
-class Way:
+def way(
+    tiers: Sequence[Sequence[Endpoint]],
+    policies: Mapping[Endpoint, Rules],
+    patience: float = 0.0,
+    hedges: Budget | None = None,
+    retries: Budget | None = None,
+    queue: QueueLimit | None = None,
+    plan: HedgePlan | None = None,
+) -> Route:
     """A route by hand."""
-
-    tiers: Sequence[Sequence[Endpoint]]
-    policies: Mapping[Endpoint, Rules]
-    patience: float = 0.0
-    hedges: Budget = field(default_factory=Budget)
-    retries: Budget = field(default_factory=Budget)
-    queue: QueueLimit = field(default_factory=QueueLimit)
-    plan: HedgePlan = field(default_factory=HedgePlan)
-    window: HedgeWindow = field(default_factory=HedgeWindow)
-
-    @property
-    def numbers(self) -> Sequence[int]:
-        return range(1, len(self.tiers) + 1)
-
-    @property
-    def deadline(self) -> float:
-        return max(rules.deadline for rules in self.policies.values())
-
-    @property
-    def shortest_deadline(self) -> float:
-        return min(rules.deadline for rules in self.policies.values())
+    deadlines = [rules.deadline for rules in policies.values()]
+    return Route(
+        model="chat",
+        tiers=tuple(Tier(number, tuple(tier)) for number, tier in enumerate(tiers, 1)),
+        policies=policies,
+        hedges=hedges or Budget(),
+        retries=retries or Budget(),
+        deadline=max(deadlines),
+        shortest_deadline=min(deadlines),
+        patience=patience,
+        resume="off",
+        affinity="off",
+        affinity_margin=0.0,
+        queue=queue or QueueLimit(),
+        plan=plan or HedgePlan(),
+        window=HedgeWindow(),
+    )
 
 
 class Call:
@@ -60,14 +65,16 @@ class Call:
         *tiers: Sequence[Endpoint],
         rules: Rules | None = None,
         own: Mapping[Endpoint, Rules] | None = None,
-        wait: Wait = "first_token",
+        wait: DemandKind = "first_token",
         hedges: Budget | None = None,
         retries: Budget | None = None,
+        plan: HedgePlan | None = None,
+        affinity: Affinity | None = None,
     ) -> None:
         rules = rules or Rules()
         policies = {e: (own or {}).get(e, rules) for tier in tiers for e in tier}
-        self.way = Way(tiers, policies, rules.patience, hedges or Budget(), retries or Budget())
-        self.race = Race(self.way, wait, T, Steady())
+        self.way = way(tiers, policies, rules.patience, hedges, retries, plan=plan)
+        self.race = Race(self.way, Demand(wait), T, Steady(), affinity=affinity)
         self.attempts: dict[str, Attempt] = {}  # the last one at each
 
     def at(self, seconds: float) -> list[str]:
@@ -227,8 +234,8 @@ def test_under_auto_no_rival_is_one_that_is_no_better_off_itself() -> None:
     assert late(waiting) == []  # it keeps somebody waiting for as long as the late one does
     learn(slower, *[2.0] * 3)
     assert late(slower) == []  # it has just become slower, and nobody knows how slow
-    assert slower.latency("first_token").settled(T + SETTLE_TIME)
-    hot.says(ServerLoad(waiting=2.0), T, T + 5.0)
+    assert slower.forecast.latency("first_token").settled(T + SETTLE_TIME)
+    hot.forecast.report(ServerLoad(waiting=2.0), T, T + 5.0)
     assert late(hot) == []
     busy(busy_one, 5.0)
     assert late(busy_one) == []
@@ -272,14 +279,13 @@ def test_a_conversation_that_stays_with_its_cache_gets_a_rival_only_when_it_is_l
     own, quicker, plan = endpoint("own", 0.4), endpoint("quicker", 0.1), HedgePlan()
     plan.renew([[own, quicker]], Budget(), T)
     for conversation in range(100):  # until one's lot falls on it
-        call = Call([own, quicker], rules=Rules(hedge="auto"))
-        call.way.plan = plan
-        call.race.stick(Affinity(b"%d" % conversation, margin=0.5))
+        affinity = Affinity(b"%d" % conversation, margin=0.5)
+        call = Call([own, quicker], rules=Rules(hedge="auto"), plan=plan, affinity=affinity)
         if call.at(0.0) == ["first own"]:
             break
         call.race.abandon(T)
-    unusual = own.unusual("first_token", 0.0, T)
-    assert plan.delay(own, "first_token", 0.0, T) < unusual  # what anybody else would get
+    unusual = own.forecast.late_after(FIRST_TOKEN, T)
+    assert plan.delay(own, FIRST_TOKEN, T) < unusual  # what anybody else would get
     assert call.wakes == pytest.approx(unusual)
 
 
@@ -288,7 +294,9 @@ def test_a_breakers_trial_is_hedged_early_under_auto() -> None:
     trip(a, T - FIRST_WAIT)
     call = Call([a], [endpoint("b")], rules=Rules(hedge="auto"))
     assert call.at(0.0) == ["first a"]
-    assert call.wakes == pytest.approx(a.usual("first_token", 0.0, T))  # when it takes longer than it does as a rule
+    assert call.wakes == pytest.approx(
+        a.forecast.typical(FIRST_TOKEN, T)
+    )  # when it takes longer than it does as a rule
     assert call.at(1.01) == ["hedge b"]
     assert call.way.hedges.level(T + 1.01) == pytest.approx(RESERVE)  # it is our experiment
 
@@ -369,7 +377,7 @@ def test_who_cannot_pay_for_an_unsound_endpoint_still_gets_a_sound_one() -> None
     a, b, c = three()
     trip(b, T - FIRST_WAIT)  # half-open: cheaper than c, and unsound
     for _ in range(2):
-        b.latency("first_token").forget()
+        b.forecast.latency("first_token").forget()
     call = Call([a], [b], [c], retries=broke())
     call.at(0.0)
     assert call.fails("a", 0.5) == ["retry c"]
@@ -506,8 +514,7 @@ def test_a_rescue_has_no_patience_with_the_one_that_broke() -> None:
     call.at(0.0)
     call.race.commit(call.attempts["a"], T + 0.5)
     call.attempts["a"].end(Outcome(Verdict.FAULT), T + 1.0)
-    before, call.race = call.race, Race(call.way, "first_token", T + 1.0, Steady())
-    call.race.rescue(before, T + 1.0)
+    call.race = Race(call.way, FIRST_TOKEN, T + 1.0, Steady(), history=call.race.history)
     assert call.at(1.0) == ["rescue b"]
 
 
@@ -515,7 +522,7 @@ def test_patience_sends_no_second_attempt_to_an_endpoint_on_trial() -> None:
     a, b, _ = three()
     trip(a, T - FIRST_WAIT)
     assert a.begin(T).trial
-    assert a.breaker.state(T) is State.HALF_OPEN
+    assert a.availability.breaker.state(T) is State.HALF_OPEN
     assert Call([a], [b], rules=Rules(patience=1.5)).at(0.0) == ["first b"]
 
 
@@ -639,14 +646,14 @@ def test_the_first_token_wins_and_the_losers_are_returned_all_ended() -> None:
     a, b, _ = three()
     call = Call([a, b], rules=Rules(hedge=2.0))
     call.at(0.0), call.at(2.0)
-    before = a.latency("first_token").mean(T + 2.5)
+    before = a.forecast.latency("first_token").mean(T + 2.5)
     assert call.token("b", 2.5) == ["a"]
     loser, winner = call.attempts["a"], call.attempts["b"]
     assert call.race.winner is winner
     assert (loser.verdict, loser.ended) == (Verdict.ABANDONED, T + 2.5)
     assert (winner.ended, winner.first_token_at) == (None, T + 2.5)
-    assert a.latency("first_token").mean(T + 2.5) > before  # at least what it had waited
-    assert (a.in_flight, b.in_flight) == (0, 1)
+    assert a.forecast.latency("first_token").mean(T + 2.5) > before  # at least what it had waited
+    assert (a.availability.in_flight, b.availability.in_flight) == (0, 1)
     assert not call.lost
 
 
@@ -675,7 +682,7 @@ def test_when_the_call_is_over_all_that_run_are_ended_and_returned() -> None:
     call = Call([a, b], rules=Rules(hedge=2.0))
     call.at(0.0), call.at(2.0)
     assert [loser.endpoint.name for loser in call.race.abandon(T + 3.0)] == ["a", "b"]
-    assert (a.in_flight, b.in_flight) == (0, 0)
+    assert (a.availability.in_flight, b.availability.in_flight) == (0, 0)
     assert call.race.abandon(T + 4.0) == []
 
 
@@ -729,13 +736,13 @@ class AnyCall:
         policies = {e: replace(rules, deadline=some_rules(rng).deadline) for e in self.endpoints}
         reserves = [Budget(rng.choice([0.0, 1.0, RESERVE])) for _ in range(2)]
         queue = QueueLimit(rng.choice([0, 5]), rng.choice([0.5, 10.0]))
-        self.way = Way(
+        self.way = way(
             [t for t in tiers if t], policies, rng.choice([0.0, 0.0, 1.0, 5.0]), reserves[0], reserves[1], queue
         )
         self.others: list[Attempt] = []  # of other calls, all the time under way
         for _ in range(rng.randint(0, 10)):
             self.something_else()
-        self.race = Race(self.way, rng.choice(["first_token", "answer", "embedding"]), T, rng)
+        self.race = Race(self.way, Demand(rng.choice(KINDS)), T, rng)
         self.attempts: list[Attempt] = []
         self.ends: dict[Attempt, tuple[float, Verdict]] = {}
         self.leaves_at = T + rng.expovariate(1 / 30)
@@ -744,14 +751,14 @@ class AnyCall:
         """Another call begins or ends somewhere, well or badly, or a probe is answered."""
         e = self.rng.choice(self.endpoints)
         what = self.rng.randrange(4)
-        if what == 0 and e.available(self.now):
+        if what == 0 and e.availability.allows(self.now):
             self.others.append(e.begin(self.now))
         elif what == 1 and self.others:
             other = self.others.pop(self.rng.randrange(len(self.others)))
             other.end(Outcome(self.rng.choice(list(Verdict)), retry_after=self.rng.choice([None, 0.5, 5.0])), self.now)
         elif what == 2:
-            e.probed(self.rng.random() < 0.5, self.now)
-        elif not e.full:
+            e.availability.probed(self.rng.random() < 0.5, self.now)
+        elif not e.availability.full:
             trip(e, self.now)
 
     def run(self) -> None:
@@ -833,7 +840,7 @@ class AnyCall:
         if not self.race.longer(attempt, self.now):
             return False
         refusing = attempt.endpoint
-        (alike,) = (tier for tier in self.way.tiers if refusing in tier)
+        alike = self.way.tier_of(refusing).endpoints
         if any(e.context for e in self.endpoints):
             larger = [e for e in self.endpoints if e.context > refusing.context]
         else:
@@ -849,7 +856,10 @@ class AnyCall:
         assert race.attempts == len(self.attempts) <= MAX_ATTEMPTS
         tried = [attempt.endpoint for attempt in self.attempts]
         assert all(tried.count(e) <= 2 for e in tried)
-        assert all(e.slots.limit is None or e.slots.used <= e.slots.limit for e in self.endpoints)
+        assert all(
+            e.availability.slots.configured is None or e.availability.slots.used <= e.availability.slots.configured
+            for e in self.endpoints
+        )
         for budget in (self.way.hedges, self.way.retries):
             assert budget.level(self.now) >= -1e-9
 
@@ -861,7 +871,7 @@ class AnyCall:
                 in_time = self.now < T + self.way.policies[e].deadline
                 wanted = self.way.policies[e].retry_budget > 0.0
                 asked = e in tried or (self.longer is not None and e not in self.longer)
-                assert asked or not e.sound(self.now) or not in_time or not wanted
+                assert asked or not e.availability.sound(self.now) or not in_time or not wanted
 
     def end(self) -> None:
         self.race.abandon(self.now)
@@ -870,7 +880,7 @@ class AnyCall:
         for other in self.others:
             other.end(Outcome(Verdict.ABANDONED), self.now)
         for e in self.endpoints:
-            assert (e.in_flight, len(e.waiting), e.slots.used) == (0, 0, 0)
+            assert (e.availability.in_flight, len(e.forecast.pending), e.availability.slots.used) == (0, 0, 0)
         served = [attempt for attempt in self.attempts if attempt is self.race.winner]
         assert len(served) <= 1
 

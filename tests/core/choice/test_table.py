@@ -31,7 +31,7 @@ def named(of: Table, name: str, model: str = "chat") -> Endpoint:
 
 
 def names(of: Table, model: str = "chat") -> list[list[str]]:
-    return [[e.name for e in tier] for tier in of.routes[model].tiers]
+    return [[e.name for e in tier.endpoints] for tier in of.routes[model].tiers]
 
 
 # What we were told.
@@ -75,8 +75,8 @@ def test_policies_are_each_endpoints_own_and_the_route_has_the_longest_of_them()
 def test_the_models_of_an_entry_share_its_slots_and_other_entries_have_their_own() -> None:
     made = table(entry("a", models="{chat: m, code: n}", concurrency=1), entry("b"))
     named(made, "a", "chat").begin(T)
-    assert named(made, "a", "code").full
-    assert not named(made, "b").full
+    assert named(made, "a", "code").availability.full
+    assert not named(made, "b").availability.full
 
 
 def test_weights_are_as_the_file_says() -> None:
@@ -145,14 +145,14 @@ def test_reweighting_changes_what_was_said_and_nothing_that_was_learned() -> Non
     subject = named(old, "a")
     trip(subject)
     running = subject.begin(T)
-    mean, retry_at = subject.latency("first_token").mean(T), subject.breaker.retry_at
+    mean, retry_at = subject.forecast.latency("first_token").mean(T), subject.availability.breaker.retry_at
     new = table(entry("a-heavy", host="a", weight=4, concurrency=7), entry("b", tier=2), old=old)
     subject = named(new, "a-heavy")
-    assert (subject.weight, subject.slots.limit) == (4.0, 7)
-    assert (subject.latency("first_token").mean(T), subject.breaker.retry_at) == (mean, retry_at)
-    assert (subject.in_flight, subject.slots.used) == (1, 1)
+    assert (subject.weight, subject.availability.slots.configured) == (4.0, 7)
+    assert (subject.forecast.latency("first_token").mean(T), subject.availability.breaker.retry_at) == (mean, retry_at)
+    assert (subject.availability.in_flight, subject.availability.slots.used) == (1, 1)
     running.end(Outcome(Verdict.SERVED), T)
-    assert (subject.in_flight, subject.slots.used) == (0, 0)
+    assert (subject.availability.in_flight, subject.availability.slots.used) == (0, 0)
     assert names(new) == [["a-heavy"], ["b"]]
 
 
@@ -175,9 +175,9 @@ def test_a_limit_that_is_lowered_below_what_runs_lets_that_end() -> None:
     running = [subject.begin(T) for _ in range(3)]
     table(entry("a", concurrency=1), old=old)
     for attempt in running:
-        assert subject.full
+        assert subject.availability.full
         attempt.end(Outcome(Verdict.SERVED), T)
-    assert not subject.full
+    assert not subject.availability.full
 
 
 def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() -> None:
@@ -189,14 +189,14 @@ def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() 
     running = [named(first, "a", "chat").begin(T), named(first, "a", "code").begin(T)]
     second = table(*split, old=first)
     chat, code = named(second, "a", "chat"), named(second, "b", "code")
-    assert (chat.slots.limit, code.slots.limit) == (1, 2)
+    assert (chat.availability.slots.configured, code.availability.slots.configured) == (1, 2)
     running.append(code.begin(T))
     third = table(*joined, old=second)
-    assert named(third, "a", "chat").slots is named(third, "a", "code").slots
+    assert named(third, "a", "chat").availability.slots is named(third, "a", "code").availability.slots
     for attempt in running:
         attempt.end(Outcome(Verdict.SERVED), T)
     for of in (first, second, third):
-        assert [(e.in_flight, e.slots.used) for e in of.endpoints] == [(0, 0)] * 2
+        assert [(e.availability.in_flight, e.availability.slots.used) for e in of.endpoints] == [(0, 0)] * 2
 
 
 def test_the_budgets_are_one_for_all_models_and_carried_over() -> None:
@@ -222,9 +222,9 @@ def test_those_in_line_stay_in_it_and_look_again_for_there_may_be_more_room() ->
     place.want([endpoint], T)
     new = table(entry("a", concurrency=2), rest="defaults: {queue: 7, queue_wait: 3s}", old=old)
     assert woken == [T]
-    assert not endpoint.full
+    assert not endpoint.availability.full
     assert new.routes["chat"].queue is queue
     assert (queue.waiting, queue.most, queue.longest) == (1, 7, 3.0)
     place.leave(T)
     running.end(Outcome(Verdict.SERVED), T)
-    assert (queue.waiting, endpoint.slots.used) == (0, 0)
+    assert (queue.waiting, endpoint.availability.slots.used) == (0, 0)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.endpoint.endpoint import STREAM_SHARE
+from router.core.demand import FIRST_TOKEN
+from router.core.endpoint.forecast import STREAM_SHARE
 from router.core.endpoint.latency import BATCH
 from router.core.endpoint.server_load import HOT_KV, ServerLoad
 from router.core.verdict import Outcome, Verdict
@@ -34,28 +35,28 @@ def test_one_with_a_queue_or_a_full_cache_is_hot(load: ServerLoad, hot: bool) ->
 
 def test_what_it_said_is_unknown_before_and_after_its_time() -> None:
     a = endpoint()
-    assert (a.server_load(T), a.hot(T)) == (None, False)
-    a.says(ServerLoad(2.0, 1.0, 0.1), T, T + 5.0)
-    assert (a.server_load(T + 4.9), a.hot(T + 4.9)) == (ServerLoad(2.0, 1.0, 0.1), True)
-    assert (a.server_load(T + 5.0), a.hot(T + 5.0)) == (None, False)
+    assert (a.forecast.server_load(T), a.forecast.hot(T)) == (None, False)
+    a.forecast.report(ServerLoad(2.0, 1.0, 0.1), T, T + 5.0)
+    assert (a.forecast.server_load(T + 4.9), a.forecast.hot(T + 4.9)) == (ServerLoad(2.0, 1.0, 0.1), True)
+    assert (a.forecast.server_load(T + 5.0), a.forecast.hot(T + 5.0)) == (None, False)
 
 
 def test_its_last_word_counts() -> None:
     a = endpoint()
-    a.says(ServerLoad(2.0, 1.0), T, T + 5.0)
-    a.says(ServerLoad(2.0, 0.0), T + 1.0, T + 6.0)
-    assert not a.hot(T + 1.0)
+    a.forecast.report(ServerLoad(2.0, 1.0), T, T + 5.0)
+    a.forecast.report(ServerLoad(2.0, 0.0), T + 1.0, T + 6.0)
+    assert not a.forecast.hot(T + 1.0)
 
 
 def test_requests_of_others_cost_what_streams_of_ours_would() -> None:
     ours, theirs = endpoint("ours"), endpoint("theirs")
-    alone = ours.cost("first_token", T)
+    alone = ours.forecast.cost(FIRST_TOKEN, T)
     for _ in range(6):
         ours.begin(T).first_token(T)
-    theirs.says(ServerLoad(running=6.0), T, T + 5.0)
-    assert theirs.cost("first_token", T) == pytest.approx(alone * (1.0 + STREAM_SHARE * 6 / BATCH))
-    theirs.says(ServerLoad(waiting=0.0), T, T + 5.0)
-    assert theirs.cost("first_token", T) == alone
+    theirs.forecast.report(ServerLoad(running=6.0), T, T + 5.0)
+    assert theirs.forecast.cost(FIRST_TOKEN, T) == pytest.approx(alone * (1.0 + STREAM_SHARE * 6 / BATCH))
+    theirs.forecast.report(ServerLoad(waiting=0.0), T, T + 5.0)
+    assert theirs.forecast.cost(FIRST_TOKEN, T) == alone
 
 
 def test_ours_are_not_counted_twice() -> None:
@@ -63,11 +64,11 @@ def test_ours_are_not_counted_twice() -> None:
     attempts = [a.begin(T) for _ in range(6)]
     for attempt in attempts:
         attempt.first_token(T)
-    before = a.cost("first_token", T)
-    a.says(ServerLoad(running=6.0), T, T + 5.0)
-    assert a.cost("first_token", T) == before
-    a.says(ServerLoad(running=4.0), T, T + 5.0)  # it has not seen two of them yet
-    assert a.cost("first_token", T) == before
+    before = a.forecast.cost(FIRST_TOKEN, T)
+    a.forecast.report(ServerLoad(running=6.0), T, T + 5.0)
+    assert a.forecast.cost(FIRST_TOKEN, T) == before
+    a.forecast.report(ServerLoad(running=4.0), T, T + 5.0)  # it has not seen two of them yet
+    assert a.forecast.cost(FIRST_TOKEN, T) == before
     for attempt in attempts:
         attempt.end(Outcome(Verdict.SERVED), T)
 
@@ -76,8 +77,8 @@ def test_ours_are_not_counted_twice() -> None:
 @given(load=loads)
 def test_it_never_makes_an_endpoint_unavailable_or_cheaper(load: ServerLoad) -> None:
     a = endpoint()
-    before = a.cost("first_token", T)
-    a.says(load, T, T + 5.0)
-    assert a.available(T)
-    assert a.cost("first_token", T) >= before
-    assert a.cost("first_token", T + 5.0) == pytest.approx(endpoint().cost("first_token", T + 5.0))
+    before = a.forecast.cost(FIRST_TOKEN, T)
+    a.forecast.report(load, T, T + 5.0)
+    assert a.availability.allows(T)
+    assert a.forecast.cost(FIRST_TOKEN, T) >= before
+    assert a.forecast.cost(FIRST_TOKEN, T + 5.0) == pytest.approx(endpoint().forecast.cost(FIRST_TOKEN, T + 5.0))

@@ -8,7 +8,7 @@ import pytest
 
 from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.endpoint.slots import Slots
-from router.core.endpoint.waiting_queue import SMOOTH, QueueEntry, QueueLimit, WaitingQueue, expected
+from router.core.endpoint.waiting_queue import SMOOTHING, QueueEntry, QueueLimit, WaitingQueue, expected_wait
 from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import T
 
@@ -27,8 +27,8 @@ class Caller:
         self.called += 1
 
     def takes(self, endpoint: Endpoint, now: float = T) -> None:
-        self.place.look()
-        assert not endpoint.full
+        self.place.claim()
+        assert not endpoint.availability.full
         self.attempt = endpoint.begin(now)
         self.place.leave(now)
 
@@ -45,9 +45,9 @@ def test_the_first_is_called_and_the_slot_is_kept_until_he_has_looked() -> None:
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
     running.end(Outcome(Verdict.SERVED), T)
     assert (first.called, second.called) == (1, 0)
-    assert endpoint.full
+    assert endpoint.availability.full
     first.takes(endpoint)
-    assert endpoint.full
+    assert endpoint.availability.full
     assert (queue.waiting, second.called) == (1, 0)
     assert first.attempt is not None
     first.attempt.end(Outcome(Verdict.FAULT), T)
@@ -61,12 +61,12 @@ def test_who_leaves_instead_hands_the_slot_on(looks: bool) -> None:
     first, second = Caller(queue, endpoint), Caller(queue, endpoint)
     running.end(Outcome(Verdict.SERVED), T)
     if looks:
-        first.place.look()
+        first.place.claim()
     first.place.leave(T)
-    assert (second.called, endpoint.slots.used) == (1, 1)
+    assert (second.called, endpoint.availability.slots.used) == (1, 1)
     second.place.leave(T)
     second.place.leave(T)
-    assert (endpoint.slots.used, endpoint.in_flight, queue.waiting) == (0, 0, 0)
+    assert (endpoint.availability.slots.used, endpoint.availability.in_flight, queue.waiting) == (0, 0, 0)
 
 
 def test_who_can_not_use_what_is_free_hands_it_on_and_goes_on_waiting_for_the_rest() -> None:
@@ -74,11 +74,11 @@ def test_who_can_not_use_what_is_free_hands_it_on_and_goes_on_waiting_for_the_re
     queue = QueueLimit()
     picky, second = Caller(queue, a, b), Caller(queue, a)
     at_a.end(Outcome(Verdict.SERVED), T)
-    picky.place.look()
+    picky.place.claim()
     picky.place.want([b], T)
     assert (picky.called, second.called) == (1, 1)
-    assert list(a.slots.line.places) == [second.place]
-    assert list(b.slots.line.places) == [picky.place]
+    assert list(a.availability.slots.queue.entries) == [second.place]
+    assert list(b.availability.slots.queue.entries) == [picky.place]
 
 
 def test_who_is_called_already_is_passed_over() -> None:
@@ -97,16 +97,16 @@ def test_models_that_share_slots_share_the_line() -> None:
     running.end(Outcome(Verdict.SERVED), T)
     assert caller.called == 1
     caller.takes(code)
-    assert (chat.in_flight, code.in_flight, chat.full) == (0, 1, True)
+    assert (chat.availability.in_flight, code.availability.in_flight, chat.availability.full) == (0, 1, True)
 
 
 def test_a_limit_that_grows_calls_as_many_as_it_has_grown_by() -> None:
     endpoint = Endpoint("a")
     running = [endpoint.begin(T) for _ in range(4)]
     endpoint.begin(T).end(Outcome(Verdict.BUSY), T)
-    endpoint.limit.most = 4.0
+    endpoint.availability.limit.most = 4.0
     callers = [Caller(QueueLimit(), endpoint) for _ in range(5)]
-    endpoint.limit.most = 6.0
+    endpoint.availability.limit.most = 6.0
     running[0].end(Outcome(Verdict.SERVED), T)
     assert [caller.called for caller in callers] == [1, 1, 1, 0, 0]
 
@@ -114,7 +114,7 @@ def test_a_limit_that_grows_calls_as_many_as_it_has_grown_by() -> None:
 def test_what_is_expected_is_the_pace_of_all_lines_together() -> None:
     (a, at_a), (b, at_b) = one(name="a"), one(name="b")
     queue = QueueLimit()
-    assert expected([a, b]) == 0.0
+    assert expected_wait([a, b]) == 0.0
     callers = [Caller(queue, a, b) for _ in range(9)]
     attempts: list[Attempt] = [at_a, at_b]
     for step, endpoint in enumerate((a, b, a, b, a, b)):
@@ -123,9 +123,9 @@ def test_what_is_expected_is_the_pace_of_all_lines_together() -> None:
         attempt = callers[step].attempt
         assert attempt is not None
         attempts.append(attempt)
-    assert (a.slots.line.pace, b.slots.line.pace) == (2.0, 2.0)
-    assert expected([a, b]) == 3.0  # three in line, and one is called a second
-    assert expected([a]) == 6.0
+    assert (a.availability.slots.queue.pace, b.availability.slots.queue.pace) == (2.0, 2.0)
+    assert expected_wait([a, b]) == 3.0  # three in line, and one is called a second
+    assert expected_wait([a]) == 6.0
 
 
 def test_a_pace_follows_what_happens_and_not_the_time_that_nobody_was_in_line() -> None:
@@ -138,7 +138,7 @@ def test_a_pace_follows_what_happens_and_not_the_time_that_nobody_was_in_line() 
             caller.takes(endpoint, at)
             assert caller.attempt is not None
             running = caller.attempt
-    assert endpoint.slots.line.pace == pytest.approx(3.0 + SMOOTH * 2.0)
+    assert endpoint.availability.slots.queue.pace == pytest.approx(3.0 + SMOOTHING * 2.0)
 
 
 def test_whatever_happens_nothing_stays_kept() -> None:
@@ -147,45 +147,45 @@ def test_whatever_happens_nothing_stays_kept() -> None:
         slots = [Slots(rng.choice([1, 2, None])) for _ in range(3)]
         endpoints = [Endpoint(str(i), slots=rng.choice(slots)) for i in range(5)]
         for endpoint in endpoints:
-            endpoint.limit.most = rng.choice([1.0, 2.0, 3.0])
+            endpoint.availability.limit.most = rng.choice([1.0, 2.0, 3.0])
         queue, callers, running = QueueLimit(), list[Caller](), list[Attempt]()
         for _ in range(200):
             what, endpoint = rng.randrange(5), rng.choice(endpoints)
-            if what == 0 and not endpoint.full:
+            if what == 0 and not endpoint.availability.full:
                 running.append(endpoint.begin(T))
             elif what == 1 and running:
                 running.pop(rng.randrange(len(running))).end(Outcome(rng.choice(list(Verdict))), T)
-            elif what == 2 and (full := [e for e in endpoints if e.full]):
+            elif what == 2 and (full := [e for e in endpoints if e.availability.full]):
                 callers.append(Caller(queue, *rng.sample(full, rng.randint(1, len(full)))))
             elif what == 3 and callers:
                 callers.pop(rng.randrange(len(callers))).place.leave(T)
             elif callers:
                 caller = rng.choice(callers)
-                caller.place.look()
-                free = [e for e in caller.endpoints if not e.full]
+                caller.place.claim()
+                free = [e for e in caller.endpoints if not e.availability.full]
                 if free and rng.random() < 0.8:
                     running.append(rng.choice(free).begin(T))
                     caller.place.leave(T)
                     callers.remove(caller)
                 else:
-                    caller.place.want([e for e in caller.endpoints if e.full], T)
+                    caller.place.want([e for e in caller.endpoints if e.availability.full], T)
             assert queue.waiting == len(callers)
-            assert all(s.limit is None or s.used <= s.limit for s in slots)
+            assert all(s.configured is None or s.used <= s.configured for s in slots)
             kept = sum(s.used for s in slots) - len(running)
-            assert kept == sum(e.in_flight for e in endpoints) - len(running) >= 0
+            assert kept == sum(e.availability.in_flight for e in endpoints) - len(running) >= 0
         for caller in callers:
             caller.place.leave(T)
         for attempt in running:
             attempt.end(Outcome(Verdict.ABANDONED), T)
         assert queue.waiting == 0
         assert [s.used for s in slots] == [0, 0, 0]
-        assert [e.in_flight for e in endpoints] == [0] * 5
-        assert not any(s.line.places for s in slots)
+        assert [e.availability.in_flight for e in endpoints] == [0] * 5
+        assert not any(s.queue.entries for s in slots)
 
 
 def test_all_are_woken_when_an_endpoint_becomes_another() -> None:
     endpoint, _ = one()
     callers = [Caller(QueueLimit(), endpoint) for _ in range(3)]
-    endpoint.slots.line.wake_all()
+    endpoint.availability.slots.queue.wake_all()
     assert [caller.called for caller in callers] == [1, 1, 1]
-    assert isinstance(endpoint.slots.line, WaitingQueue)
+    assert isinstance(endpoint.availability.slots.queue, WaitingQueue)

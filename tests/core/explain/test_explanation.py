@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from router.config import parse
 from router.core.choice.hedge_delay import MAX_PRICE
 from router.core.choice.race import Race
-from router.core.choice.table import Route, rebuild
+from router.core.choice.route import Route
+from router.core.choice.table import rebuild
+from router.core.demand import FIRST_TOKEN, Demand
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.latency import TROUBLE_FACTOR
 from router.core.endpoint.server_load import ServerLoad
-from router.core.explain.explanation import Explanation, asked, explain
+from router.core.explain.explanation import Explanation, explain, why_asked
 from router.core.explain.rows import in_words
 from router.core.verdict import Cause, Outcome, Verdict
 from tests.core.helpers import Steady, T, busy, full, learn, properties, recover, trip
@@ -32,7 +34,9 @@ def route(*names: str, second: Iterable[str] = (), limit: int | None = None, loa
     told = [{"name": name, "tier": 1} for name in names] + [{"name": name, "tier": 2} for name in second]
     more = {"models": ["chat"]} | ({"concurrency": limit} if limit else {})
     entries = [more | {"base_url": f"http://{each['name']}/v1"} | each for each in told]
-    return rebuild(parse(json.dumps({"defaults": policy, "endpoints": entries})), load=lambda: load).routes["chat"]
+    return rebuild(parse(json.dumps({"defaults": policy, "endpoints": entries})), utilization=lambda: load).routes[
+        "chat"
+    ]
 
 
 def named(of: Route, name: str) -> Endpoint:
@@ -89,11 +93,11 @@ def bring(endpoint: Endpoint, state: str, seconds: float) -> None:
         trip(endpoint, T - 10.0)
         endpoint.begin(T)
     elif state == "down":
-        endpoint.probed(False, T)
+        endpoint.availability.probed(False, T)
     elif state == "full":
         full(endpoint)
     elif state == "hot":
-        endpoint.says(ServerLoad(waiting=3.0), T, T + 5.0)
+        endpoint.forecast.report(ServerLoad(waiting=3.0), T, T + 5.0)
     elif state == "crowded":
         for _ in range(3):
             endpoint.begin(T)
@@ -121,7 +125,7 @@ def test_who_is_told_to_be_picked_is_picked_and_telling_changes_nothing(
     told = explain(of, "first_token", size, T)
     assert explain(of, "first_token", size, T) == told
     assert everything(of) == before
-    attempt = Race(of, "first_token", T, Steady(), size=size).next_attempt(T)
+    attempt = Race(of, Demand("first_token", size), T, Steady()).next_attempt(T)
     assert told.picked == (attempt.endpoint.name if attempt else None)
     assert len(told.candidates) == len(first) + len(second)
     assert told.picked in (None, told.candidates[0].endpoint)
@@ -147,9 +151,9 @@ def everything(of: Any, seen: frozenset[int] = frozenset()) -> Any:
 def test_a_cost_is_made_of_what_is_told(first: list[tuple[str, float]], size: float) -> None:
     of = a_fleet([row for row in first if row[0] != "on trial"], [("fine", 1.0)])
     for endpoint, told in zip(of.endpoints, sorted_as(of, explain(of, "first_token", size, T)), strict=True):
-        age = max((T - attempt.began for attempt in endpoint.waiting), default=0.0)
+        age = max((T - attempt.began for attempt in endpoint.forecast.pending), default=0.0)
         wait = told.expected + told.trouble * (max(TROUBLE_FACTOR * told.expected, age) - told.expected)
-        assert told.cost == round(endpoint.cost("first_token", T, size), 4)
+        assert told.cost == round(endpoint.forecast.cost(Demand("first_token", size), T), 4)
         assert wait * told.crowding == pytest.approx(told.cost, rel=0.02, abs=0.002)
 
 
@@ -164,22 +168,22 @@ def test_the_rival_and_its_delay_are_those_of_the_race() -> None:
         learn(named(of, "a"), *[0.5] * 9, 30.0)
     of.replan(T)
     told = explain(of, "first_token", 0.0, SOON)
-    race = Race(of, "first_token", SOON, Steady())
+    race = Race(of, FIRST_TOKEN, SOON, Steady())
     first = race.next_attempt(SOON)
     assert first is not None
     assert first.endpoint.name == told.picked
     assert told.hedge_after == pytest.approx(race.wake_at - SOON, abs=1e-4)
     rival = race.next_attempt(race.wake_at)
     assert rival is not None
-    assert rival.endpoint.name == told.rival
-    assert f"a rival ({told.rival}) would be asked after {in_words(told.hedge_after or inf)}" in told.why
+    assert rival.endpoint.name == told.hedge_target
+    assert f"it would be hedged with {told.hedge_target} after {in_words(told.hedge_after or inf)}" in told.why
 
 
 def test_without_a_size_it_is_the_usual_one() -> None:
     of = route("a", "b")
     assert explain(of, "first_token", None, T).size == 0.0
     for size in (100.0, 300.0) * 100:
-        named(of, "a").latency("first_token").observe(1.0, T, size)
+        named(of, "a").forecast.latency("first_token").observe(1.0, T, size)
     assert explain(of, "first_token", None, T).size == pytest.approx(200.0, abs=0.5)
 
 
@@ -188,8 +192,8 @@ def test_a_size_counts_where_it_costs() -> None:
     rng = Random(1)
     for _ in range(200):
         size = rng.uniform(0.0, 10_000.0)
-        named(of, "local").latency("first_token").observe(0.1 + size * 3e-4, T, size)
-        named(of, "hosted").latency("first_token").observe(rng.uniform(0.9, 1.1), T, size)
+        named(of, "local").forecast.latency("first_token").observe(0.1 + size * 3e-4, T, size)
+        named(of, "hosted").forecast.latency("first_token").observe(rng.uniform(0.9, 1.1), T, size)
     assert explain(of, "first_token", 100.0, T).picked == "local"
     told = explain(of, "first_token", 9_000.0, T)
     assert told.picked == "hosted"
@@ -200,8 +204,8 @@ def test_of_very_many_it_tells_the_first_and_how_many_are_left_out() -> None:
     of = route(*(f"e{i}" for i in range(40)))
     learn(named(of, "e17"), 0.5)
     told = explain(of, "first_token", 0.0, T, 10)
-    assert (len(told.candidates), told.left_out) == (10, 30)
-    assert "; 30 are not looked at here; " in told.why
+    assert (len(told.candidates), told.omitted) == (10, 30)
+    assert "; 30 more are not shown; " in told.why
     assert "not looked at" not in why(of)
     assert told.candidates[0].endpoint == told.picked
 
@@ -212,34 +216,36 @@ def test_of_very_many_it_tells_the_first_and_how_many_are_left_out() -> None:
 def test_the_lowest_is_told_with_what_the_others_cost() -> None:
     assert why(knowing("gpu", "zhipu", "slow", hedge=0.82, gpu=0.31, zhipu=0.54, slow=4.2)) == (
         "gpu: 0.31 s expected, the lowest; zhipu costs 0.54 s; slow costs 4.2 s; "
-        "a rival (zhipu) would be asked after 0.82 s"
+        "it would be hedged with zhipu after 0.82 s"
     )
 
 
 def test_where_a_rival_is_not_worth_its_price_that_is_told() -> None:
     of = knowing("a", "b", a=0.3, b=60.0)
-    assert why(of) == "a: 0.30 s expected, the lowest; b costs 60 s; no rival would be asked: none is worth its price"
+    assert (
+        why(of) == "a: 0.30 s expected, the lowest; b costs 60 s; it would not be hedged: no hedge is worth its price"
+    )
 
 
 def test_a_newcomer_gets_its_trial_and_says_so() -> None:
     of = knowing("a", "b", a=0.3)
-    assert why(of).startswith("a: 0.30 s expected, about as low as b") or why(of).startswith("b is new")
+    assert why(of).startswith("a: 0.30 s expected, about as low as b") or why(of).startswith("b is not measured yet")
     named(of, "b").begin(T)
-    assert "b is on trial" in why(of)
+    assert "b is being measured" in why(of)
 
 
 def test_near_ties_are_told_with_what_decides() -> None:
     of = knowing("a", "b", a=1.0, b=1.0)
-    assert why(of).startswith("b: 1.0 s expected, about as low as a; drawn by lot; ")
+    assert why(of).startswith("b: 1.0 s expected, about as low as a; drawn at random; ")
     named(of, "b").begin(T).first_token(T + 1.0)
-    assert why(of, SOON).startswith("a: 1.0 s expected, about as low as b; it has the least to do; ")
+    assert why(of, SOON).startswith("a: 1.0 s expected, about as low as b; the least loaded; ")
 
 
 OUT = {
     "down": "down by its probes",
-    "busy": "left alone for 5.0 s, for it said: throttled",
+    "busy": "cooling down for 5.0 s, it reported: throttled",
     "tripped": "breaker open for 2.0 s",
-    "half open": "breaker half open while its trial runs",
+    "half open": "breaker half open while its trial is running",
     "full": "no free slot: 3 of 3 taken",
 }
 
@@ -252,7 +258,7 @@ def test_who_is_out_is_told_with_the_reason(state: str) -> None:
     else:
         bring(named(of, "a"), state, 0.3)
     told = explain(of, "first_token", 0.0, T)
-    assert told.why.startswith("b: 0.50 s expected, the only one of its tier that can be asked; ")
+    assert told.why.startswith("b: 0.50 s expected, the only available endpoint of its tier; ")
     assert f"a is out: {OUT[state]}" in told.why
     assert {each.endpoint: each.out for each in told.candidates} == {"a": OUT[state], "b": None}
 
@@ -261,29 +267,31 @@ def test_a_limit_that_was_found_out_is_told_as_such() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     throttled = [named(of, "a").begin(T) for _ in range(4)]
     throttled[0].end(Outcome(Verdict.BUSY, cause=Cause.THROTTLED), T)
-    assert "a is out: no free slot: 3 of the 2 that it was found to take" in why(of)
+    assert "a is out: no free slot: 3 of the learned limit of 2 taken" in why(of)
 
 
 def test_a_hot_one_is_left_alone_though_it_is_cheaper() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
-    named(of, "a").says(ServerLoad(waiting=3.0), T, T + 5.0)
+    named(of, "a").forecast.report(ServerLoad(waiting=3.0), T, T + 5.0)
     assert why(of).startswith("b: 0.50 s expected, the lowest of those that are not hot; a costs 0.30 s but is hot; ")
 
 
 def test_a_tier_that_is_passed_over_is_told() -> None:
     of = knowing("a", second=["b"], a=0.3, b=0.5)
-    named(of, "a").probed(False, T)
-    assert "; nobody of tier 1 can be asked; a is out: down by its probes; " in why(of)
+    named(of, "a").availability.probed(False, T)
+    assert "; no endpoint of tier 1 is available; a is out: down by its probes; " in why(of)
     of = knowing("a", second=["b"], a=0.3, b=0.5)
     named(of, "a").begin(T)
-    assert "; tier 1 keeps its callers waiting; a (tier 1) costs" in why(of, T + 3.0)
+    assert "; tier 1 is late; a (tier 1) costs" in why(of, T + 3.0)
 
 
 def test_the_last_one_is_asked_though_it_is_out() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     for each in of.endpoints:
         trip(each)
-    assert why(of).startswith("a is out (breaker open for 2.0 s), but so is everybody, and then one is asked all the ")
+    assert why(of).startswith(
+        "a is out (breaker open for 2.0 s), but so are all others, and then one is asked all the "
+    )
 
 
 def test_where_all_are_full_a_call_waits_in_line() -> None:
@@ -291,29 +299,32 @@ def test_where_all_are_full_a_call_waits_in_line() -> None:
     for each in of.endpoints:
         full(each)
     told = explain(of, "first_token", 0.0, T)
-    assert (told.picked, told.in_line, told.later) == (None, ["a", "b"], 10.0)
-    assert told.why.startswith("a call would wait in line for a slot at a, b; a is out: no free slot: 2 of 2 taken; ")
+    assert (told.picked, told.queued_for, told.retry_in) == (None, ["a", "b"], 10.0)
+    assert told.why.startswith("a call would be queued for a slot at a, b; a is out: no free slot: 2 of 2 taken; ")
 
 
 def test_where_nobody_may_be_asked_a_call_would_be_refused_or_wait() -> None:
     of = knowing("a", a=0.3)
     busy(named(of, "a"), 30.0)
-    assert why(of) == "nobody can be asked: a call would be refused; a is out: left alone for 30 s"
+    assert why(of) == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
     told = explain(of, "first_token", 0.0, T + 28.5)
-    assert told.later == 1.5
-    assert told.why.startswith("nobody can be asked now: a call would wait 1.5 s; ")
+    assert told.retry_in == 1.5
+    assert told.why.startswith("no endpoint is available now: a call would wait 1.5 s; ")
 
 
 def test_beside_whom_nobody_is_asked_and_why() -> None:
-    assert why(knowing("a", a=0.3)) == "a: 0.30 s expected, the only one there is; there is no other to ask beside it"
-    assert why(route("a", "b", hedge="off")).endswith("no rival is asked beside it (hedge: off)")
+    assert (
+        why(knowing("a", a=0.3))
+        == "a: 0.30 s expected, the only available endpoint; there is no other endpoint to hedge with"
+    )
+    assert why(route("a", "b", hedge="off")).endswith("it would not be hedged (hedge: off)")
     of = route("a", "b", hedge=0.5)
-    assert why(of).endswith("; a rival (a) would be asked after 0.50 s")
+    assert why(of).endswith("; it would be hedged with a after 0.50 s")
     while of.hedges.withdraw(T):
         pass
-    assert why(of).endswith("after 0.50 s, if there were anything in the budget to pay for it")
-    named(of, "a").probed(False, T)
-    assert why(of).endswith("no rival would be asked after 0.50 s: there is none from whom more is to be hoped")
+    assert why(of).endswith("after 0.50 s, if the budget could pay for it")
+    named(of, "a").availability.probed(False, T)
+    assert why(of).endswith("it would not be hedged after 0.50 s: no other endpoint is expected to be faster")
 
 
 def test_tiers_are_told_as_the_file_numbers_them_and_none_that_it_has_not() -> None:
@@ -325,8 +336,8 @@ def test_tiers_are_told_as_the_file_numbers_them_and_none_that_it_has_not() -> N
     for name in "ab":
         learn(named(of, name), *[1.0] * 20)
     assert {each.endpoint: each.tier for each in explain(of, "first_token", 0.0, T).candidates} == {"a": 3, "b": 7}
-    named(of, "a").probed(False, T)
-    assert "nobody of tier 3 can be asked" in why(of)
+    named(of, "a").availability.probed(False, T)
+    assert "no endpoint of tier 3 is available" in why(of)
     assert "tier 1" not in why(of)
 
 
@@ -334,15 +345,15 @@ def test_a_budget_that_is_spent_is_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5, load=1.0)
     told = explain(of, "first_token", 0.0, T)
     assert told.price == MAX_PRICE
-    assert told.why.endswith("if there were anything in the budget to pay for it")
+    assert told.why.endswith("if the budget could pay for it")
 
 
 def test_many_others_are_counted_and_not_named() -> None:
     of = knowing("a", "b", "c", "d", "e", "f", a=0.1, b=1.0, c=2.0, d=3.0, e=4.0, f=5.0)
-    assert "; d costs 3.0 s; 2 more cost more or are less welcome; " in why(of)
+    assert "; d costs 3.0 s; 2 more cost more or are in a less preferred tier; " in why(of)
     of = knowing("a", "b", "c", "d", "e", a=0.1, b=1.0, c=2.0, d=3.0, e=4.0)
     for name in "bcde":
-        named(of, name).probed(False, T)
+        named(of, name).availability.probed(False, T)
     assert "; 1 more are out; " in why(of)
 
 
@@ -351,27 +362,31 @@ def test_many_tiers_that_are_passed_over_are_counted_and_not_named() -> None:
     entries = [{"models": ["chat"]} | each for each in told]
     of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
     for endpoint in list(of.endpoints)[:-1]:
-        endpoint.probed(False, T)
-    assert "; nobody of tier 3 can be asked; nor is anybody asked of 196 more tiers; " in why(of)
+        endpoint.availability.probed(False, T)
+    assert "; no endpoint of tier 3 is available; nor is one of 196 more tiers; " in why(of)
     assert len(why(of)) < 500  # it goes into a header of a bounded length
 
 
 def test_who_was_asked_instead_is_told_with_what_led_there() -> None:
     told = explain(knowing("a", "b", a=1.0, b=1.0), "first_token", 0.0, T)
-    assert asked(told, "b", sticky=False) == told.why
-    assert asked(told, "a", sticky=False).startswith("a was asked: by lot, from those that are about equal; else b: ")
-    assert asked(told, "a", sticky=True).startswith("a was asked: its conversation stays there, or ")
+    assert why_asked(told, "b", affinity=False) == told.why
+    assert why_asked(told, "a", affinity=False).startswith(
+        "a was asked: at random, among endpoints of about equal cost; otherwise b: "
+    )
+    assert why_asked(told, "a", affinity=True).startswith("a was asked: its conversation stays there, or ")
     told = explain(knowing("a", "b", a=1.0, b=2.0), "first_token", 0.0, T)
-    assert asked(told, "b", sticky=False).startswith("b was asked: one call in a hundred goes to the one measured ")
+    assert why_asked(told, "b", affinity=False).startswith(
+        "b was asked: one call in a hundred goes to the endpoint that was measured "
+    )
 
 
 def test_one_that_has_just_recovered_gets_its_share_and_the_others_are_told_of_it() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     recover(named(of, "a"), T)
     told = explain(of, "first_token", 0.0, T + 3.0)
-    assert told.why.startswith("b: 0.50 s expected, the lowest of those that have not just recovered; a costs ")
-    assert asked(told, "a", sticky=False).startswith(
-        "a was asked: it has just recovered, and gets a share that grows; "
+    assert told.why.startswith("b: 0.50 s expected, the lowest of those that are not in slow start; a costs ")
+    assert why_asked(told, "a", affinity=False).startswith(
+        "a was asked: it has just recovered, and takes a growing share of the calls; "
     )
 
 
@@ -388,13 +403,13 @@ def test_one_that_has_become_slower_is_told_as_such() -> None:
     assert told.notes[0].startswith("in trouble, ")
     learn(named(of, "a"), 3.0, 3.0)
     told = explain(of, "first_token", 0.0, T).candidates[-1]
-    assert told.notes == ["has become slower, and nobody knows yet how slow"]
+    assert told.notes == ["has become slower, not known yet by how much"]
 
 
 def test_what_its_server_says_and_a_slow_start_are_told() -> None:
     of = knowing("a", "b", a=0.3, b=0.5)
     a = named(of, "a")
-    a.says(ServerLoad(running=3.0, kv=0.25), T, T + 5.0)
+    a.forecast.report(ServerLoad(running=3.0, kv=0.25), T, T + 5.0)
     trip(a, T - 10.0)
     a.begin(T).end(Outcome(Verdict.SERVED), T)
     (told,) = (each for each in explain(of, "first_token", 0.0, T).candidates if each.endpoint == "a")
