@@ -1,4 +1,4 @@
-"""One client request, parsed once: the body's bytes and the few fields that we route on."""
+"""One client request, parsed once: the bytes of its body and the few fields that routing needs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Fields = dict[str, msgspec.Raw]
 
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
-ATTACHMENT = b";base64,"
-BYTES_PER_TOKEN = (
-    4.0  # of JSON, a token of English text has; what a prompt costs is measured in these too, so no more is needed
-)
-MAX_ATTACHMENTS = 1000  # pictures of a prompt that are looked for, in a millisecond or so; any more count as text
-MAX_MODEL_NAME = 256  # characters; a model's name goes into messages and metrics
+ATTACHMENT = b";base64,"  # precedes the data of an attachment
+# Of JSON, for a token of English text. The effect of a prompt's size on the wait is measured in the same unit, so a
+# rough figure is enough.
+BYTES_PER_TOKEN = 4.0
+MAX_ATTACHMENTS = 1000  # attachments of a prompt that are looked for, in about 1 ms; more are counted as text
+MAX_MODEL_NAME = 256  # characters; the model's name goes into messages and metrics
 
 
 class InvalidCall(ValueError):
-    """The body is no request that could be routed. `param` names the field at fault, `code` the fault."""
+    """A request body that cannot be routed. `code` names the fault, `param` the field at fault."""
 
     def __init__(self, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -31,11 +31,12 @@ class InvalidCall(ValueError):
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):
-    """`fields` holds the values' own bytes, so that changing one for an endpoint parses nothing.
+    """A parsed client request.
 
-    `headers` are the lines to pass on, each with its end. `patience` is how many seconds its client waits, `retries`
-    how often that has asked before. `conversation` is what it has in common with others that would rather go to the
-    same endpoint; empty where that doesn't matter. Its client `asks_why` it is sent where it is.
+    `fields` maps each top-level key to the bytes of its value, so that changing one for an endpoint parses nothing.
+    `headers` are the header lines to pass on, each with its line end. `patience` is how many seconds the client waits.
+    `retries` is how often the client has sent the request before. `conversation` is a key shared by calls that profit
+    from the same endpoint; empty without affinity. `asks_why` is True if the client wants the routing explained.
     """
 
     operation: Operation
@@ -64,15 +65,15 @@ class Call(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def deterministic(self) -> bool:
-        """It asks for the same answer every time: a seed, or a temperature of 0."""
+        """True if the same request should give the same answer again: a seed, or a temperature of 0."""
         seed, temperature = _peek(self.fields, "seed"), _peek(self.fields, "temperature")
         return seed is not None or (temperature == 0 and temperature is not False)
 
     @property
     def plain(self) -> bool:
-        """Its answer is one text, of which a part may be answered separately."""
-        shape = _peek(self.fields, "response_format")
-        free = shape is None or (isinstance(shape, dict) and shape.get("type") == "text")
+        """True if the answer is one free text, so that another endpoint could continue a part of it."""
+        wanted = _peek(self.fields, "response_format")
+        free = wanted is None or (isinstance(wanted, dict) and wanted.get("type") == "text")
         unusual = ("logprobs", "top_logprobs", "audio", "echo", "suffix", "prediction")
         return free and self.choices == 1 and not any(_peek(self.fields, name) for name in unusual)
 
@@ -85,10 +86,10 @@ def parse(
     retries: int = 0,
     asks_why: bool = False,
 ) -> Call:
-    """Read a request body. Raises InvalidCall."""
+    """Parse a request body. Raises InvalidCall."""
     try:
         if not body.isascii():
-            body.decode()  # of what is only split, msgspec does not look at the text
+            body.decode()  # msgspec does not check the encoding of values that it only splits
         fields = _split(body)
         model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
     except msgspec.ValidationError:
@@ -115,7 +116,7 @@ def _read(fields: Fields, name: str) -> Any:
 
 
 def _peek(fields: Fields, name: str) -> Any:
-    """As `_read`, of what only the endpoint must understand: what can't be read (1e999, say) is its to refuse."""
+    """As `_read`, but None if the value can't be decoded (1e999, say): only the endpoint may refuse it."""
     try:
         return _read(fields, name)
     except (msgspec.DecodeError, RecursionError):

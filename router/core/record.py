@@ -1,4 +1,4 @@
-"""The facts of one call, appended by whoever learns them and read by the sinks at its end."""
+"""The facts of one call, appended while it runs and read by the telemetry sinks when it ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Endpoint(Protocol):
 
 
 class AttemptRecord(Protocol):
-    """What the sinks read of an attempt; times are of the scheduler's clock."""
+    """The part of an attempt that the sinks read; times are of the scheduler's clock."""
 
     @property
     def endpoint(self) -> _Endpoint: ...
@@ -33,25 +33,68 @@ class AttemptRecord(Protocol):
     def verdict(self) -> Verdict | None: ...
 
 
-class CallRecord(msgspec.Struct, eq=False):
-    """`arrived` is a time of the scheduler's clock, `first_token` and `ended` are seconds since then.
+# In the order of the access log's line.
+RECORD_FIELDS = (
+    "request_id",
+    "operation",
+    "arrived",
+    "model",
+    "stream",
+    "status",
+    "error",
+    "endpoint",
+    "queued",
+    "first_token",
+    "ended",
+    "prompt_tokens",
+    "completion_tokens",
+    "attempts",
+    "why",
+)
 
-    `error` is the code of what its client was told, or what became of the client; `queued` are the seconds that it
-    waited in line for a slot. `why` is the explanation of its first attempt, in JSON, where its client asked for it.
+
+class CallRecord:
+    """The facts of one call. `arrived` is a time of the scheduler's clock; `first_token` and `ended` are seconds since.
+
+    `error` is the error code sent to the client, or says how the client left. `queued` is how many seconds the call
+    waited for a slot. `why` explains the choice of the first attempt, in JSON; None unless the client asked for it.
     """
 
-    request_id: str
-    operation: str
-    arrived: float
-    model: str = ""
-    stream: bool = False
-    status: int = 0
-    error: str = ""
-    endpoint: str = ""
-    queued: float = 0.0
-    first_token: float | None = None
-    ended: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    attempts: list[AttemptRecord] = msgspec.field(default_factory=list)
-    why: msgspec.Raw | None = None
+    __slots__ = RECORD_FIELDS
+
+    def __init__(
+        self,
+        request_id: str,
+        operation: str,
+        arrived: float,
+        model: str = "",
+        stream: bool = False,
+        status: int = 0,
+        error: str = "",
+        endpoint: str = "",
+        queued: float = 0.0,
+        first_token: float | None = None,
+        ended: float | None = None,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        attempts: list[AttemptRecord] | None = None,
+        why: msgspec.Raw | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.operation = operation
+        self.arrived = arrived
+        self.model = model
+        self.stream = stream
+        self.status = status
+        self.error = error
+        self.endpoint = endpoint
+        self.queued = queued
+        self.first_token = first_token
+        self.ended = ended
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+        self.attempts: list[AttemptRecord] = [] if attempts is None else attempts
+        self.why = why
+
+    def __repr__(self) -> str:
+        return f"<CallRecord {self.request_id} {self.model or '-'} {self.status or 'open'}>"

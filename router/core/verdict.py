@@ -1,22 +1,22 @@
-"""What an attempt's end says about its endpoint: one word, felt everywhere the same way; and beside it the cause.
+"""The verdict on an ended attempt, which every part of the router treats in the same way, and its cause.
 
 verdict     first-token estimate    breaker        another attempt?   the client sees
-SERVED      the first token's time  success        no                 the answer
-REFUSED     untouched               untouched      no                 the upstream's own refusal
-BUSY        untouched               out a while    yes, now           nothing, or 429 with Retry-After
+SERVED      time to first token     success        no                 the answer
+REFUSED     unchanged               unchanged      no                 the upstream's own refusal
+BUSY        unchanged               cooldown       yes, now           nothing, or 429 with Retry-After
 FAULT       penalised               failure        yes, until commit  nothing, or 502
-ABANDONED   at least its time       inconclusive   -                  -, or 504
+ABANDONED   at least its duration   inconclusive   -                  -, or 504
 
-A cause has one verdict, and some have an effect of their own:
+Each cause belongs to one verdict. Some have an effect of their own:
 
-BUSY     THROTTLED       too many at once, or too often     its limit of attempts at once shrinks
-         OVERLOADED      its load, not ours
-         QUOTA           used up until a time               out until then, and not asked even as the last one
-FAULT    DENIED          our key, our account, our plan     out for long, and said loudly
-         MISCONFIGURED   our model's name, path or rights   the same, unless it served others just now
+BUSY     THROTTLED       too many at once, or too often     its limit of concurrent attempts shrinks
+         OVERLOADED      the server's load, not ours
+         QUOTA           used up until a time               cooldown until then, not even asked as the last resort
+FAULT    DENIED          our key, our account, our plan     long cooldown, and an error in the log
+         MISCONFIGURED   our model's name, path or rights   the same, unless it served another call just now
          TRANSIENT       all else
-REFUSED  TOO_LONG        more than its context holds        one with a larger context is asked
-         POLICY          what was asked for
+REFUSED  TOO_LONG        prompt exceeds its context         an endpoint with a larger context is asked
+         POLICY          the content of the request
          INVALID         all else
 """
 
@@ -55,22 +55,23 @@ _VERDICTS = {
     **dict.fromkeys((Cause.TOO_LONG, Cause.POLICY, Cause.INVALID), Verdict.REFUSED),
 }
 
-OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # for its operator to put right, not for time
+OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # faults that only the operator can correct
 
-# Statuses that are not the client's fault, though they are a 4xx. 403 and 404 are also said of one request (to a model
-# that can't do what was asked of it, say), so these are no certain word about the key.
+# 4xx statuses that are not the client's fault. 403 and 404 may also concern a single request (to a model without the
+# requested feature, say), so they do not prove that the key is denied.
 _DENIED = frozenset({401, 402})
-_MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # a path, a model, a proxy's key, another protocol
-# It gave up reading, wants another connection or a later try; Text Generation Inference calls a failure so.
+_MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # path, model, proxy authentication, protocol version
+# Request timeout, misdirected request, failed dependency (the status of a failure in Text Generation Inference), too
+# early: another connection or a later try may succeed.
 _TRANSIENT = frozenset({408, 421, 424, 425})
 OUR_FAULT = _DENIED | _MISCONFIGURED | _TRANSIENT
 
 
 def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
-    """What an answer's status alone says; None where it is good. `retry_after`: whether it names a time to come back.
+    """The cause that a status alone implies; None for 2xx. `retry_after` is True if the answer has a Retry-After time.
 
-    429 is BUSY, and so are 529 (a vendor's "overloaded") and a 503 that says when to come back. A redirect is a FAULT:
-    following it would send our key to an address that nobody configured.
+    429 is BUSY, and so are 529 (a vendor's "overloaded") and a 503 with a Retry-After. A redirect is a FAULT: following
+    it would send our key to an address that is not configured.
     """
     if 200 <= status < 300:
         return None
@@ -86,11 +87,11 @@ def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
 
 
 class Outcome:
-    """How an attempt ended: its verdict, and what the endpoint reported with it.
+    """The verdict on an attempt, and what the endpoint reported with it; treated as immutable.
 
-    `reason` is a few words without secrets. `retry_after` is in seconds, None where the endpoint named no time.
+    `reason` is a few words without secrets. `retry_after` is in seconds, None if the endpoint named no time.
     `cause` is None unless the endpoint's own report led to the verdict. `passing` is True if the same endpoint might
-    serve the same request a moment later. Treated as immutable.
+    serve the same request a moment later.
     """
 
     __slots__ = ("cause", "passing", "reason", "retry_after", "verdict")
@@ -104,13 +105,11 @@ class Outcome:
         *,
         passing: bool = True,
     ) -> None:
-        self.verdict, self.reason, self.retry_after, self.cause, self.passing = (
-            verdict,
-            reason,
-            retry_after,
-            cause,
-            passing,
-        )
+        self.verdict = verdict
+        self.reason = reason
+        self.retry_after = retry_after
+        self.cause = cause
+        self.passing = passing
 
     def __repr__(self) -> str:
         return f"<Outcome {self.verdict.value} {self.reason}>"

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.record import AttemptRecord, CallRecord
+from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 
 MOST = 10_000  # lines that wait to be written: some megabytes
 LAST_MOMENT = 2.0  # seconds that a reader is given at the end
@@ -124,7 +124,7 @@ class AccessLog:
         self._lines = Lines("access log", file if file is not None else 1 if sys.stdout is not None else CLOSED)
 
     def ended(self, record: CallRecord) -> None:
-        line: dict[str, Any] = {name: getattr(record, name) for name in record.__struct_fields__ if name not in _OWN}
+        line: dict[str, Any] = {name: getattr(record, name) for name in RECORD_FIELDS if name not in _OWN}
         line["attempts"] = [_attempt(attempt, record.arrived) for attempt in record.attempts]
         self._lines.put(msgspec.json.encode(line) + b"\n")
 

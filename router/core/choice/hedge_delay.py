@@ -1,17 +1,17 @@
-"""When a late first token deserves a rival: the delay after which one is worth its price.
+"""The hedge delay: after how many seconds without a first token a hedge is worth its price.
 
-A rival that is asked after d seconds makes the wait min(X, d + Y), and is asked where X lasts for longer than d. So d
-is chosen to make least of
+A hedge sent after d seconds makes the wait min(X, d + Y), and is sent if X exceeds d; X is the wait at the endpoint, Y
+that at the hedge's target. So d is chosen to minimise
 
     E[min(X, d + Y)] + price * P(X > d)
 
-over all d that waits end before, those beyond, and "never". (Where none end it only gets worse to wait.) Where waits
-vary little nothing is gained by any d, and "never" is the answer; where some calls stall it lies just past those that
-don't, however few or many stall. (One rival is enough, and its best delay follows from the two distributions: Kaler,
-He, Elnikety, SPAA 2017. A fixed quantile of X stops helping as soon as the stalls are as frequent as that.)
+over all times d at which waits end, some times beyond, and "never". (Between them a later d only costs more.) If waits
+vary little no d gains anything, and "never" is the result. If some calls stall, d lies just beyond the waits of those
+that do not, however few or many stall. (One hedge is enough, and its best delay follows from the two distributions:
+Kaler, He, Elnikety, SPAA 2017. A fixed quantile of X stops helping once the stalls are as frequent as its tail.)
 
-The price is in seconds of waiting for one extra attempt: a share of what the rival takes, because extra attempts cost
-money and take others' room, and more as the budget is spent, so that what there is goes where most is gained.
+The price is in seconds of waiting for one extra attempt. It is a share of the expected wait at the target, because
+extra attempts cost money and capacity, and rises as the budget is spent, so that the rest goes where most is gained.
 """
 
 from __future__ import annotations
@@ -21,45 +21,35 @@ from math import inf
 
 from router.core.endpoint.histogram import Curve
 
-MIN_SHARE = 0.0002  # of the waits
-TAIL_FACTORS = (
-    1.1,
-    1.25,
-    1.5,
-    2.0,
-    3.0,
-    6.0,
-    12.0,
-    24.0,
-)  # times what all but 2 of 1,000 take: a frozen one is late at last
-SAMPLES = 10  # of equal share, that a rival's waits are taken as
-BASE_PRICE = 0.5  # expected waits of the rival: the price where the budget is unspent
-SCARCITY_PRICE = 0.6  # and half of this is added where it is half spent: 0.25 / 0.5
-MAX_PRICE = 3.0  # what is not there is not paid; who waits meanwhile is worth as much when there is some again
+MIN_SHARE = 0.0002  # of the waits, that must end in a bucket for its end to be tried as a delay
+# Times the 99.8 % quantile of the waits: the delays that are tried beyond it, for the hedge of a frozen attempt.
+TAIL_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)
+SAMPLES = 10  # waits of equal probability that stand for a target's distribution
+BASE_PRICE = 0.5  # expected waits of the target, where the budget is unspent
+SCARCITY_PRICE = 0.6  # expected waits; half of it is added where the budget is half spent: 0.25 / 0.5
+MAX_PRICE = 3.0  # expected waits: an empty budget must not make a hedge infinitely expensive
 
 
 def price(pressure: float) -> float:
-    """What an extra attempt costs, in expected waits of the rival; `pressure` is the share of the budget spent."""
-    return (
-        min(MAX_PRICE, BASE_PRICE + SCARCITY_PRICE * pressure * pressure / (1.0 - pressure))
-        if pressure < 1.0
-        else MAX_PRICE
-    )
+    """The price of a hedge, in expected waits of its target; `pressure` is the share of the budget spent."""
+    if pressure >= 1.0:
+        return MAX_PRICE
+    return min(MAX_PRICE, BASE_PRICE + SCARCITY_PRICE * pressure * pressure / (1.0 - pressure))
 
 
 def samples(curve: Curve) -> Sequence[float]:
-    """A distribution as SAMPLES waits of equal share."""
+    """A distribution as SAMPLES waits of equal probability."""
     return [curve.quantile((i + 0.5) / SAMPLES) for i in range(SAMPLES)]
 
 
-def delay(curve: Curve, rival: Sequence[float], price: float, earliest: float = 0.0) -> float:
-    """Seconds after which to ask a rival whose waits are `rival`; inf where it is not worth its price.
+def delay(curve: Curve, target: Sequence[float], price: float, earliest: float = 0.0) -> float:
+    """Seconds after which to hedge to an endpoint whose waits are `target`; inf if no hedge is worth its price.
 
-    Not before a share `earliest` of the waits is over.
+    No delay is shorter than the quantile `earliest` of the waits.
     """
     if price == inf:
         return inf
     first, last = curve.quantile(earliest), curve.quantile(0.998)
     times = [first, *(end for end in curve.ends(MIN_SHARE) if end > first), *(last * times for times in TAIL_FACTORS)]
-    least, best = min((curve.mean_hedged(d, rival) + price * curve.survival(d), d) for d in times)
+    least, best = min((curve.mean_hedged(d, target) + price * curve.survival(d), d) for d in times)
     return best if least < curve.mean * (1.0 - 1e-9) else inf

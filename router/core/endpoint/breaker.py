@@ -1,15 +1,14 @@
-"""A circuit breaker: it keeps traffic from an endpoint that fails, and finds out with one trial when it serves again.
+"""A circuit breaker: stops traffic to a failing endpoint, and lets one trial through to find out if it serves again.
 
               3 failures in a row, or half of 10 in 30 s, or 3 races lost in a row without a token
     CLOSED ────────────────────────────────────────────► OPEN ◄──────────────┐
-      ▲                                                    │ its wait is over │ trial failed:
+      ▲                                                    │ wait is over     │ trial failed:
       │ trial served, then a slow start                    ▼                  │ the wait doubles
       └──────────────────────────────────────────────── HALF_OPEN ───────────┘
 
-Counts are exact, in buckets of time: an average would hide a short burst of failures. An attempt that ended without
-saying anything (it lost its race, its client left) only hands back the trial, unless it was late itself: one such loss
-may be chance, but an endpoint that is late each time is frozen or overloaded, and its rivals end its attempts before
-any timeout would.
+Counts are exact, in buckets of time: an average would hide a short burst of failures. An attempt without a result (its
+race was lost, its client left) only hands back the trial, unless the attempt was late: one such loss may be chance, but
+an endpoint that is late each time is frozen or overloaded, and hedges end its attempts before any timeout would.
 """
 
 from __future__ import annotations
@@ -17,15 +16,16 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-IN_A_ROW = 3
-WINDOW = 30.0  # seconds
-BUCKET = 3.0  # seconds
-MIN_CALLS = 10  # in the window, before its share of failures means something
-MAX_FAILURE_SHARE = 0.5
-FIRST_WAIT = 2.0  # seconds, then 4, 8, 16, 20, 20 …: an endpoint that is back after a minute is tried within 20 s
+IN_A_ROW = 3  # failures, or races lost late, that open the breaker
+WINDOW = 30.0  # seconds over which calls are counted
+BUCKET = 3.0  # seconds per bucket of the window
+MIN_CALLS = 10  # in the window, below which the share of failures is not judged
+MAX_FAILURE_SHARE = 0.5  # of the calls in the window; the breaker opens from there on
+# Seconds until the first trial, then 4, 8, 16, 20, 20 …: an endpoint that is back after a minute is tried within 20 s.
+FIRST_WAIT = 2.0
 MAX_WAIT = 20.0
 RAMP = 30.0  # seconds of slow start after a recovery
-MIN_RAMP = 0.1
+MIN_RAMP = 0.1  # share of the weight at the beginning of the slow start
 
 
 class State(Enum):
@@ -35,7 +35,11 @@ class State(Enum):
 
 
 class Breaker:
-    """`allows` before an attempt, `begin` when it begins, then one of `success`, `failure`, `lost`, `inconclusive`."""
+    """The breaker of one endpoint.
+
+    Protocol: `allows` before an attempt, `begin` when it begins, then one of `success`, `failure`, `lost` or
+    `inconclusive` when it ends.
+    """
 
     __slots__ = (
         "_buckets",
@@ -50,11 +54,11 @@ class Breaker:
 
     def __init__(self) -> None:
         self.failures_in_a_row = self.losses_in_a_row = 0
-        self.retry_at: float | None = None  # None: closed; else the time from which one trial is let through
+        self.retry_at: float | None = None  # None: closed; else the time from which one trial is allowed
         self._opened_at = 0.0
-        self.recovered_at: float | None = None  # of the last recovery; None: never opened
-        self._wait = 0.0
-        self._trial = False
+        self.recovered_at: float | None = None  # time of the last recovery; None: never opened
+        self._wait = 0.0  # seconds of the last wait for a trial
+        self._trial = False  # a trial is running
         self._buckets: deque[list[float]] = deque()  # [start, successes, failures]
 
     def state(self, now: float) -> State:
@@ -63,24 +67,25 @@ class Breaker:
         return State.OPEN if now < self.retry_at else State.HALF_OPEN
 
     def allows(self, now: float) -> bool:
+        """True if an attempt may be sent: closed, or half-open without a trial running."""
         return self.retry_at is None or (now >= self.retry_at and not self._trial)
 
     def ramp(self, now: float) -> float:
-        """The share of its weight that an endpoint has now: 1, but less for a while after a recovery."""
+        """The share of the endpoint's weight in effect now: 1, but less for RAMP seconds after a recovery."""
         if self.recovered_at is None or now >= self.recovered_at + RAMP:
             return 1.0
         return max(MIN_RAMP, (now - self.recovered_at) / RAMP)
 
     def begin(self) -> bool:
-        """An attempt begins; True where it is the trial."""
+        """Count an attempt that begins; True if it is the trial."""
         trial = self.retry_at is not None and not self._trial
         self._trial = self._trial or trial
         return trial
 
     def success(self, now: float, began: float, *, trial: bool) -> bool:
-        """An attempt was served; True where this closes the breaker.
+        """Count a served attempt; True if it closes the breaker.
 
-        One that began before the breaker opened proves nothing about now.
+        An attempt that began before the breaker opened proves nothing about now.
         """
         self._trial = self._trial and not trial
         if self.retry_at is None:
@@ -92,7 +97,7 @@ class Breaker:
         return False
 
     def failure(self, now: float, began: float, *, trial: bool) -> bool:
-        """An attempt failed; True where this opens the breaker."""
+        """Count a failed attempt; True if it opens the breaker."""
         self._trial = self._trial and not trial
         if self.retry_at is None:
             self.failures_in_a_row += 1
@@ -105,11 +110,11 @@ class Breaker:
         return False
 
     def token(self) -> None:
-        """An attempt has its first token."""
+        """Note that an attempt has its first token: the row of lost races is broken."""
         self.losses_in_a_row = 0
 
     def lost(self, now: float, began: float, *, trial: bool) -> None:
-        """An attempt was late, and lost its race without a token."""
+        """Count a late attempt that lost its race without a token."""
         self._trial = self._trial and not trial
         if self.retry_at is None:
             self.losses_in_a_row += 1
@@ -119,10 +124,11 @@ class Breaker:
             self._open(now, min(self._wait * 2, MAX_WAIT))
 
     def inconclusive(self, *, trial: bool) -> None:
+        """Hand back the trial: the attempt ended without a result."""
         self._trial = self._trial and not trial
 
     def hint(self, now: float) -> None:
-        """Something else (a probe) saw it alive: no need to wait longer for the trial."""
+        """Allow the trial from now on: a probe found the endpoint alive again."""
         if self.retry_at is not None:
             self.retry_at = min(self.retry_at, now)
 
@@ -136,12 +142,12 @@ class Breaker:
 
     def _bucket(self, now: float) -> list[float]:
         if not self._buckets or now >= self._buckets[-1][0] + BUCKET:
-            self._buckets.append([now, 0, 0])
+            self._buckets.append([now, 0.0, 0.0])
             while self._buckets[0][0] <= now - WINDOW:
                 self._buckets.popleft()
         return self._buckets[-1]
 
     def _failing(self) -> bool:
-        successes = sum(bucket[1] for bucket in self._buckets)
-        failures = sum(bucket[2] for bucket in self._buckets)
+        successes = sum((bucket[1] for bucket in self._buckets), 0.0)
+        failures = sum((bucket[2] for bucket in self._buckets), 0.0)
         return successes + failures >= MIN_CALLS and failures >= MAX_FAILURE_SHARE * (successes + failures)

@@ -1,45 +1,50 @@
-"""A run of waits that are all unusually long, or all unusually short, and whether it is chance.
+"""Change detection in the waits at one endpoint: are the last ones too long, or too short, to be chance?
 
-Each wait of the run adds the log-likelihood that one so unusual comes by chance, less than what any wait adds (Page's
-CUSUM: Continuous inspection schemes, 1954). One on the other side of the median ends the run. A run beyond ALARM is no
-chance: what was seen before it is no longer evidence. And while a run of long waits builds up it says how likely it is
-by now that the endpoint is in trouble: one wait beyond all that was ever seen says much, one in a stall that is usual
-there says little.
+Each wait adds its surprise to a sum: -ln of the probability of a wait at least as unusual, less ALLOWANCE, so that
+usual waits lower the sum (CUSUM; Page: Continuous inspection schemes, 1954). A wait on the other side of the median
+starts a new sum. A sum above ALARM is a change: waits from before it are no evidence any more.
+
+A growing sum of long waits also gives the likelihood that the endpoint is in trouble now: one wait beyond everything
+seen says much, one in a stall that is usual there says little.
 """
 
 from __future__ import annotations
 
 from math import exp, log
 
-ALLOWANCE = 2.0  # that a wait adds by chance, in log-likelihood; the mean is 1
-ALARM = 6.0  # with ALLOWANCE, by chance once in some 50,000 waits (counted, in 400,000 lognormal ones)
-MAX_SURPRISE = 5.0  # that one wait says: no distribution is known to better than one in 150
-TROUBLE_TAU = 30.0  # seconds: whether there is trouble still, nobody knows after a while
-TROUBLE_ODDS = 0.03  # that an endpoint that has served a moment ago is in trouble now
+# Taken off the -ln(2 * tail) of each wait, whose mean is 1 where nothing changes: 2 * tail is uniform on each side.
+ALLOWANCE = 2.0
+ALARM = 6.0  # with ALLOWANCE one false alarm in some 50,000 waits (counted, in 400,000 lognormal ones)
+MAX_SURPRISE = 5.0  # of a single wait, before ALLOWANCE: no distribution is known to better than one in 150, e^-5
+TROUBLE_TAU = 30.0  # seconds in which the suspicion of trouble fades
+TROUBLE_ODDS = 0.03  # prior odds that an endpoint that served a moment ago is in trouble now
 
 
 def surprise(tail: float) -> float:
-    """Beyond chance, in log-likelihood, of a wait so unusual that a share `tail` is more so."""
+    """Surprise of a wait that only a share `tail` of the waits exceeds; up to MAX_SURPRISE - ALLOWANCE."""
     return min(MAX_SURPRISE, -log(max(1e-3, 2.0 * tail))) - ALLOWANCE
 
 
 class ChangeDetector:
-    """`add` waits; `excess` is what the run has beyond chance, and `long` whether its waits are."""
+    """The sum of surprise (`excess`) over the last waits on one side of the median; `long` is True for the upper side.
+
+    `count`, `total`, `sizes` and `loads` are the number of these waits and the sums of their seconds, sizes and loads.
+    """
 
     __slots__ = ("_at", "count", "excess", "loads", "long", "sizes", "total")
 
     def __init__(self) -> None:
-        self._begin(False)
+        self._start(False)
 
-    def _begin(self, long: bool) -> None:
+    def _start(self, long: bool) -> None:
         self.long, self.excess, self._at = long, 0.0, 0.0
         self.count, self.total, self.sizes, self.loads = 0, 0.0, 0.0, 0.0
 
     def add(self, tail: float, seconds: float, size: float, load: float, now: float) -> bool:
-        """A wait, and the share of those before that were longer; True where the run is no chance any more."""
+        """Add a wait, of which `tail` is the share of earlier waits that were longer; True if it raises the alarm."""
         long = tail < 0.5
         if long is not self.long:
-            self._begin(long)
+            self._start(long)
         self.excess = max(0.0, self.excess + surprise(tail if long else 1.0 - tail))
         self._at = now
         self.count += 1

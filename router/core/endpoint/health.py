@@ -1,23 +1,25 @@
-"""Whether an endpoint is up, from what probes and traffic say of it.
+"""Health of an endpoint, up or down, from probes and traffic.
 
-Several misses in a row to fall, one success to rise: a busy engine misses a probe now and then, and an endpoint that
-is wrongly up costs a hedge, while one that is wrongly down costs its whole capacity. Until something was seen one miss
-is enough.
+FALL misses in a row take it down, one success takes it up: a busy server misses a probe now and then, and an endpoint
+that is wrongly up costs a hedge, while one that is wrongly down costs its whole capacity. The first observation alone
+decides.
 """
 
 from __future__ import annotations
 
-FALL = 3
+FALL = 3  # misses in a row
 
 
 class Health:
+    """Up or down; `misses` counts the failed observations since the last success."""
+
     __slots__ = ("_known", "misses", "up")
 
     def __init__(self) -> None:
         self.up, self._known, self.misses = True, False, 0
 
     def observe(self, ok: bool) -> bool:
-        """Take one observation; True where it flips `up`."""
+        """Take one observation; True if it changes `up`."""
         was = self.up
         self.misses = 0 if ok else self.misses + 1
         if ok:

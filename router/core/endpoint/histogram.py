@@ -1,9 +1,9 @@
-"""How the waits of one kind at one endpoint are distributed: a decaying histogram, and the survival curve in it.
+"""The distribution of one endpoint's waits: a decaying histogram, and the survival curve estimated from it.
 
 Buckets grow by GROWTH, so that a wait is known to some seven per cent whether it took milliseconds or minutes. Waits
-that were broken off (hedged away, cancelled) count apart: they say "at least this long", and the curve is Kaplan's and
-Meier's product of what is left after each bucket, in which such a wait is at risk as long as it was seen and never
-lowers anything. (Kaplan, Meier: Nonparametric estimation from incomplete observations, 1958)
+that were broken off (hedged away, cancelled) count apart, as censored observations: each proves only "at least this
+long". The curve is the product of the shares left after each bucket, where a censored wait is at risk for as long as
+it was seen and never lowers anything. (Kaplan, Meier: Nonparametric estimation from incomplete observations, 1958)
 
 No finite evidence rules out an endless wait: UNSEEN_WEIGHT of an observation is at risk throughout. Beyond the last
 bucket with evidence the curve falls as 1/t, to zero at LONGEST_WAIT: the longer a wait lasts beyond everything seen,
@@ -20,34 +20,31 @@ from math import exp, log
 
 GROWTH = 1.15
 SHORTEST_WAIT = 0.002  # seconds: the upper end of the first bucket
-LONGEST_WAIT = 120.0  # no call has more than its deadline, which is this unless somebody says otherwise
-BUCKETS = 2 + int(log(LONGEST_WAIT / SHORTEST_WAIT) / log(GROWTH))  # 80; the last one takes all that is longer
-EDGES = [
-    0.0,
-    *(SHORTEST_WAIT * GROWTH**i for i in range(BUCKETS - 1)),
-    LONGEST_WAIT,
-]  # bucket i is EDGES[i] to EDGES[i + 1]
+LONGEST_WAIT = 120.0  # seconds: the default deadline of a call
+BUCKETS = 2 + int(log(LONGEST_WAIT / SHORTEST_WAIT) / log(GROWTH))  # 80; the last one takes all longer waits
+# Bucket i is EDGES[i] to EDGES[i + 1].
+EDGES = [0.0, *(SHORTEST_WAIT * GROWTH**i for i in range(BUCKETS - 1)), LONGEST_WAIT]
 TAU = 300.0  # seconds: a tail of one in a hundred needs some hundreds of waits to be seen
 UNSEEN_WEIGHT = 0.5  # of an observation
-MIN_SCALE = 1e-6  # how little a unit of the past may weigh, before all is weighed anew
-MIN_OBSERVATIONS = 10.0  # observations, before a curve says more than a mean does
+MIN_SCALE = 1e-6  # weight of an old observation relative to a fresh one, below which all weights are rescaled
+MIN_OBSERVATIONS = 10.0  # for a curve to say more than a mean does
 _PER_BUCKET = 1.0 / log(GROWTH)
 
 
 def bucket(seconds: float) -> int:
-    """The bucket of a wait."""
+    """The index of the bucket that a wait lies in."""
     if seconds <= SHORTEST_WAIT:
         return 0
     return min(BUCKETS - 1, 1 + int(log(seconds / SHORTEST_WAIT) * _PER_BUCKET))
 
 
 class Curve:
-    """The share of the waits that last for longer than t, and their means; immutable. Times in seconds."""
+    """The survival curve of the waits, P(X > t), with means and quantiles; immutable. Times in seconds."""
 
     __slots__ = ("_areas", "_tails", "mean", "median")
 
     def __init__(self, tails: list[float]) -> None:
-        """`tails[i]` is the share that lasts for longer than EDGES[i]; the first is 1."""
+        """`tails[i]` is the share of the waits that last for longer than EDGES[i]; the first is 1."""
         self._tails = tails
         areas, area = [0.0], 0.0
         for i in range(1, BUCKETS + 1):
@@ -57,7 +54,7 @@ class Curve:
         self.mean, self.median = area, self.quantile(0.5)
 
     def survival(self, seconds: float) -> float:
-        """The share of the waits that last for longer than so many seconds."""
+        """The share of the waits that last for longer than `seconds`: P(X > seconds)."""
         if seconds >= EDGES[-1]:
             return 0.0
         i = bucket(seconds)
@@ -65,11 +62,11 @@ class Curve:
         return self._tails[i] + share * (self._tails[i + 1] - self._tails[i])
 
     def tail(self, bucket: int) -> float:
-        """The share that lasts for longer than a wait in the middle of the bucket."""
+        """The share of the waits that last for longer than one in the middle of the bucket."""
         return 0.5 * (self._tails[bucket] + self._tails[bucket + 1])
 
     def mean_up_to(self, seconds: float) -> float:
-        """The mean wait where nobody waits for longer than that: E[min(X, seconds)]."""
+        """The mean of the waits, each cut off at `seconds`: E[min(X, seconds)]."""
         if seconds >= EDGES[-1]:
             return self._areas[-1]
         i = bucket(seconds)
@@ -77,10 +74,10 @@ class Curve:
         fall = (self._tails[i + 1] - self._tails[i]) * width / (EDGES[i + 1] - EDGES[i])
         return self._areas[i] + width * (self._tails[i] + 0.5 * fall)
 
-    def mean_hedged(self, delay: float, rival: Sequence[float]) -> float:
-        """The mean wait where somebody else is asked after `delay`: E[min(X, delay + Y)], Y each of `rival` alike."""
+    def mean_hedged(self, delay: float, target: Sequence[float]) -> float:
+        """The mean wait with a hedge after `delay`: E[min(X, delay + Y)], where Y is any of `target` alike."""
         tails, areas, last, total = self._tails, self._areas, EDGES[-1], 0.0
-        for seconds in rival:  # mean_up_to, spelt out: this is most of what a plan costs
+        for seconds in target:  # `mean_up_to`, inlined: most of a hedge plan's time is spent here
             until = delay + seconds
             if until >= last:
                 total += areas[-1]
@@ -89,15 +86,15 @@ class Curve:
             low = EDGES[i]
             width = until - low
             total += areas[i] + width * (tails[i] + 0.5 * (tails[i + 1] - tails[i]) * width / (EDGES[i + 1] - low))
-        return total / len(rival)
+        return total / len(target)
 
     def remaining(self, seconds: float) -> float:
-        """How much longer one takes, on average, that has taken so long: E[X - seconds | X > seconds]."""
+        """The mean time left of a wait that has lasted for `seconds`: E[X - seconds | X > seconds]."""
         survival = self.survival(seconds)
         return (self.mean - self.mean_up_to(seconds)) / survival if survival > 0.0 else seconds
 
     def ends(self, share: float) -> list[float]:
-        """The upper ends of the buckets in which more than such a share of the waits end."""
+        """The upper ends of the buckets in which more than this share of the waits end."""
         return [
             end for end, (before, after) in zip(EDGES[1:], pairwise(self._tails), strict=True) if before - after > share
         ]
@@ -115,29 +112,32 @@ class Curve:
 
 
 class Histogram:
-    """Told of waits that ended and of those that were broken off; both weigh e^-(age / TAU)."""
+    """Waits that ended and waits that were broken off, by bucket; each weighs e^-(age / TAU)."""
 
     __slots__ = ("_at", "_cut", "_ended", "_unit", "weight")
 
     def __init__(self) -> None:
         self._ended, self._cut = [0.0] * BUCKETS, [0.0] * BUCKETS
-        self._unit, self._at, self.weight = 1.0, 0.0, 0.0  # a fresh one weighs `unit`, which grows as the old ones fade
+        # A fresh observation weighs `_unit`, which grows instead of every old weight shrinking.
+        self._unit, self._at, self.weight = 1.0, 0.0, 0.0
 
     def add(self, bucket: int, now: float) -> None:
+        """Count a wait that ended with a token."""
         self._ended[bucket] += self._next_unit(now)
 
     def add_censored(self, bucket: int, now: float) -> None:
-        """It was broken off after so long."""
+        """Count a wait that was broken off in this bucket: it would have lasted at least as long."""
         self._cut[bucket] += self._next_unit(now)
 
     def fade(self, share: float) -> None:
-        """What was seen until now counts for that share of what it did."""
+        """Scale the weight of all observations so far by `share`."""
         self._scale(share)
 
     def _next_unit(self, now: float) -> float:
+        """The weight of a fresh observation, which is added to the total."""
         fading = exp((self._at - now) / TAU)
         self._at = now
-        if fading < MIN_SCALE * self._unit:  # before it grows out of what a float holds
+        if fading < MIN_SCALE * self._unit:  # rescale before the unit overflows
             self._scale(fading / self._unit)
             self._unit = 1.0
         else:
@@ -152,18 +152,18 @@ class Histogram:
 
     @property
     def count(self) -> float:
-        """How many fresh observations weigh as much as all of these did at the last one."""
+        """The weight of all observations in fresh ones, when the last one was made."""
         return self.weight / self._unit
 
-    def curve(self, waiting: Sequence[int] = ()) -> Curve | None:
-        """None while there is too little for one; `waiting` are the buckets of those that have not ended yet."""
+    def curve(self, pending: Sequence[int] = ()) -> Curve | None:
+        """The survival curve, None below MIN_OBSERVATIONS; `pending` are the buckets of waits that go on."""
         if self.count < MIN_OBSERVATIONS:
             return None
         unit = 1.0 / self._unit
-        at_risk, left, last = self.count + len(waiting) + UNSEEN_WEIGHT, 1.0, 0
-        tails, last_for = [1.0], Counter(waiting)
+        at_risk, left, last = self.count + len(pending) + UNSEEN_WEIGHT, 1.0, 0
+        tails, unfinished = [1.0], Counter(pending)
         for i in range(BUCKETS):
-            ended, cut = self._ended[i] * unit, self._cut[i] * unit + last_for[i]
+            ended, cut = self._ended[i] * unit, self._cut[i] * unit + unfinished[i]
             if ended > 0.0:
                 left *= 1.0 - ended / (at_risk - 0.5 * cut)
             if ended > 0.01 or cut > 0.01:

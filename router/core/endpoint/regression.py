@@ -1,45 +1,44 @@
-"""A line through decaying evidence: how much longer a wait is for each token of the prompt.
+"""Linear regression over decaying evidence: how many seconds each token of the prompt adds to the wait.
 
-Least squares over observations that weigh e^-(age / tau). The slope counts only where the evidence bears it out: hosted
-models hardly care how long a prompt is and vary by half a second for other reasons, while a local one computes every
-token of it.
+Least squares over observations that weigh e^-(age / tau). The slope is used only if it is significant: the waits of
+hosted models hardly depend on the prompt's length and vary by half a second for other reasons, while a local server
+computes every token of the prompt.
 """
 
 from __future__ import annotations
 
 from math import exp, sqrt
 
-MIN_OBSERVATIONS = 30.0  # fresh observations
-STANDARD_ERRORS_TO_ACCEPT = 3.0  # standard errors that a slope must be away from nothing, to be believed
-REACH_DEVIATIONS = 5.0  # standard deviations of the sizes seen, beyond which the line says nothing
-STANDARD_ERRORS_TO_KEEP = 2.0  # and to be believed still, lest it come and go with every stall
+MIN_OBSERVATIONS = 30.0  # weight, in fresh observations, below which the slope stays as it is
+STANDARD_ERRORS_TO_ACCEPT = 3.0  # above zero, for a slope to be significant
+STANDARD_ERRORS_TO_KEEP = 2.0  # above zero, for a slope to stay significant: it must not come and go with every stall
+REACH_DEVIATIONS = 5.0  # standard deviations above the mean x, up to which the line is extrapolated
 
 
 class Regression:
-    """Sums of y over x; `weight` fresh observations at the last one. Beyond `reach` nothing is known of x."""
+    """A line of y over x. `weight` is that of all evidence, in fresh observations, when the last one was made."""
 
     __slots__ = ("_at", "_tau", "_x", "_xx", "_xy", "_y", "_yy", "reach", "slope", "weight")
 
     def __init__(self, tau: float) -> None:
         self._tau, self._at = tau, 0.0
         self.weight = self._x = self._y = self._xx = self._xy = self._yy = 0.0
-        self.reach = 0.0  # the largest x that it says something of
-        self.slope = 0.0  # of y over x; never below 0, 0 until it is significant, and kept while there is too little
+        self.reach = 0.0  # the largest x that the line applies to
+        self.slope = 0.0  # of y over x; never below 0, 0 unless significant, kept below MIN_OBSERVATIONS
 
     def add(self, x: float, y: float, now: float) -> None:
         decay = exp((self._at - now) / self._tau)
         self._at = now
-        counts = 1.0
+        weight = 1.0
         if x > self.reach > 0.0 and self.reach > (mean := self.mean_x):
-            counts = (
-                (self.reach - mean) / (x - mean)
-            ) ** 2  # or one that is far from all others would be all that counts
-        self.weight = self.weight * decay + counts
-        self._x = self._x * decay + counts * x
-        self._y = self._y * decay + counts * y
-        self._xx = self._xx * decay + counts * x * x
-        self._xy = self._xy * decay + counts * x * y
-        self._yy = self._yy * decay + counts * y * y
+            # Leverage grows with the square of the distance: without this one far outlier would determine the line.
+            weight = ((self.reach - mean) / (x - mean)) ** 2
+        self.weight = self.weight * decay + weight
+        self._x = self._x * decay + weight * x
+        self._y = self._y * decay + weight * y
+        self._xx = self._xx * decay + weight * x * x
+        self._xy = self._xy * decay + weight * x * y
+        self._yy = self._yy * decay + weight * y * y
         if self.weight >= MIN_OBSERVATIONS:
             self.slope = self._significant(STANDARD_ERRORS_TO_KEEP if self.slope else STANDARD_ERRORS_TO_ACCEPT)
 
@@ -52,6 +51,7 @@ class Regression:
         return self._y / self.weight
 
     def _significant(self, standard_errors: float) -> float:
+        """The slope if it is positive and so many standard errors above zero, else 0; updates `reach`."""
         weight = self.weight
         xx = self._xx - self._x * self._x / weight
         xy = self._xy - self._x * self._y / weight

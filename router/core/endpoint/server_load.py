@@ -1,17 +1,17 @@
-"""What a server says of its own load, beyond what we send it: others may ask it too.
+"""The load that a server reports of itself, which includes requests of other clients.
 
-Each part may be unknown, which is None and never 0: a server that doesn't say how many wait is not idle for that.
+Each part may be unknown, which is None and never 0: a server that does not report its queue is not therefore idle.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-HOT_KV = 0.95  # of the key-value cache: from there on a server puts requests back to make room for others
+HOT_KV = 0.95  # of the key-value cache: from this share on a server preempts requests to make room for others
 
 
 class ServerLoad(NamedTuple):
-    """Requests that run and that wait there, whoever sent them, and the share of its key-value cache that is in use."""
+    """Running and waiting requests of all clients, and the share of the key-value cache in use."""
 
     running: float | None = None
     waiting: float | None = None
@@ -19,5 +19,5 @@ class ServerLoad(NamedTuple):
 
     @property
     def hot(self) -> bool:
-        """One more request would wait before it is looked at, or make another wait."""
+        """True if one more request would wait in the server's queue, or make another one wait."""
         return bool(self.waiting) or (self.kv is not None and self.kv >= HOT_KV)
