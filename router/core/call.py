@@ -116,7 +116,7 @@ def _read(fields: Fields, name: str) -> Any:
 
 
 def _peek(fields: Fields, name: str) -> Any:
-    """As `_read`, but None if the value can't be decoded (1e999, say): only the endpoint may refuse it."""
+    """The value of a field; None if absent, or if it can't be decoded (1e999, say): only the endpoint may refuse it."""
     try:
         return _read(fields, name)
     except (msgspec.DecodeError, RecursionError):

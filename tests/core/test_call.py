@@ -1,4 +1,4 @@
-"""A request body, read once: what is refused and in which words, and that nobody's bytes are changed."""
+"""Parsing of a request body: the fields read, the refusals, and that the bytes of every value stay unchanged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refusal(body: bytes) -> InvalidCall:
     return refused.value
 
 
-def test_a_call_is_the_body_and_the_few_fields_that_we_route_on() -> None:
+def test_a_call_is_the_body_and_the_few_fields_that_routing_needs() -> None:
     body = b'{"model": "chat", "stream": true, "n": 3, "messages": []}'
     call = parse("chat/completions", body)
     assert (call.operation, call.model, call.stream, call.choices) == ("chat/completions", "chat", True, 3)
@@ -38,7 +38,7 @@ def test_a_client_may_ask_for_any_number_of_answers(n: int) -> None:
     assert parse("chat/completions", b'{"model": "m", "n": %d}' % n).choices == n
 
 
-def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
+def test_the_default_is_one_answer_without_streaming() -> None:
     for body in (
         b'{"model": "chat"}',
         b'{"model": "chat", "stream": null, "n": null}',
@@ -49,7 +49,7 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operation", "stream", "wait"),
+    ("operation", "stream", "kind"),
     [
         ("chat/completions", b"true", "first_token"),
         ("completions", b"true", "first_token"),
@@ -59,10 +59,10 @@ def test_what_is_not_said_is_one_answer_that_does_not_stream() -> None:
         ("embeddings", b"true", "embedding"),  # there are no tokens to stream
     ],
 )
-def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: str) -> None:
+def test_the_demand_kind(operation: Operation, stream: bytes, kind: str) -> None:
     call = parse(operation, b'{"model": "m", "stream": %b}' % stream)
-    assert call.demand.kind == wait
-    assert call.stream is (wait == "first_token")
+    assert call.demand.kind == kind
+    assert call.stream is (kind == "first_token")
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def test_what_its_client_waits_for(operation: Operation, stream: bytes, wait: st
         (b'{"model": "m", "n": true}', "invalid_type", "n"),
     ],
 )
-def test_what_cannot_be_routed_is_refused_by_name(body: bytes, code: str, param: str | None) -> None:
+def test_a_body_that_cannot_be_routed_is_refused_with_code_and_param(body: bytes, code: str, param: str | None) -> None:
     error = refusal(body)
     assert (error.code, error.param) == (code, param)
     assert str(error).endswith(".")
 
 
-def test_the_longest_name_is_a_name() -> None:
+def test_a_model_name_of_the_maximum_length_is_valid() -> None:
     assert parse("completions", b'{"model": "%b"}' % (b"m" * MAX_MODEL_NAME)).model == "m" * MAX_MODEL_NAME
 
 
@@ -122,18 +122,18 @@ DEPTH = 100_000
         b'{"model": "m", "n": %b}' % (b'{"a":' * DEPTH + b"1" + b"}" * DEPTH),
     ],
 )
-def test_nesting_beyond_any_use_is_refused_and_harms_nothing(body: bytes) -> None:
+def test_very_deep_nesting_is_refused(body: bytes) -> None:
     assert refusal(body).code == "invalid_json"
 
 
-def test_of_a_key_that_stands_twice_the_last_counts_as_it_does_for_other_readers() -> None:
+def test_of_a_repeated_key_the_last_value_counts_as_in_other_parsers() -> None:
     body = b'{"model": "a", "stream": true, "model": "b", "stream": false}'
     call = parse("chat/completions", body)
     assert (call.model, call.stream) == ("b", False)
     assert json.loads(body)["model"] == "b"
 
 
-def test_a_name_may_be_written_with_escapes() -> None:
+def test_a_key_or_model_name_may_contain_escapes() -> None:
     assert parse("completions", rb'{"\u006dodel": "mod\u00e8le"}').model == "modèle"
 
 
@@ -143,7 +143,7 @@ def test_a_name_may_be_written_with_escapes() -> None:
     indent=st.sampled_from([None, 0, 2]),
     ascii_only=st.booleans(),
 )
-def test_the_bytes_of_every_value_stay_as_they_came(
+def test_the_bytes_of_every_value_stay_unchanged(
     fields: dict[str, object], indent: int | None, ascii_only: bool
 ) -> None:
     body = json.dumps({"model": "m", **fields}, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "replace")
@@ -168,17 +168,20 @@ def a_prompt(*parts: str) -> Call:
     return parse("chat/completions", json.dumps({"model": "m", "messages": parts}).encode())
 
 
-def test_its_size_is_that_of_its_text_and_not_of_what_is_attached() -> None:
+def test_the_size_counts_text_and_no_attachments() -> None:
     picture = "data:image/png;base64,"
-    text, seen = a_prompt("Hi", "there" * 100), a_prompt(picture + "A" * 4000, "Hi", picture, picture + "B" * 400)
+    text, with_pictures = (
+        a_prompt("Hi", "there" * 100),
+        a_prompt(picture + "A" * 4000, "Hi", picture, picture + "B" * 400),
+    )
     assert text.demand.size == len(text.body) / BYTES_PER_TOKEN
-    assert seen.demand.size == (len(seen.body) - 4400) / BYTES_PER_TOKEN
+    assert with_pictures.demand.size == (len(with_pictures.body) - 4400) / BYTES_PER_TOKEN
 
 
-def test_of_very_many_attached_no_more_are_looked_for_than_anybody_has() -> None:
+def test_attachments_beyond_the_maximum_count_as_text() -> None:
     call = a_prompt(*[";base64,AAAA"] * (MAX_ATTACHMENTS + 7))
     assert call.demand.size == (len(call.body) - 4 * MAX_ATTACHMENTS) / BYTES_PER_TOKEN
 
 
-def test_what_the_client_says_of_headers_is_kept() -> None:
+def test_the_headers_are_kept_unchanged() -> None:
     assert parse("completions", b'{"model": "m"}', b"a: b\r\n").headers == b"a: b\r\n"

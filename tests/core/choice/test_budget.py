@@ -1,4 +1,4 @@
-"""Extra attempts are paid for by ordinary calls, with a small reserve."""
+"""The budget of extra attempts: ordinary calls pay for them, and there is a small reserve."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def drain(budget: Budget, now: float) -> int:
 
 @properties
 @given(steps=steps)
-def test_what_is_spent_is_what_calls_paid_and_the_reserve_and_what_grew_back_of_it(steps: Steps) -> None:
+def test_no_more_is_spent_than_calls_paid_plus_the_reserve_and_its_regrowth(steps: Steps) -> None:
     budget, now, paid, spent = Budget(), T, 0.0, 0
     for gap, share in steps:
         now += gap
@@ -78,7 +78,7 @@ def test_an_extra_attempt_is_allowed_exactly_when_the_level_pays_for_it(steps: S
 
 @properties
 @given(steps=steps, reserve=st.sampled_from([0.0, 3.0]), later=st.sampled_from([0.0, 10.0, 1e9]))
-def test_the_pressure_is_a_share_and_all_is_spent_where_nothing_is_to_be_had_and_reading_it_spends_nothing(
+def test_the_pressure_is_a_share_that_is_one_when_the_budget_is_empty_and_reading_it_spends_nothing(
     steps: Steps, reserve: float, later: float
 ) -> None:
     budget, now = Budget(reserve=reserve), T
@@ -98,7 +98,7 @@ def test_the_pressure_is_a_share_and_all_is_spent_where_nothing_is_to_be_had_and
 
 @properties
 @given(steps=steps)
-def test_a_lone_caller_has_the_reserve_again_after_a_while(steps: Steps) -> None:
+def test_the_reserve_grows_back(steps: Steps) -> None:
     budget, now = Budget(), T
     for gap, share in steps:
         now += gap
@@ -127,7 +127,7 @@ def test_over_a_long_time_the_share_holds_at_every_rate(calls_a_second: int) -> 
     assert 0.1 * calls * 0.9 <= spent <= 0.1 * calls + RESERVE + regrown
 
 
-def test_what_calls_paid_long_ago_pays_for_nothing() -> None:
+def test_old_payments_expire() -> None:
     budget = Budget()
     for _ in range(1000):
         budget.deposit(1.0, T)
@@ -142,7 +142,7 @@ def test_without_a_reserve_every_extra_attempt_was_paid_for() -> None:
     assert drain(budget, T) == 1
 
 
-def test_the_pressure_is_what_was_drawn_of_what_calls_paid_and_the_reserve() -> None:
+def test_the_pressure_is_the_share_withdrawn_of_payments_and_reserve() -> None:
     budget = Budget()
     assert budget.pressure(T) == 0.0
     budget.deposit(1.0, T)
@@ -156,14 +156,14 @@ def test_the_pressure_is_what_was_drawn_of_what_calls_paid_and_the_reserve() -> 
     assert Budget(utilization=lambda: 1.0, max_utilization=0.8).pressure(T) == 1.0
 
 
-def test_under_too_high_a_load_nothing_is_to_be_had_and_nothing_is_forgotten() -> None:
-    load = 0.5
-    budget = Budget(utilization=lambda: load, max_utilization=0.8)
+def test_above_the_maximum_utilization_the_budget_is_empty_and_keeps_its_balance() -> None:
+    utilization = 0.5
+    budget = Budget(utilization=lambda: utilization, max_utilization=0.8)
     budget.deposit(2.0, T)
-    load = 0.8
+    utilization = 0.8
     assert budget.level(T) == RESERVE + 2.0
-    load = 0.81
+    utilization = 0.81
     assert (budget.level(T), budget.withdraw(T)) == (0.0, False)
     budget.deposit(1.0, T)
-    load = 0.0
+    utilization = 0.0
     assert budget.level(T) == RESERVE + 3.0

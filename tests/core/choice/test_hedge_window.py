@@ -1,4 +1,4 @@
-"""How many hedges may wait at once."""
+"""The hedge window: how many hedges may wait at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from router.core.choice.hedge_window import HEDGES_PER_WIN, MIN_HEDGES, TAU, Hed
 from tests.core.helpers import T
 
 
-def test_few_may_wait_where_none_has_won() -> None:
+def test_without_a_win_few_may_wait() -> None:
     assert HedgeWindow().size(T) == MIN_HEDGES
 
 
-def test_each_that_wins_makes_room_for_more_and_after_a_while_for_none() -> None:
+def test_each_win_widens_the_window_for_a_while() -> None:
     window = HedgeWindow()
     for _ in range(3):
         window.won(T)
@@ -18,9 +18,9 @@ def test_each_that_wins_makes_room_for_more_and_after_a_while_for_none() -> None
     assert MIN_HEDGES < window.size(T + 3 * TAU) < MIN_HEDGES + 1.0
 
 
-def test_whoever_waits_at_a_frozen_endpoint_is_elsewhere_within_some_rounds() -> None:
+def test_all_calls_at_a_frozen_endpoint_are_hedged_within_a_few_rounds() -> None:
     window, stuck, rounds = HedgeWindow(), 200.0, 0
-    while stuck > 0:  # all that may wait are asked, and win half a second later
+    while stuck > 0:  # the window is filled, and all its hedges win half a second later
         now = T + rounds * 0.5
         hedged = int(window.size(now))
         for _ in range(hedged):

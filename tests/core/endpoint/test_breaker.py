@@ -1,4 +1,4 @@
-"""The circuit breaker: its drawing as a table, and that it never gets stuck."""
+"""The circuit breaker: its state diagram as a table, and that it never gets stuck."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from router.core.endpoint.breaker import (
 )
 from tests.core.helpers import T
 
-RETRY = T + FIRST_WAIT  # when a breaker that opened at T lets its trial through
+RETRY = T + FIRST_WAIT  # when a breaker that opened at T allows its trial
 
 
 def serve(breaker: Breaker, now: float) -> bool:
-    """An attempt that takes no time."""
+    """Serve an attempt that takes no time."""
     return breaker.success(now, now, trial=breaker.begin())
 
 
@@ -56,26 +56,26 @@ def opened() -> Breaker:
     return breaker
 
 
-# The drawing. From a state, what happens when, and the state right after it.
-DRAWING: list[tuple[str, Callable[[], Breaker], Callable[[Breaker, float], object], float, State]] = [
+# The state diagram: a state, what happens and when, and the state right after it.
+TRANSITIONS: list[tuple[str, Callable[[], Breaker], Callable[[Breaker, float], object], float, State]] = [
     ("closed stays closed when served", closed, serve, T, State.CLOSED),
     ("closed stays closed after one failure", closed, fail, T, State.CLOSED),
     ("closed opens at the third failure in a row", nearly_open, fail, T, State.OPEN),
-    ("closed stays closed when the row is broken", nearly_open, serve, T, State.CLOSED),
-    ("closed learns nothing from an attempt given up", nearly_open, give_up, T, State.CLOSED),
-    ("open stays open until its wait is over", opened, lambda *_: None, RETRY - 0.001, State.OPEN),
-    ("open is half-open when its wait is over", opened, lambda *_: None, RETRY, State.HALF_OPEN),
+    ("closed stays closed when a success breaks the row", nearly_open, serve, T, State.CLOSED),
+    ("closed stays closed after an attempt without a result", nearly_open, give_up, T, State.CLOSED),
+    ("open stays open until the wait is over", opened, lambda *_: None, RETRY - 0.001, State.OPEN),
+    ("open is half-open when the wait is over", opened, lambda *_: None, RETRY, State.HALF_OPEN),
     ("half-open closes when its trial is served", opened, serve, RETRY, State.CLOSED),
     ("half-open opens when its trial fails", opened, fail, RETRY, State.OPEN),
-    ("half-open stays so when its trial is given up", opened, give_up, RETRY, State.HALF_OPEN),
-    ("open closes when an attempt is served all the same", opened, serve, RETRY - 1.0, State.CLOSED),
+    ("half-open stays half-open when its trial has no result", opened, give_up, RETRY, State.HALF_OPEN),
+    ("open closes when an attempt, sent anyway, is served", opened, serve, RETRY - 1.0, State.CLOSED),
 ]
 
 
 @pytest.mark.parametrize(
-    ("breaker", "happens", "now", "state"), [row[1:] for row in DRAWING], ids=[r[0] for r in DRAWING]
+    ("breaker", "happens", "now", "state"), [row[1:] for row in TRANSITIONS], ids=[r[0] for r in TRANSITIONS]
 )
-def test_the_drawing(
+def test_each_transition_of_the_state_diagram(
     breaker: Callable[[], Breaker], happens: Callable[[Breaker, float], object], now: float, state: State
 ) -> None:
     machine = breaker()
@@ -84,7 +84,7 @@ def test_the_drawing(
     assert machine.allows(now) is (state is not State.OPEN)
 
 
-def test_opening_and_closing_are_said_once() -> None:
+def test_opening_and_closing_are_reported_once() -> None:
     breaker = Breaker()
     assert [fail(breaker, T) for _ in range(5)] == [False, False, True, False, False]
     assert [serve(breaker, T + 100) for _ in range(3)] == [True, False, False]
@@ -98,10 +98,10 @@ def test_half_open_lets_exactly_one_trial_through() -> None:
     assert breaker.begin()
     assert not breaker.allows(RETRY)
     assert not breaker.allows(RETRY + 1000)
-    assert not breaker.begin()  # asked all the same, as the last endpoint is
+    assert not breaker.begin()  # asked anyway, as the last resort
 
 
-def test_a_trial_that_says_nothing_is_handed_back_at_once() -> None:
+def test_a_trial_without_a_result_is_handed_back_at_once() -> None:
     breaker = opened()
     trial = breaker.begin()
     breaker.inconclusive(trial=trial)
@@ -109,14 +109,14 @@ def test_a_trial_that_says_nothing_is_handed_back_at_once() -> None:
     assert breaker.begin()
 
 
-def test_another_attempt_that_says_nothing_does_not_hand_back_the_trial() -> None:
+def test_another_attempt_without_a_result_does_not_hand_back_the_trial() -> None:
     breaker = opened()
     assert breaker.begin()
     breaker.inconclusive(trial=False)
     assert not breaker.allows(RETRY)
 
 
-def test_the_wait_doubles_with_each_failed_trial_up_to_its_cap_and_begins_anew_after_a_recovery() -> None:
+def test_the_wait_doubles_with_each_failed_trial_up_to_its_maximum_and_starts_again_after_a_recovery() -> None:
     breaker, now = opened(), T
     waits = []
     for _ in range(6):
@@ -132,7 +132,7 @@ def test_the_wait_doubles_with_each_failed_trial_up_to_its_cap_and_begins_anew_a
 
 
 @pytest.mark.parametrize("end", [serve, fail, give_up])
-def test_however_a_trial_ends_the_next_outage_is_tried_too(end: Callable[[Breaker, float], object]) -> None:
+def test_after_any_end_of_a_trial_the_next_outage_has_one_too(end: Callable[[Breaker, float], object]) -> None:
     breaker = opened()
     end(breaker, RETRY)
     serve(breaker, T + 100.0)
@@ -153,7 +153,7 @@ def test_an_attempt_that_began_before_the_opening_proves_nothing() -> None:
     assert breaker.state(T + 2.0) is State.OPEN
 
 
-def test_of_several_attempts_under_way_when_a_trial_fails_the_others_do_not_lengthen_the_wait() -> None:
+def test_when_a_trial_fails_other_running_attempts_do_not_lengthen_the_wait() -> None:
     breaker = opened()
     trial, other = breaker.begin(), breaker.begin()
     breaker.failure(RETRY + 1.0, RETRY, trial=trial)
@@ -161,7 +161,7 @@ def test_of_several_attempts_under_way_when_a_trial_fails_the_others_do_not_leng
     assert breaker.retry_at == RETRY + 1.0 + 2 * FIRST_WAIT
 
 
-def test_a_hint_brings_the_trial_forward_and_closes_nothing() -> None:
+def test_a_hint_brings_the_trial_forward_and_does_not_close_the_breaker() -> None:
     breaker = opened()
     breaker.hint(T + 0.5)
     assert breaker.state(T + 0.5) is State.HALF_OPEN
@@ -176,19 +176,19 @@ def test_a_hint_brings_the_trial_forward_and_closes_nothing() -> None:
 
 
 def alternating(calls: int, every: float) -> Breaker:
-    """Every other call fails, the last one too."""
+    """A breaker after calls of which every other one fails, the last one too."""
     breaker = Breaker()
     for call in range(calls):
         (serve, fail)[call % 2](breaker, T + call * every)
     return breaker
 
 
-def test_half_of_ten_failing_opens_it() -> None:
+def test_half_of_ten_failing_opens_the_breaker() -> None:
     assert alternating(MIN_CALLS - 2, every=1.0).retry_at is None
     assert alternating(MIN_CALLS, every=1.0).retry_at == T + 9.0 + FIRST_WAIT
 
 
-def test_fewer_than_half_failing_does_not() -> None:
+def test_fewer_than_half_failing_does_not_open_the_breaker() -> None:
     breaker = Breaker()
     for call in range(300):
         (serve, serve, fail)[call % 3](breaker, T + call * 0.1)
@@ -215,7 +215,7 @@ def test_a_short_burst_of_failures_is_not_hidden_by_the_calls_before_it() -> Non
     assert breaker.state(T + 10.0) is State.OPEN
 
 
-def test_what_failed_before_a_recovery_is_forgotten() -> None:
+def test_failures_before_a_recovery_are_forgotten() -> None:
     breaker = alternating(MIN_CALLS, every=0.1)
     serve(breaker, T + 10.0)
     assert breaker.failures_in_a_row == 0
@@ -226,21 +226,21 @@ def test_what_failed_before_a_recovery_is_forgotten() -> None:
 # The slow start.
 
 
-def test_the_ramp_rises_evenly_after_a_recovery_from_a_tenth_to_all() -> None:
+def test_the_ramp_rises_evenly_after_a_recovery_from_a_tenth_to_one() -> None:
     breaker = opened()
-    assert breaker.ramp(T) == 1.0  # it has never recovered
+    assert breaker.ramp(T) == 1.0  # no recovery yet
     serve(breaker, RETRY)
     assert breaker.ramp(RETRY) == breaker.ramp(RETRY + 0.1 * RAMP) == MIN_RAMP
     assert breaker.ramp(RETRY + 0.5 * RAMP) == 0.5
     assert breaker.ramp(RETRY + RAMP) == breaker.ramp(RETRY + 9 * RAMP) == 1.0
 
 
-def test_one_that_never_opened_has_no_ramp() -> None:
+def test_a_breaker_that_never_opened_has_no_ramp() -> None:
     assert nearly_open().ramp(T) == 1.0
 
 
 class AnyLife(RuleBasedStateMachine):
-    """Attempts that begin and end in any order and manner, allowed and not."""
+    """Attempts that begin and end in any order and manner, allowed or not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,9 +264,9 @@ class AnyLife(RuleBasedStateMachine):
             self.breaker.inconclusive(trial=trial)
         else:
             was = self.breaker.state(self.now)
-            said = getattr(self.breaker, how)(self.now, began, trial=trial)
+            reported = getattr(self.breaker, how)(self.now, began, trial=trial)
             flipped = (was is State.CLOSED) is not (self.breaker.state(self.now) is State.CLOSED)
-            assert said is flipped
+            assert reported is flipped
 
     @rule()
     def probed(self) -> None:
@@ -280,13 +280,13 @@ class AnyLife(RuleBasedStateMachine):
             assert self.breaker.allows(self.now) is (trials == 0)
 
     @invariant()
-    def a_closed_one_allows_and_an_open_one_does_not(self) -> None:
+    def a_closed_breaker_allows_and_an_open_one_does_not(self) -> None:
         assert self.breaker.allows(self.now) or self.breaker.state(self.now) is not State.CLOSED
         assert not self.breaker.allows(self.now) or self.breaker.state(self.now) is not State.OPEN
 
     @invariant()
     def it_is_never_stuck(self) -> None:
-        """When those that run have ended, however, it lets another through within its longest wait, and then closes."""
+        """Once all attempts have ended a trial is allowed within MAX_WAIT, and its success closes the breaker."""
         breaker = deepcopy(self.breaker)
         for _, trial in self.live:
             breaker.inconclusive(trial=trial)

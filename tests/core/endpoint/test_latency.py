@@ -1,4 +1,4 @@
-"""The first-token estimator: a mean between prior and evidence, and quantiles that are what the word says."""
+"""The latency estimate: a mean between prior and evidence, quantiles, sizes, loads and changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.core.lives import lived
 
 NOISE = 1e-9  # of rounding; values here are at most 100 s
 
-Waits = list[tuple[float, float]]  # after how long, how long
+Waits = list[tuple[float, float]]  # seconds since the last one, seconds it took
 
 seconds = st.floats(0.001, 100.0)
 gaps = st.one_of(st.just(0.0), st.floats(0.0, 10.0), st.floats(0.0, 5000.0))
@@ -27,7 +27,7 @@ waits = st.lists(st.tuples(gaps, seconds), max_size=30)
 some_waits = st.lists(st.tuples(gaps, seconds), min_size=1, max_size=30)
 seeds = st.integers(0, 2**32)
 loads = st.sampled_from([0.0, 1.0, 10.0, 60.0])
-shares = st.floats(0.1, 10.0)  # of what is expected
+shares = st.floats(0.1, 10.0)  # of the expected wait
 
 
 def after(history: Waits, prior: float) -> tuple[Latency, float]:
@@ -40,7 +40,7 @@ def after(history: Waits, prior: float) -> tuple[Latency, float]:
 
 @properties
 @given(prior=seconds, idle=gaps)
-def test_a_newcomer_stands_at_the_prior_however_long_it_is_not_asked(prior: float, idle: float) -> None:
+def test_a_newcomers_estimate_is_the_prior_at_any_time(prior: float, idle: float) -> None:
     latency = Latency(prior)
     assert latency.unknown
     assert latency.mean(T + idle) == prior
@@ -49,20 +49,20 @@ def test_a_newcomer_stands_at_the_prior_however_long_it_is_not_asked(prior: floa
 
 @properties
 @given(prior=seconds, value=seconds)
-def test_the_first_evidence_is_all_that_is_known(prior: float, value: float) -> None:
+def test_the_first_evidence_replaces_the_prior(prior: float, value: float) -> None:
     latency, now = after([(0.0, value)], prior)
     assert latency.mean(now) == pytest.approx(value)
 
     assert not latency.unknown
 
 
-def test_a_failure_counts_soon_but_not_in_the_long_run() -> None:
+def test_a_failure_counts_in_the_mean_but_not_in_the_long_run_mean() -> None:
     latency = Latency(1.0)
     latency.penalise(5.0, T)
     assert latency.mean(T) == pytest.approx(4.2)
     assert latency.mean(T + 100 * TAU) == pytest.approx(1.0)
     latency.observe(0.2, T + 1.0)
-    assert latency.mean(T + 1.0) == pytest.approx(0.2)  # the first that it served
+    assert latency.mean(T + 1.0) == pytest.approx(0.2)  # the first one served replaces everything
 
 
 @properties
@@ -89,7 +89,7 @@ def test_new_evidence_always_moves_the_mean_towards_it_and_never_beyond(
     assert 0.0 < moved < 1.0 if history else moved == pytest.approx(1.0)
 
 
-def test_new_evidence_counts_for_more_than_old() -> None:
+def test_new_evidence_weighs_more_than_old() -> None:
     slower, now = after([(0.0, 1.0), (10.0, 2.0)], 1.5)
     faster, _ = after([(0.0, 2.0), (10.0, 1.0)], 1.5)
     assert slower.mean(now) > 1.5 > faster.mean(now)
@@ -102,7 +102,9 @@ def test_evidence_of_a_busy_minute_outweighs_the_prior() -> None:
 
 @properties
 @given(history=some_waits, prior=seconds, idles=st.lists(gaps, min_size=2, max_size=10))
-def test_an_idle_endpoint_drifts_back_in_one_direction(history: Waits, prior: float, idles: list[float]) -> None:
+def test_the_estimate_of_an_idle_endpoint_drifts_in_one_direction(
+    history: Waits, prior: float, idles: list[float]
+) -> None:
     latency, now = after(history, prior)
     means = [latency.mean(now + idle) for idle in (0.0, *sorted(idles), 1e9)]
     direction = 1.0 if means[-1] >= means[0] else -1.0
@@ -111,7 +113,7 @@ def test_an_idle_endpoint_drifts_back_in_one_direction(history: Waits, prior: fl
 
 @properties
 @given(history=some_waits, prior=seconds)
-def test_it_drifts_to_its_own_long_run_mean(history: Waits, prior: float) -> None:
+def test_the_estimate_drifts_to_the_long_run_mean(history: Waits, prior: float) -> None:
     latency, now = after(history, prior)
     total, weight, then = 0.0, 0.0, T
     for gap, value in history:
@@ -121,7 +123,7 @@ def test_it_drifts_to_its_own_long_run_mean(history: Waits, prior: float) -> Non
     assert latency.mean(now + 100 * TAU) == pytest.approx(total / weight)
 
 
-def test_after_an_outage_an_idle_endpoint_is_believed_again() -> None:
+def test_after_an_outage_the_estimate_of_an_idle_endpoint_recovers() -> None:
     usual = [(5.0, 0.3)] * 200
     latency, now = after([*usual, (1.0, 30.0), (1.0, 30.0)], 1.0)
     assert latency.mean(now) > 5.0
@@ -130,9 +132,7 @@ def test_after_an_outage_an_idle_endpoint_is_believed_again() -> None:
 
 @properties
 @given(history=waits, prior=seconds, idle=gaps, value=seconds)
-def test_a_wait_that_was_broken_off_never_lowers_the_mean(
-    history: Waits, prior: float, idle: float, value: float
-) -> None:
+def test_a_censored_wait_never_lowers_the_mean(history: Waits, prior: float, idle: float, value: float) -> None:
     latency, now = after(history, prior)
     now += idle
     before = latency.mean(now)
@@ -140,27 +140,27 @@ def test_a_wait_that_was_broken_off_never_lowers_the_mean(
     assert latency.mean(now) >= before
 
 
-def test_a_wait_that_was_broken_off_counts_once_it_has_outlasted_the_estimate() -> None:
-    told = Latency(1.0)
-    told.observe_at_least(3.0, T)
-    assert told.mean(T) == 3.0  # a bound, and no sample: it is no less
-    assert not told.unknown
-    told.observe(1.0, T)
-    assert told.mean(T) < 2.2  # and it weighs no more than one
+def test_a_censored_wait_counts_if_it_is_longer_than_expected() -> None:
+    latency = Latency(1.0)
+    latency.observe_at_least(3.0, T)
+    assert latency.mean(T) == 3.0  # a lower bound, which is not averaged with the prior
+    assert not latency.unknown
+    latency.observe(1.0, T)
+    assert latency.mean(T) < 2.2  # with the weight of one observation
 
 
 @properties
 @given(history=waits, prior=seconds, idle=gaps, value=seconds)
-def test_after_a_bound_the_mean_stands_between_it_and_the_prior(
+def test_after_a_censored_wait_the_mean_drifts_between_it_and_the_prior(
     history: Waits, prior: float, idle: float, value: float
 ) -> None:
     latency, now = after(history, prior)
     latency.observe_at_least(value, now)
-    stands, rests = latency.mean(now), latency.mean(now + 1e9)
-    assert min(stands, rests) - NOISE <= latency.mean(now + idle) <= max(stands, rests) + NOISE
+    first, last = latency.mean(now), latency.mean(now + 1e9)
+    assert min(first, last) - NOISE <= latency.mean(now + idle) <= max(first, last) + NOISE
 
 
-def test_a_wait_that_was_broken_off_early_says_nothing() -> None:
+def test_a_wait_that_was_broken_off_early_is_no_evidence() -> None:
     latency = Latency(1.0)
     latency.observe_at_least(0.9, T)
     assert latency.mean(T) == 1.0
@@ -186,22 +186,22 @@ def test_reading_changes_nothing(history: Waits, prior: float, reads: list[tuple
 
 @properties
 @given(seed=seeds, one=shares, another=shares, later=gaps, load=loads)
-def test_of_two_equal_ones_the_one_told_the_quicker_wait_is_never_dearer(
+def test_a_quicker_wait_never_makes_the_endpoint_cost_more(
     seed: int, one: float, another: float, later: float, load: float
 ) -> None:
-    told, now = lived(seed, loaded=True)
-    untold, now = deepcopy(told), now + later
-    quicker, slower = sorted(share * told.expected(0.0, now) for share in (one, another))
-    told.observe(quicker, now, load=load)
-    untold.observe(slower, now, load=load)
-    assert told.mean(now) <= untold.mean(now) * (1.0 + NOISE)
+    with_quicker, now = lived(seed, loaded=True)
+    with_slower, now = deepcopy(with_quicker), now + later
+    quicker, slower = sorted(share * with_quicker.expected(0.0, now) for share in (one, another))
+    with_quicker.observe(quicker, now, load=load)
+    with_slower.observe(slower, now, load=load)
+    assert with_quicker.mean(now) <= with_slower.mean(now) * (1.0 + NOISE)
     for any_load in (0.0, load, 60.0):
-        assert cost(told, 0.0, any_load, now) <= cost(untold, 0.0, any_load, now) * (1.0 + NOISE)
+        assert cost(with_quicker, 0.0, any_load, now) <= cost(with_slower, 0.0, any_load, now) * (1.0 + NOISE)
 
 
 @properties
 @given(seed=seeds, share=shares, later=gaps, load=loads)
-def test_whatever_was_seen_the_mean_never_rises_by_a_wait_below_it_nor_falls_by_one_above(
+def test_after_any_history_a_wait_below_the_mean_never_raises_it_nor_one_above_lowers_it(
     seed: int, share: float, later: float, load: float
 ) -> None:
     latency, now = lived(seed, loaded=True)
@@ -214,7 +214,7 @@ def test_whatever_was_seen_the_mean_never_rises_by_a_wait_below_it_nor_falls_by_
 
 @properties
 @given(seed=seeds, share=shares, later=gaps, size=st.sampled_from([0.0, 100.0, 20000.0]), load=loads)
-def test_whatever_was_seen_a_wait_that_was_broken_off_makes_nothing_cheaper(
+def test_after_any_history_a_censored_wait_never_lowers_the_cost(
     seed: int, share: float, later: float, size: float, load: float
 ) -> None:
     latency, now = lived(seed, sized=True, loaded=True)
@@ -227,9 +227,7 @@ def test_whatever_was_seen_a_wait_that_was_broken_off_makes_nothing_cheaper(
 
 @properties
 @given(seed=seeds, failures=st.integers(1, 300), seconds=st.floats(0.0, 10.0), later=gaps, load=loads)
-def test_no_count_of_failures_makes_it_cheaper(
-    seed: int, failures: int, seconds: float, later: float, load: float
-) -> None:
+def test_failures_never_lower_the_cost(seed: int, failures: int, seconds: float, later: float, load: float) -> None:
     latency, now = lived(seed, sized=True, loaded=True)
     now += later
     before = cost(latency, 100.0, load, now)
@@ -240,7 +238,7 @@ def test_no_count_of_failures_makes_it_cheaper(
 
 @properties
 @given(seed=seeds, later=gaps, size=st.sampled_from([0.0, 1.0, 1e7]), value=st.sampled_from([0.0, 1e-9, 1.0, 1e5]))
-def test_whatever_was_seen_all_that_it_says_is_a_time(seed: int, later: float, size: float, value: float) -> None:
+def test_after_any_history_every_estimate_is_a_finite_time(seed: int, later: float, size: float, value: float) -> None:
     latency, now = lived(seed, sized=True, loaded=True)
     now += later
     for _ in range(3):
@@ -256,7 +254,7 @@ def test_whatever_was_seen_all_that_it_says_is_a_time(seed: int, later: float, s
 
 @properties
 @given(seed=seeds, later=gaps)
-def test_what_is_expected_is_the_mean_and_what_the_size_adds_but_for_trouble(seed: int, later: float) -> None:
+def test_without_trouble_the_expected_wait_is_the_mean_plus_the_effect_of_the_size(seed: int, later: float) -> None:
     latency, now = lived(seed, sized=True)
     now += later
     assume(latency._changes.trouble(now) == 0.0)
@@ -267,23 +265,23 @@ def test_what_is_expected_is_the_mean_and_what_the_size_adds_but_for_trouble(see
 
 @properties
 @given(seed=seeds)
-def test_evidence_never_weighs_more_than_its_share_but_for_failures(seed: int) -> None:
+def test_the_weight_of_the_evidence_is_bounded(seed: int) -> None:
     latency, now = lived(seed)
     latency.observe(1.0, now)
     assert 0.0 < latency.weight <= MAX_EVIDENCE
 
 
 @pytest.mark.parametrize("median", [0.15, 1.5])
-def test_what_a_run_of_waits_says_replaces_what_was_seen_before(median: float) -> None:
+def test_a_detected_change_replaces_the_evidence_from_before(median: float) -> None:
     latency, now = regular(Random(1), median=0.5, count=400)
     for wait in waits_of(Random(2), median, 12):
         now += 0.1
         latency.observe(wait, now)
-    assert latency.mean(now) == pytest.approx(1.05 * median, rel=0.3)  # of 400 and 12 it were near 0.5
+    assert latency.mean(now) == pytest.approx(1.05 * median, rel=0.3)  # the mean of all 412 would be near 0.5
     assert latency.weight < 20.0
 
 
-def test_a_single_stall_where_stalls_are_usual_says_little_of_trouble() -> None:
+def test_a_single_usual_stall_raises_the_expected_wait_little() -> None:
     usual, now = regular(Random(1), median=0.5, count=2000, stalls=0.05)
     never, _ = regular(Random(1), median=0.5, count=2000)
     for latency in (usual, never):
@@ -294,20 +292,20 @@ def test_a_single_stall_where_stalls_are_usual_says_little_of_trouble() -> None:
         assert raised < 0.5 * before if latency is usual else raised > 1.5 * before
 
 
-def test_that_things_became_worse_makes_nothing_better_where_failures_had_said_more() -> None:
+def test_a_detected_slowdown_does_not_lower_an_estimate_that_failures_had_raised() -> None:
     latency, now = regular(Random(1), median=0.3, count=400)
     for _ in range(100):
         latency.penalise(5.0, now)
-    feared = latency.mean(now)
-    for wait in (1.0, 1.0, 1.0):  # long, and less than was feared: they lower it as any wait does
+    raised = latency.mean(now)
+    for wait in (1.0, 1.0, 1.0):  # long, but below the estimate: they lower it as any wait does
         latency.observe(wait, now)
-    assert 2.0 < latency.mean(now) < feared
-    latency.observe(feared, now)  # and this shows that things have changed
+    assert 2.0 < latency.mean(now) < raised
+    latency.observe(raised, now)  # now the alarm is raised
     assert latency.mean(now) >= 2.0
     assert latency.weight == BOUND_WEIGHT
 
 
-def test_it_learns_what_a_token_of_the_prompt_adds_and_unlearns_nothing_while_idle() -> None:
+def test_the_effect_of_a_prompt_token_is_learned_and_kept_while_idle() -> None:
     latency, now, rng = Latency(1.0), T, Random(1)
     for _ in range(200):
         now += 0.5
@@ -325,7 +323,7 @@ def cost(latency: Latency, size: float, load: float, now: float) -> float:
 
 
 def regular(rng: Random, median: float, count: int, stalls: float = 0.0) -> tuple[Latency, float]:
-    """One that is asked ten times a second."""
+    """The latency of an endpoint that is asked ten times a second, and the time after the last call."""
     latency, now = Latency(1.0), T
     for wait in waits_of(rng, median, count):
         now += 0.1
@@ -338,7 +336,7 @@ def waits_of(rng: Random, median: float, count: int) -> Iterator[float]:
     return (median * exp(rng.gauss(0.0, 0.3)) for _ in range(count))
 
 
-def test_to_forget_makes_a_newcomer() -> None:
+def test_forget_returns_to_the_state_of_a_newcomer() -> None:
     latency, now = after([(1.0, 30.0)] * 50, 1.0)
     latency.forget()
     assert latency.unknown

@@ -1,4 +1,4 @@
-"""How many attempts at once an endpoint takes, found out from what it refuses."""
+"""The limit of concurrent attempts, learned from refusals."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def serve(limit: Limit, count: int, running: int | None = None, now: float = T) 
         limit.served(int(limit.most) if running is None else running, now)
 
 
-def test_nothing_is_limited_before_a_refusal() -> None:
+def test_there_is_no_limit_before_a_refusal() -> None:
     assert Limit().most == inf
 
 
 @pytest.mark.parametrize(("running", "most"), [(1, 1), (2, 1), (3, 2), (10, 7), (100, 70)])
-def test_a_refusal_takes_it_to_seven_tenths_of_what_ran(running: int, most: int) -> None:
+def test_a_refusal_sets_the_limit_to_seven_tenths_of_what_ran(running: int, most: int) -> None:
     assert shrunk(running).most == most
 
 
-def test_what_was_sent_before_it_was_known_shrinks_it_no_further() -> None:
+def test_refusals_of_attempts_sent_before_do_not_shrink_the_limit_further() -> None:
     limit = Limit()
     for running in range(30, 10, -1):
         limit.throttled(running, T - 1, T)
@@ -42,7 +42,7 @@ def test_what_was_sent_before_it_was_known_shrinks_it_no_further() -> None:
     assert limit.most == 14
 
 
-def test_it_grows_by_one_for_as_many_served_attempts_as_it_is_high() -> None:
+def test_the_limit_grows_by_one_for_as_many_served_attempts_as_it_is_high() -> None:
     limit = shrunk(100)
     serve(limit, 69)
     assert limit.most == 70
@@ -52,19 +52,19 @@ def test_it_grows_by_one_for_as_many_served_attempts_as_it_is_high() -> None:
     assert limit.most == 72
 
 
-def test_before_the_step_that_was_refused_it_waits_for_longer() -> None:
+def test_the_step_that_was_refused_last_takes_more_served_attempts() -> None:
     limit = shrunk(4)
     serve(limit, 2)
     assert limit.most == 3
     serve(limit, PROBE_AFTER - 1)
     assert limit.most == 3
     serve(limit, 1)
-    assert limit.most == 4  # and if that holds, it goes on as before
+    assert limit.most == 4  # not refused: it grows as before
     serve(limit, 4)
     assert limit.most == 5
 
 
-def test_what_is_not_used_does_not_grow_and_is_forgotten_in_time() -> None:
+def test_an_unused_limit_does_not_grow_and_is_removed_in_time() -> None:
     limit = shrunk(20)
     serve(limit, 100, running=7)
     assert limit.most == 14
@@ -75,7 +75,7 @@ def test_what_is_not_used_does_not_grow_and_is_forgotten_in_time() -> None:
     assert used.most == 14
 
 
-def test_one_that_calls_alone_is_not_kept_to_itself_for_long() -> None:
+def test_a_limit_of_one_is_left_again_with_a_single_caller() -> None:
     limit = shrunk(1)
     serve(limit, 1, running=1)
     assert limit.most == 2
@@ -90,7 +90,7 @@ def test_one_that_calls_alone_is_not_kept_to_itself_for_long() -> None:
         max_size=60,
     )
 )
-def test_it_is_never_below_one_and_only_refusals_lower_it(steps: list[tuple[str, int, float, float]]) -> None:
+def test_the_limit_is_never_below_one_and_only_refusals_lower_it(steps: list[tuple[str, int, float, float]]) -> None:
     limit, now = Limit(), T
     for what, running, gap, took in steps:
         before, now = limit.most, now + gap
@@ -105,8 +105,8 @@ def test_it_is_never_below_one_and_only_refusals_lower_it(steps: list[tuple[str,
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 10, 30])
-def test_under_load_it_finds_the_capacity_and_few_are_refused(capacity: int) -> None:
-    """Everybody wants more than there is; attempts take two to four ticks, and one too many is refused at once."""
+def test_under_load_the_capacity_is_found_with_few_refusals(capacity: int) -> None:
+    """Demand exceeds the capacity; attempts take two to four ticks, and one too many is refused at once."""
     limit, rng, now, asked, refused, used = Limit(), Random(1), 0.0, 0, 0, 0.0
     ends: list[float] = []
     warm = 200 + 20 * capacity
@@ -129,7 +129,7 @@ def test_under_load_it_finds_the_capacity_and_few_are_refused(capacity: int) -> 
     assert used / (5000 - warm) > 0.75 * capacity
 
 
-def test_it_follows_a_capacity_that_grows() -> None:
+def test_the_limit_follows_a_growing_capacity() -> None:
     limit = shrunk(4)
     for _ in range(2000):
         limit.served(int(limit.most), T)

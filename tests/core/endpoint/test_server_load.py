@@ -1,4 +1,4 @@
-"""What a server says of its own load, and what an endpoint makes of it."""
+"""The load that a server reports, and its effect on the endpoint."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ loads = st.builds(ServerLoad, counts, counts, shares)
         (ServerLoad(), False),
     ],
 )
-def test_one_with_a_queue_or_a_full_cache_is_hot(load: ServerLoad, hot: bool) -> None:
+def test_a_server_with_a_queue_or_a_full_cache_is_hot(load: ServerLoad, hot: bool) -> None:
     assert load.hot is hot
 
 
-def test_what_it_said_is_unknown_before_and_after_its_time() -> None:
+def test_a_report_is_unknown_before_it_comes_and_after_it_expires() -> None:
     a = endpoint()
     assert (a.forecast.server_load(T), a.forecast.hot(T)) == (None, False)
     a.forecast.report(ServerLoad(2.0, 1.0, 0.1), T, T + 5.0)
@@ -41,14 +41,14 @@ def test_what_it_said_is_unknown_before_and_after_its_time() -> None:
     assert (a.forecast.server_load(T + 5.0), a.forecast.hot(T + 5.0)) == (None, False)
 
 
-def test_its_last_word_counts() -> None:
+def test_the_last_report_counts() -> None:
     a = endpoint()
     a.forecast.report(ServerLoad(2.0, 1.0), T, T + 5.0)
     a.forecast.report(ServerLoad(2.0, 0.0), T + 1.0, T + 6.0)
     assert not a.forecast.hot(T + 1.0)
 
 
-def test_requests_of_others_cost_what_streams_of_ours_would() -> None:
+def test_requests_of_other_clients_cost_as_much_as_our_own_streams() -> None:
     ours, theirs = endpoint("ours"), endpoint("theirs")
     alone = ours.forecast.cost(FIRST_TOKEN, T)
     for _ in range(6):
@@ -59,7 +59,7 @@ def test_requests_of_others_cost_what_streams_of_ours_would() -> None:
     assert theirs.forecast.cost(FIRST_TOKEN, T) == alone
 
 
-def test_ours_are_not_counted_twice() -> None:
+def test_our_own_requests_are_not_counted_twice() -> None:
     a = endpoint()
     attempts = [a.begin(T) for _ in range(6)]
     for attempt in attempts:
@@ -67,7 +67,7 @@ def test_ours_are_not_counted_twice() -> None:
     before = a.forecast.cost(FIRST_TOKEN, T)
     a.forecast.report(ServerLoad(running=6.0), T, T + 5.0)
     assert a.forecast.cost(FIRST_TOKEN, T) == before
-    a.forecast.report(ServerLoad(running=4.0), T, T + 5.0)  # it has not seen two of them yet
+    a.forecast.report(ServerLoad(running=4.0), T, T + 5.0)  # two of them have not reached the server yet
     assert a.forecast.cost(FIRST_TOKEN, T) == before
     for attempt in attempts:
         attempt.end(Outcome(Verdict.SERVED), T)
@@ -75,7 +75,7 @@ def test_ours_are_not_counted_twice() -> None:
 
 @properties
 @given(load=loads)
-def test_it_never_makes_an_endpoint_unavailable_or_cheaper(load: ServerLoad) -> None:
+def test_a_report_never_makes_an_endpoint_unavailable_or_cheaper(load: ServerLoad) -> None:
     a = endpoint()
     before = a.forecast.cost(FIRST_TOKEN, T)
     a.forecast.report(load, T, T + 5.0)
