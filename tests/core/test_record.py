@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from inspect import signature
 
+import msgspec
 import pytest
 
 from router.core.endpoint.endpoint import Endpoint
-from router.core.record import RECORD_FIELDS, CallRecord
+from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 from tests.core.helpers import T
 
 
@@ -37,11 +38,15 @@ def test_the_fields_are_the_constructors_in_its_order() -> None:
     assert tuple(signature(CallRecord).parameters) == RECORD_FIELDS
 
 
-@pytest.mark.parametrize("position", range(len(RECORD_FIELDS)))
-def test_each_argument_is_kept_under_its_own_name(position: int) -> None:
-    values = [object() for _ in RECORD_FIELDS]
-    record = CallRecord(*values)  # type: ignore[arg-type]
-    assert getattr(record, RECORD_FIELDS[position]) is values[position]
+def test_each_argument_is_kept_under_its_own_name() -> None:
+    attempts: list[AttemptRecord] = [Endpoint("a").begin(T)]
+    why = msgspec.Raw(b"{}")
+    record = CallRecord(
+        "req_1", "completions", 1.0, "chat", True, 200, "late", "a", 2.0, 3.0, 4.0, 5, 6, attempts=attempts, why=why
+    )
+    values = [getattr(record, name) for name in RECORD_FIELDS]
+    assert values == ["req_1", "completions", 1.0, "chat", True, 200, "late", "a", 2.0, 3.0, 4.0, 5, 6, attempts, why]
+    assert record.attempts is attempts
 
 
 def test_each_record_has_attempts_of_its_own() -> None:

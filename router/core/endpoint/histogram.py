@@ -114,10 +114,10 @@ class Curve:
 class Histogram:
     """Waits that ended and waits that were broken off, by bucket; each weighs e^-(age / TAU)."""
 
-    __slots__ = ("_at", "_cut", "_ended", "_unit", "weight")
+    __slots__ = ("_at", "_censored", "_ended", "_unit", "weight")
 
     def __init__(self) -> None:
-        self._ended, self._cut = [0.0] * BUCKETS, [0.0] * BUCKETS
+        self._ended, self._censored = [0.0] * BUCKETS, [0.0] * BUCKETS
         # A fresh observation weighs `_unit`, which grows instead of every old weight shrinking.
         self._unit, self._at, self.weight = 1.0, 0.0, 0.0
 
@@ -127,27 +127,27 @@ class Histogram:
 
     def add_censored(self, bucket: int, now: float) -> None:
         """Count a wait that was broken off in this bucket: it would have lasted at least as long."""
-        self._cut[bucket] += self._next_unit(now)
+        self._censored[bucket] += self._next_unit(now)
 
     def fade(self, share: float) -> None:
         """Scale the weight of all observations so far by `share`."""
-        self._scale(share)
+        self._rescale(share)
 
     def _next_unit(self, now: float) -> float:
         """The weight of a fresh observation, which is added to the total."""
         fading = exp((self._at - now) / TAU)
         self._at = now
         if fading < MIN_SCALE * self._unit:  # rescale before the unit overflows
-            self._scale(fading / self._unit)
+            self._rescale(fading / self._unit)
             self._unit = 1.0
         else:
             self._unit /= fading
         self.weight += self._unit
         return self._unit
 
-    def _scale(self, share: float) -> None:
+    def _rescale(self, share: float) -> None:
         self._ended = [weight * share for weight in self._ended]
-        self._cut = [weight * share for weight in self._cut]
+        self._censored = [weight * share for weight in self._censored]
         self.weight *= share
 
     @property
@@ -163,12 +163,12 @@ class Histogram:
         at_risk, left, last = self.count + len(pending) + UNSEEN_WEIGHT, 1.0, 0
         tails, unfinished = [1.0], Counter(pending)
         for i in range(BUCKETS):
-            ended, cut = self._ended[i] * unit, self._cut[i] * unit + unfinished[i]
+            ended, censored = self._ended[i] * unit, self._censored[i] * unit + unfinished[i]
             if ended > 0.0:
-                left *= 1.0 - ended / (at_risk - 0.5 * cut)
-            if ended > 0.01 or cut > 0.01:
+                left *= 1.0 - ended / (at_risk - 0.5 * censored)
+            if ended > 0.01 or censored > 0.01:
                 last = i + 1
-            at_risk -= ended + cut
+            at_risk -= ended + censored
             tails.append(left)
         for i in range(last + 1, BUCKETS + 1):
             tails[i] = left * max(0.0, (1.0 / EDGES[i] - 1.0 / LONGEST_WAIT) / (1.0 / EDGES[last] - 1.0 / LONGEST_WAIT))

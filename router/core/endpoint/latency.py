@@ -31,8 +31,8 @@ LONG_RUN_TAU = 600.0  # seconds
 # Upper bound on the weight of all evidence, in fresh observations. If waits vary by a third, the mean is then known
 # to a thirtieth.
 MAX_EVIDENCE = 100.0
-# A pending attempt is late beyond this quantile of the waits. Its surprise is above zero from there on:
-# -ln(2 * 0.07) = 2 = change.ALLOWANCE.
+# A pending attempt is late beyond this quantile of the waits. Its surprise is above zero from about there on:
+# -ln(2 * 0.07) is 2, the ALLOWANCE of change detection.
 LATE_QUANTILE = 0.93
 TROUBLE_FACTOR = 5.0  # expected wait in trouble, as a multiple of the mean, unless a pending attempt is older than that
 TROUBLE_THRESHOLD = 0.15  # likelihood of trouble from which on the endpoint gets no call that is late elsewhere
