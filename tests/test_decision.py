@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from tests.decision import Decision, main
+from tests.bench.decision import Decision, main
 
 CALLS = 50
 
