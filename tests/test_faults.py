@@ -1,4 +1,4 @@
-"""The fault endpoint does on the wire what it says, the judge keeps its rules, and the router passes the sixteen."""
+"""The fake endpoint has its faults on the wire, the judge applies its rules, and the router passes the sixteen."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ Ask = Callable[..., Awaitable[tuple[str, str]]]
 
 
 @contextlib.asynccontextmanager
-async def endpoint(speed: float = 100.0, **told: Any) -> AsyncIterator[tuple[Fake, Ask]]:
-    """A fake endpoint, and how to ask it: what came back, and how the connection ended."""
-    async with Fake(speed=speed, **told).serving() as fake:
+async def endpoint(speed: float = 100.0, **options: Any) -> AsyncIterator[tuple[Fake, Ask]]:
+    """A fake endpoint, and a function that calls it and returns the bytes received and the end of the connection."""
+    async with Fake(speed=speed, **options).serving() as fake:
 
         async def ask(model: str, path: str = "/v1/chat/completions", **more: Any) -> tuple[str, str]:
             reader, writer = await asyncio.open_connection("127.0.0.1", fake.port)
@@ -69,7 +69,7 @@ async def endpoint(speed: float = 100.0, **told: Any) -> AsyncIterator[tuple[Fak
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # it is the fake's state, which nobody signals
+        while not condition():  # noqa: ASYNC110  # the fake's state has no event to wait for
             await asyncio.sleep(0.001)
 
 
@@ -81,14 +81,14 @@ def whole(received: bytearray) -> bool:
     return bool(found) and len(rest) == int(length)
 
 
-def said(received: str) -> str:
+def text_of(received: str) -> str:
     """The text of a stream's events."""
     events = [line[6:] for line in received.splitlines() if line.startswith('data: {"id"') and line.endswith("}")]
     chunks = [json.loads(event) for event in events]
     return "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
 
 
-ENDINGS = {  # the status, how many words, whether [DONE] is there, how the connection ends
+ENDINGS = {  # status, number of words, presence of [DONE], end of the connection
     "healthy": (200, 60, True, "kept"),
     "busy": (429, 0, False, "kept"),
     "overloaded": (503, 0, False, "kept"),
@@ -109,13 +109,13 @@ ENDINGS = {  # the status, how many words, whether [DONE] is there, how the conn
 
 
 @pytest.mark.parametrize("fault", ENDINGS)
-def test_a_fault_is_on_the_wire_what_it_says(fault: str) -> None:
+def test_a_fault_is_on_the_wire_as_described(fault: str) -> None:
     async def story() -> None:
         async with endpoint() as (fake, ask):
             status, words, done, ending = ENDINGS[fault]
             received, ended = await ask(fault)
             assert (received.partition(" ")[2][:3] or None) == (status and str(status))
-            assert (said(received), ended) == ("".join(tokens_of(WHOLE)[:words]), ending)
+            assert (text_of(received), ended) == ("".join(tokens_of(WHOLE)[:words]), ending)
             assert ("data: [DONE]" in received) is done
             (entry,) = fake.seen(fault)
             assert entry.ended is not None
@@ -125,11 +125,11 @@ def test_a_fault_is_on_the_wire_what_it_says(fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [name for name, fault in FAULTS.items() if fault.times])
-def test_what_fails_once_serves_the_second_try(fault: str) -> None:
+def test_a_fault_that_occurs_once_serves_the_second_try(fault: str) -> None:
     async def story() -> None:
         async with endpoint() as (fake, ask):
-            assert said((await ask(fault))[0]) == ""
-            assert said((await ask(fault))[0]) == WHOLE
+            assert text_of((await ask(fault))[0]) == ""
+            assert text_of((await ask(fault))[0]) == WHOLE
             assert [entry.attempt for entry in fake.seen(fault)] == [1, 2]
 
     asyncio.run(story())
@@ -143,12 +143,12 @@ def test_a_retry_after_is_divided_by_the_speed_like_all_waits() -> None:
     asyncio.run(story())
 
 
-def test_who_was_down_is_healthy_after_its_time_and_a_reset_begins_it_anew() -> None:
+def test_an_endpoint_that_was_down_is_healthy_after_its_time_and_down_again_after_a_reset() -> None:
     async def story() -> None:
         async with endpoint(speed=300) as (fake, ask):  # down for 0.2 s
             assert " 503 " in (await ask("down"))[0]
             await asyncio.sleep(60 / 300)
-            assert said((await ask("down"))[0]) == WHOLE
+            assert text_of((await ask("down"))[0]) == WHOLE
             await ask("", path="/control/reset")
             assert fake.log == []
             assert " 503 " in (await ask("down"))[0]
@@ -167,7 +167,7 @@ def test_a_control_call_chooses_the_fault_and_another_reads_the_log() -> None:
                 ("some-model", "400 content_policy_violation")
             ]
             await ask("some-model", path="/control/fault", fault=None)
-            assert said((await ask("some-model"))[0]) == WHOLE
+            assert text_of((await ask("some-model"))[0]) == WHOLE
 
     asyncio.run(story())
 
@@ -186,26 +186,26 @@ def test_a_client_that_leaves_is_in_the_log() -> None:
     asyncio.run(story())
 
 
-def test_the_same_prompt_has_the_same_answer_everywhere_but_from_another_voice() -> None:
+def test_the_same_prompt_has_the_same_answer_unless_the_voice_differs() -> None:
     assert len(tokens_of(WHOLE)) == 60
     assert answer_to([*ASKED, {"role": "assistant", "content": "begun"}]) == WHOLE
     assert answer_to([{"role": "user", "content": "Ho"}]) != WHOLE
     assert answer_to(ASKED, "another") != WHOLE
 
 
-def test_an_answer_that_was_begun_is_gone_on_with_unless_prefills_are_refused() -> None:
+def test_a_prefilled_answer_is_continued_unless_prefills_are_refused() -> None:
     async def story() -> None:
         begun = "".join(tokens_of(WHOLE)[:25])
         messages = [*ASKED, {"role": "assistant", "content": begun}]
         async with endpoint() as (_, ask):
-            assert begun + said((await ask("healthy", messages=messages))[0]) == WHOLE
-            assert said((await ask("no-prefill"))[0]) == WHOLE
+            assert begun + text_of((await ask("healthy", messages=messages))[0]) == WHOLE
+            assert text_of((await ask("no-prefill"))[0]) == WHOLE
             assert "invalid_prefill" in (await ask("no-prefill", messages=messages))[0]
 
     asyncio.run(story())
 
 
-def test_usage_is_in_a_chunk_of_its_own_where_it_was_asked_for() -> None:
+def test_usage_is_in_a_chunk_of_its_own_if_it_was_requested() -> None:
     async def story() -> None:
         async with endpoint() as (_, ask):
             received, _ = await ask("healthy", stream_options={"include_usage": True})
@@ -255,13 +255,13 @@ def test_for_every_case_nothing_within_the_limit_is_a_fail() -> None:
         assert verdict(case.name, Outcome("hang", case.limit)).word == "fail"
 
 
-def test_for_every_case_that_wants_an_answer_a_short_one_as_if_whole_is_a_fail() -> None:
+def test_for_every_case_that_needs_an_answer_a_short_one_as_if_whole_is_a_fail() -> None:
     for case in CASES:
         if case.ideal == "answer":
             assert verdict(case.name, SHORT).why == "a short or changed answer as if whole (4 words)"
 
 
-def test_a_case_in_which_the_primary_was_never_asked_shows_nothing() -> None:
+def test_a_case_in_which_the_primary_was_never_tried_is_a_fail() -> None:
     for case in CASES:
         assert verdict(case.name, primary=[]).word == "fail"
 
@@ -271,7 +271,7 @@ def test_a_clean_error_is_safe_and_no_more(case: str) -> None:
     assert verdict(case, ERROR).word == "safe"
 
 
-def test_s01_wants_a_second_try_after_the_two_seconds() -> None:
+def test_s01_needs_a_second_try_after_the_two_seconds() -> None:
     assert verdict("S01", primary=tried(0, 2.0)).word == "pass"
     assert verdict("S01", primary=tried(0, 0.5)).word == "partial"  # too early
     assert verdict("S01", primary=tried(0)).word == "partial"  # failed over
@@ -284,30 +284,30 @@ def test_s02_allows_four_tries_in_three_seconds_and_six_in_all() -> None:
     assert verdict("S02", primary=tried(0, 1, 2, 4, 5, 6, 7)).word == "fail"
 
 
-def test_s03_wants_one_more_try_where_it_was() -> None:
+def test_s03_needs_a_second_try_at_the_primary() -> None:
     assert verdict("S03", primary=tried(0, 1)).word == "pass"
     assert verdict("S03", primary=tried(0)).word == "partial"
 
 
 @pytest.mark.parametrize("case", ["S04", "S16"])
-def test_a_dead_endpoint_is_asked_six_times_at_most(case: str) -> None:
+def test_a_dead_endpoint_is_tried_at_most_six_times(case: str) -> None:
     assert verdict(case, primary=tried(*range(6))).word == "pass"
     assert verdict(case, primary=tried(*range(7))).word == "fail"
 
 
-def test_s06_wants_the_silent_one_left_once_and_an_end_within_100_s() -> None:
+def test_s06_allows_one_try_at_the_silent_endpoint_and_100_s() -> None:
     assert verdict("S06").word == "pass"
     assert verdict("S06", primary=tried(0, 30)).word == "partial"
     assert verdict("S06", replace(ANSWER, seconds=101.0)).word == "fail"
 
 
-def test_s07_wants_an_answer_within_15_s_of_who_has_a_fallback() -> None:
+def test_s07_needs_an_answer_within_15_s_if_there_is_a_fallback() -> None:
     slow = replace(ANSWER, seconds=21.0)
     assert verdict("S07", slow).word == "partial"
     assert verdict("S07", slow, has_fallback=False).word == "pass"
 
 
-def test_s09_wants_an_end_within_45_s_and_health_afterwards() -> None:
+def test_s09_needs_an_end_within_45_s_and_health_afterwards() -> None:
     assert verdict("S09").word == "pass"
     assert verdict("S09", replace(ERROR, seconds=46.0)).word == "fail"
     assert verdict("S09", alive=ERROR).why == "not healthy afterwards"
@@ -318,27 +318,27 @@ def test_s10_is_safe_with_an_error_only_if_healthy_afterwards() -> None:
     assert verdict("S10", ERROR, alive=ERROR).word == "fail"
 
 
-def test_s11_wants_an_end_within_8_s_and_the_usage() -> None:
+def test_s11_needs_an_end_within_8_s_and_the_usage() -> None:
     assert verdict("S11", replace(ANSWER, seconds=9.0)).word == "fail"
     assert verdict("S11", replace(ANSWER, usage=None)).word == "partial"
 
 
-def test_s12_allows_no_second_try_with_as_long_a_prompt() -> None:
+def test_s12_allows_no_second_try_with_an_equally_long_prompt() -> None:
     assert verdict("S12").word == "pass"
     assert verdict("S12", primary=tried(0, 1)).word == "fail"
     assert verdict("S12", primary=tried(0) + tried(1, prompt=5)).word == "pass"  # a client that made it shorter
 
 
-def test_s13_wants_the_refusal_and_its_reason() -> None:
+def test_s13_needs_the_refusal_and_its_reason() -> None:
     refused = replace(ERROR, code="content_policy_violation")
     assert verdict("S13", refused) == Verdict("pass", "")
     assert verdict("S13", ERROR).word == "partial"
-    assert verdict("S13", ANSWER).why == "the refusal was gone round"
+    assert verdict("S13", ANSWER).why == "the refusal was bypassed"
     assert verdict("S13", refused, primary=tried(0, 1)).word == "fail"
     assert verdict("S13", refused, fallback=tried(1)) == Verdict("pass", "", ["the fallback spared"])
 
 
-def test_s14_fails_where_a_refused_prefill_ends_the_call() -> None:
+def test_s14_fails_if_a_refused_prefill_ends_the_call() -> None:
     refused = tried(1, became="400 invalid_prefill")
     assert verdict("S14", ERROR, fallback=refused).word == "fail"
     assert verdict("S14", fallback=refused).word == "pass"
@@ -348,7 +348,7 @@ def row(*kinds: Outcome) -> list[Outcome]:
     return [replace(kind, sent_at=4.0 * number) for number, kind in enumerate(kinds)]
 
 
-def test_s15_wants_every_request_served_and_the_primary_back_within_30_s() -> None:
+def test_s15_needs_every_request_served_and_the_primary_back_within_30_s() -> None:
     all_served, back = row(*[ANSWER] * 20), tried(0, 20, 40) + tried(70, became="200")
     assert verdict("S15", *all_served, primary=back) == Verdict("pass", "")
     assert verdict("S15", *row(ANSWER, ERROR, *[ANSWER] * 18), primary=back).word == "fail"
@@ -358,7 +358,7 @@ def test_s15_wants_every_request_served_and_the_primary_back_within_30_s() -> No
     assert verdict("S15", *all_served, primary=tried(*range(16)) + back).notes != []
 
 
-def test_s16_wants_the_name_and_the_usage_of_who_answered() -> None:
+def test_s16_needs_the_model_and_the_usage_of_the_answering_endpoint() -> None:
     there = tried(1, became="200")
     assert verdict("S16", FROM_FALLBACK, fallback=there).word == "pass"
     assert verdict("S16", ANSWER, fallback=there).word == "fail"
@@ -368,8 +368,8 @@ def test_s16_wants_the_name_and_the_usage_of_who_answered() -> None:
 # ---- A run
 
 
-def test_a_case_in_which_the_primary_was_not_asked_is_run_once_more() -> None:
-    """As a router may stay away from it for a while, for what an earlier case did."""
+def test_a_case_in_which_the_primary_was_not_tried_is_run_again() -> None:
+    """A router may avoid the primary for a while after an earlier case."""
 
     class Wary:
         def __init__(self, first: Client, later: Client) -> None:
@@ -401,7 +401,7 @@ NODE = shutil.which("node") is not None and (ROOT / "tests/node/node_modules/ope
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, run.Result]]:
-    """All sixteen with each client, each before a router of its own, all at once: most of a run is waiting."""
+    """Results of all sixteen, with each client and its own router at the same time: a run is mostly waiting."""
 
     async def run_all() -> list[list[run.Result]]:
         plans = [
@@ -430,7 +430,7 @@ def test_the_router_passes(results: dict[str, dict[str, run.Result]], client: st
 
 
 @pytest.mark.parametrize("client", ["raw", "openai-python"])
-def test_the_router_rescues_from_more_than_the_sixteen(tmp_path: Path, client: str) -> None:
+def test_the_router_also_rescues_from_faults_beyond_the_sixteen(tmp_path: Path, client: str) -> None:
     more = ["error-event", "reset-midway", "short", "empty"]
     cases = [Case(case.name, fault, "the whole answer", 30) for case, fault in zip(CASES, more, strict=False)]
     plan = run.Plan(client=client, command=run.firsttoken(), speed=SPEED, cases=cases)
@@ -440,7 +440,7 @@ def test_the_router_rescues_from_more_than_the_sixteen(tmp_path: Path, client: s
     ]
 
 
-def test_where_two_answers_differ_a_broken_stream_ends_with_an_error(tmp_path: Path) -> None:
+def test_a_broken_stream_ends_with_an_error_if_the_endpoints_answers_differ(tmp_path: Path) -> None:
     plan = run.Plan(
         client="openai-python",
         command=run.firsttoken(),
@@ -479,7 +479,7 @@ def test_one_case_with_the_sdk_alone_is_a_table_and_a_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("speed", ["1", "10"])
-def test_the_printed_configuration_is_one(tmp_path: Path, speed: str) -> None:
+def test_the_printed_configuration_is_valid(tmp_path: Path, speed: str) -> None:
     file = tmp_path / "endpoints.yaml"
     file.write_text(loadtest("faults", "--print-config", "--speed", speed).stdout)
     loaded = config.load(file, {})
@@ -487,7 +487,7 @@ def test_the_printed_configuration_is_one(tmp_path: Path, speed: str) -> None:
     assert [each.tier for each in loaded.endpoints] == [1, 2]
 
 
-def test_a_router_that_does_not_know_the_models_is_told_what_to_configure() -> None:
+def test_a_router_without_the_models_is_an_error_that_says_what_to_configure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     done = loadtest("faults", "--target", f"http://127.0.0.1:{port}/v1", "--ports", "0,0")
@@ -499,18 +499,18 @@ def test_a_router_that_does_not_know_the_models_is_told_what_to_configure() -> N
 @pytest.mark.parametrize(
     "wrong", [[], ["--alone", "--serve"], ["--alone", "--only", "S17"], ["--alone", "--ports", "1"]]
 )
-def test_what_cannot_be_run_is_said(wrong: list[str]) -> None:
+def test_a_wrong_command_line_is_an_error(wrong: list[str]) -> None:
     done = loadtest("faults", *wrong)
     assert done.returncode == 2
     assert "Error: " in done.stderr
 
 
-OURS = ("faults", "beside", "fake")  # the other commands are in docs/latency.md
+COMMANDS = ("faults", "beside", "fake")  # the other commands are in docs/latency.md
 
 
-@pytest.mark.parametrize("said", sorted({option for name in OURS for option in options(main.commands[name])}))
-def test_every_option_is_documented(said: str) -> None:
-    assert f"`{said}" in (ROOT / "docs" / "faults.md").read_text()
+@pytest.mark.parametrize("option", sorted({option for name in COMMANDS for option in options(main.commands[name])}))
+def test_every_option_is_documented(option: str) -> None:
+    assert f"`{option}" in (ROOT / "docs" / "faults.md").read_text()
 
 
 def test_the_fake_endpoint_can_be_served_by_itself() -> None:

@@ -48,7 +48,7 @@ MAY: dict[str, set[str]] = {
     "router.ops": {"router.ops", "router.upstream", "router.errors", "router"} | _BELOW,
     # The load tools know HTTP only, so that they can drive any router; and the three know nothing of each other.
     "loadtest": set(),
-    "loadtest.__main__": {"loadtest.faults", "loadtest.latency", "loadtest.processes"},
+    "loadtest.__main__": {"loadtest.faults.cli", "loadtest.latency.cli"},
     "loadtest.cost": {"loadtest.cost", "loadtest.processes"},
     "loadtest.faults": {"loadtest.faults", "loadtest.processes"},
     "loadtest.latency": {"loadtest.latency", "loadtest.processes"},

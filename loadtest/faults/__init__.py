@@ -1,1 +1,1 @@
-"""What a client gets when endpoints fail: sixteen faults, a fake endpoint that has them, and the verdicts."""
+"""Sixteen faults of endpoints: a fake endpoint that has them, clients that call it, and verdicts on the results."""

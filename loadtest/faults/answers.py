@@ -1,4 +1,4 @@
-"""What a healthy fake endpoint says: a pure function of the prompt and the endpoint's voice, whole or in chunks."""
+"""Answers of the healthy fake endpoint: a pure function of the prompt and the endpoint's voice, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-WORDS = 60  # of an answer; each is a token
+WORDS = 60  # words of an answer; each is one token
 VOCABULARY = (
     *("answer", "bridge", "candle", "distant", "ember", "forest", "garden", "harbour", "island", "journey", "kindle"),
     *("lantern", "meadow", "northern", "orchard", "pebble", "quiet", "river", "shelter", "timber", "under", "winter"),
@@ -21,12 +21,12 @@ VOCABULARY = (
 
 
 def answer_to(messages: Sequence[Json], voice: str = "") -> str:
-    """Sixty words that follow from the conversation up to the last message that is not the assistant's."""
+    """Sixty words determined by the voice and the conversation, without the assistant's messages at its end."""
     asked = list(messages)
     while asked and asked[-1].get("role") == "assistant":
         asked.pop()
-    said = json.dumps([voice, [[each.get("role"), each.get("content")] for each in asked]])
-    rng = Random(hashlib.sha256(said.encode()).digest())
+    seed = json.dumps([voice, [[each.get("role"), each.get("content")] for each in asked]])
+    rng = Random(hashlib.sha256(seed.encode()).digest())
     return " ".join(rng.choice(VOCABULARY) for _ in range(WORDS))
 
 
@@ -35,20 +35,20 @@ def tokens_of(text: str) -> list[str]:
 
 
 def rest_of(messages: Sequence[Json], text: str) -> str:
-    """What is still to be said: a last message of the assistant's that begins the answer is gone on with."""
+    """The part of the answer still to send: an assistant's last message that begins the answer is continued."""
     last = messages[-1] if messages else {}
     begun = last.get("content") if last.get("role") == "assistant" else None
     return text[len(begun) :] if isinstance(begun, str) and text.startswith(begun) else text
 
 
 def length_of(messages: Sequence[Json]) -> int:
-    """Tokens of a prompt, roughly: words, and four for each message's frame."""
+    """The approximate number of tokens in a prompt: its words, and four tokens per message."""
     return sum(len(str(each.get("content") or "").split()) + 4 for each in messages)
 
 
 @dataclass
 class Answer:
-    """A healthy answer's parts, as OpenAI shapes them."""
+    """One healthy answer, in the form of OpenAI's API."""
 
     id: str
     model: str
@@ -61,8 +61,8 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        asked, said = self.prompt_tokens, len(self.tokens)
-        return {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}
+        prompt, completion = self.prompt_tokens, len(self.tokens)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
     def chunk(self, delta: Json, finish: str | None = None) -> Json:
         choice = {"index": 0, "delta": delta, "finish_reason": finish}

@@ -1,6 +1,6 @@
-"""The sixteen faults that a router is judged by: what the endpoint does, what a correct router does, and the rules.
+"""The sixteen cases: for each, the fault of the endpoint, the behaviour of a correct router, and the rules.
 
-They are those of FailoverBench's catalogue 0.1, with its limits, in seconds at speed 1.
+Faults, rules and limits are those of FailoverBench's catalogue 0.1; limits are in seconds at speed 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from loadtest.faults.judge import (
     whole_answer,
 )
 
-HEALTHY_MODEL = "ok"  # served by both endpoints beside the sixteen, for the question whether the router is alive
+HEALTHY_MODEL = "ok"  # both endpoints always serve this model; a call for it shows whether the router is alive
 ALIVE_LIMIT = 10.0
 DOWN = FAULTS["down"].lasts or 0.0
 
@@ -40,23 +40,24 @@ DOWN = FAULTS["down"].lasts or 0.0
 @dataclass(frozen=True)
 class Case:
     name: str
-    fault: str  # the primary's
+    fault: str  # the primary's fault
     correct: str
-    limit: float  # a request that has brought nothing by then hangs
+    limit: float  # seconds after which a request without a result counts as a hang
     rules: Sequence[Rule] = ()
     fallback: str = "healthy"  # the fallback's fault
     ideal: Literal["answer", "error"] = "answer"
     requests: int = 1
-    every: float = 0.0  # seconds between them
-    sped_up: tuple[int, float] | None = None  # these two at another speed, as a breaker's own waits stay as long
-    alive_afterwards: bool = False  # ask for a healthy answer at the end
+    every: float = 0.0  # seconds between two requests
+    # `requests` and `every` at another speed than 1: a breaker's own waits do not get shorter with the speed.
+    sped_up: tuple[int, float] | None = None
+    alive_afterwards: bool = False  # request a healthy answer at the end
 
     @property
     def model(self) -> str:
         return self.name.lower()
 
     def row(self, speed: float) -> tuple[int, float]:
-        """How many requests, and one every so many seconds."""
+        """The number of requests, and the seconds between two of them."""
         return (self.requests, self.every) if speed == 1 or self.sped_up is None else self.sped_up
 
     def judge(self, seen: Observed) -> Verdict:
@@ -68,7 +69,7 @@ CASES = [
     Case(
         "S01",
         "busy-once",
-        "tries again after the two seconds, or fails over; no tight loop",
+        "retries after the two seconds, or fails over; no tight loop",
         20,
         [tries(2, weight="advice"), gap_of(1.8, weight="advice"), tries_within(1.5, 2)],
     ),
@@ -79,28 +80,28 @@ CASES = [
         40,
         [tries_within(3, 4), tries(most=6)],
     ),
-    Case("S03", "error-once", "tries once more where it was, or fails over", 20, [tries(2, weight="advice")]),
+    Case("S03", "error-once", "retries once at the primary, or fails over", 20, [tries(2, weight="advice")]),
     Case("S04", "overloaded", "fails over within its budget", 40, [tries(most=6)]),
-    Case("S05", "reset-once", "tries again", 20),
+    Case("S05", "reset-once", "retries", 20),
     Case(
         "S06",
         "silent",
-        "leaves it once and goes elsewhere; does not ask the silent one again",
+        "fails over, and does not try the silent endpoint again",
         130,
         [ends_within(100), tries(most=1, weight="advice")],
     ),
     Case(
         "S07",
         "late",
-        "has a first-token limit: an answer within 15 s",
+        "has a limit for the first token: an answer within 15 s",
         60,
         [ends_within(15, weight="advice", needs_fallback=True)],
     ),
-    Case("S08", "cut", "the whole answer, or a clear error; never a short answer as if whole", 40),
+    Case("S08", "cut", "the whole answer, or a clear error; never a short answer as if it were whole", 40),
     Case(
         "S09",
         "stall",
-        "bounded detection; the whole answer or a clear error; healthy afterwards",
+        "detects the stall in time; the whole answer or a clear error; healthy afterwards",
         70,
         [ends_within(45)],
         alive_afterwards=True,
@@ -108,23 +109,23 @@ CASES = [
     Case(
         "S10",
         "garbage",
-        "skips it, the rest arrives whole",
+        "skips the event; the rest arrives whole",
         30,
         [whole_answer(weight="advice")],
         alive_afterwards=True,
     ),
-    Case("S11", "no-done", "finishes promptly, usage reported", 30, [ends_within(8), usage_reported(weight="advice")]),
+    Case("S11", "no-done", "finishes promptly, with the usage", 30, [ends_within(8), usage_reported(weight="advice")]),
     Case(
         "S12",
         "too-long",
-        "asks that endpoint once only; goes to one with a larger context where there is one",
+        "tries that endpoint only once; fails over to one with a larger context if there is one",
         20,
         [each_try_smaller(), tries(most=2)],
     ),
     Case(
         "S13",
         "policy",
-        "asks once; hands the reason to the client",
+        "tries once; passes the reason on to the client",
         20,
         [
             tries(most=1),
@@ -136,7 +137,7 @@ CASES = [
     Case(
         "S14",
         "cut",
-        "as S08, and never lets the fallback's 400 hide the real failure",
+        "as in S08, and the fallback's 400 never hides the real failure",
         40,
         [prefill_not_masking()],
         fallback="no-prefill",
@@ -144,7 +145,7 @@ CASES = [
     Case(
         "S15",
         "down",
-        "every request served; back on the primary within 30 s; few tries while it is down",
+        "serves every request; uses the primary again within 30 s; tries it rarely while it is down",
         30,
         [
             served_while_down(DOWN, needs_fallback=True),
@@ -158,7 +159,7 @@ CASES = [
     Case(
         "S16",
         "overloaded",
-        "reports the model and usage of the one that answered",
+        "reports the model and usage of the endpoint that answered",
         40,
         [
             fallback_named(needs_fallback=True),

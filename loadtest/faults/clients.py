@@ -1,4 +1,4 @@
-"""Who asks: a client of our own that sees the raw stream, or one of the official SDKs, each telling one `Outcome`."""
+"""The clients: a raw one that sees the whole stream, and the official SDKs. Each call gives one `Outcome`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NODE_SCRIPT = ROOT / "tests" / "node" / "ask.mjs"
 
 @dataclass
 class Reading:
-    """What has come of one answer so far."""
+    """The state of one answer while it is read."""
 
     began: float
     text: str = ""
@@ -35,7 +35,8 @@ class Reading:
     model: str | None = None
     usage: Json | None = None
     first_token: float | None = None
-    silence: float = 0.0  # the longest, seen by `raw`; so are:
+    # Only `raw` sees the following.
+    silence: float = 0.0  # the longest silence
     pings: int = 0
     done: bool = False
 
@@ -65,18 +66,18 @@ class Client(Protocol):
 
 @contextlib.asynccontextmanager
 async def client(name: str, base_url: str, timeout: float | None) -> AsyncIterator[Client]:
-    """The client of that name; `timeout` in seconds, None: its own default."""
+    """Open the client of that name; `timeout` in seconds, None for the client's own default."""
     making = {"raw": RawClient.open, "openai-python": PythonSDK.open, "openai-node": NodeSDK.open}[name]
     async with making(base_url, timeout) as made:
         yield made
 
 
-# ---- Our own
+# ---- The raw client
 
 
 @dataclass
 class RawClient:
-    """Reads as a careful client would: passes over what is no JSON, and takes an error event for what it is."""
+    """A careful client: skips data that is not JSON, and treats an error event as an error."""
 
     http: httpx.AsyncClient
 
@@ -118,7 +119,7 @@ class RawClient:
 
 
 def _read(reading: Reading, data: bytes) -> Outcome | None:
-    """Take in a chunk, or a whole answer; an error in its place ends the reading."""
+    """Read one chunk or a whole answer; returns the outcome if the data is an error."""
     try:
         chunk = json.loads(data)
     except ValueError:
@@ -142,14 +143,14 @@ def _refused(reading: Reading, body: bytes) -> Outcome:
 
 @dataclass
 class PythonSDK:
-    sdk: Any  # imported late: who does not ask for it need not have it
+    sdk: Any  # imported on use: other clients do not need the package
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, base_url: str, timeout: float | None) -> AsyncIterator[Client]:
         import openai
 
-        # A number alone would be the time to connect as well, for which the SDK has 5 s.
+        # A plain number would also replace the SDK's connect timeout of 5 s.
         limits: Any = {} if timeout is None else {"timeout": openai.Timeout(timeout, connect=5.0)}
         http = openai.DefaultAsyncHttpxClient(trust_env=False)
         async with openai.AsyncOpenAI(base_url=base_url, api_key=KEY, http_client=http, **limits) as sdk:
@@ -167,7 +168,7 @@ class PythonSDK:
             )
             async for chunk in chunks:
                 reading.chunk(chunk.model_dump())
-        except Exception as error:  # whatever it raises is what its user gets
+        except Exception as error:  # every exception of the SDK reaches its user
             reading.status = getattr(error, "status_code", None)
             return reading.failed(f"{type(error).__name__}: {error}", getattr(error, "code", None))
         return reading.answer()
@@ -175,7 +176,7 @@ class PythonSDK:
 
 @dataclass
 class NodeSDK:
-    """The SDK in a process of its own, which reads questions and writes outcomes, a line of JSON each."""
+    """The SDK in a Node process that reads questions and writes outcomes, one line of JSON each."""
 
     process: asyncio.subprocess.Process
     waiting: dict[int, asyncio.Future[Json]]

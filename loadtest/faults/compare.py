@@ -1,4 +1,4 @@
-"""Runs of the faults, each from its file, side by side as a Markdown table."""
+"""Several runs of the faults, each read from its file, side by side as a Markdown table."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 Json = dict[str, Any]
 
-LONGEST = 90  # characters of what the client got
+MAX_GOT_CHARS = 90  # longest description of what the client got, in characters
 
 
 def table(runs: Mapping[str, Path]) -> str:
-    """A row a case, a column a run; runs may lack cases that others have."""
+    """The table: one row per case, one column per run. A run may lack cases."""
     cases = {
         name: {case["case"]: case for case in json.loads(file.read_text())["cases"]} for name, file in runs.items()
     }
@@ -30,7 +30,7 @@ def cell(case: Json | None) -> str:
         return "–"
     tries = f"{len(case['primary'])} + {len(case['fallback'])} tries"
     why = f" ({case['why']})" if case["verdict"] in ("partial", "fail") else ""
-    got = shorten(case["client_got"].replace("|", "/"), LONGEST, placeholder=" …")
+    got = shorten(case["client_got"].replace("|", "/"), MAX_GOT_CHARS, placeholder=" …")
     return f"**{case['verdict']}**{why}: {got}; {tries}"
 
 

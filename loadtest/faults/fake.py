@@ -1,13 +1,13 @@
-"""A fake endpoint that misbehaves as it is told, over raw sockets, and logs every attempt with what became of it.
+"""A fake endpoint over raw sockets: has the faults of ailments.py, and logs every attempt with its result.
 
-Which fault an attempt meets, the first of these that says one:
+The fault of an attempt is the first that one of these names:
 
-    POST /control/fault {"model": "m", "fault": "cut"}     until the next reset, or null: no longer
+    POST /control/fault {"model": "m", "fault": "cut"}     holds until the next reset; a fault of null removes it
     the endpoint's own table of models                     (`python -m loadtest fake` has the sixteen, s01 to s16)
-    the model's name, where it is a fault's                "cut", or "any-prefix/cut"
+    the requested model, if it is the name of a fault      "cut", or "any-prefix/cut"
 
-and any other model is healthy. GET /control/log tells what was asked, POST /control/reset {"model": "m"} forgets it,
-for one model or, without a body, for all, and begins its time anew. What can be wrong is in ailments.py.
+All other models are healthy. GET /control/log returns the log. POST /control/reset clears it and restarts the time,
+for one model with the body {"model": "m"}, else for all.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ class Entry:
     at: float
     endpoint: str
     model: str
-    attempt: int  # of this model's since the reset, from 1
+    attempt: int  # number among the attempts for this model since the reset, from 1
     stream: bool
-    prefill: bool  # the last message was the assistant's
+    prefill: bool  # true if the last message was the assistant's
     prompt_tokens: int
     fault: str
-    became: str = ""
+    became: str = ""  # the result, in words
     ended: float | None = None
-    served: bool = False  # whole
+    served: bool = False  # true if the whole answer was sent
 
 
 @dataclass
 class Fake:
-    """One endpoint: its faults, its log. `speed` divides all waits; `voice` makes its answers differ from others'."""
+    """One endpoint with its faults and its log. `speed` divides all waits; each `voice` has answers of its own."""
 
     name: str = "primary"
-    faults: Mapping[str, str] = field(default_factory=dict)  # of models, by their names
+    faults: Mapping[str, str] = field(default_factory=dict)  # fault by model
     speed: float = 1.0
     voice: str = ""
     port: int = 0
     log: list[Entry] = field(default_factory=list)
-    told: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)  # fault by model, set over /control/fault
     began: dict[str | None, float] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
 
@@ -79,37 +79,37 @@ class Fake:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    # What is told by control, and asked.
+    # ---- Control
 
     def reset(self, model: str | None = None) -> None:
-        """Forget the attempts, the faults that were told, and begin the time anew: of one model, or of all."""
+        """Clear the log and the chosen faults, and restart the time, of one model or of all."""
         if model is None:
             self.log.clear()
-            self.told.clear()
+            self.chosen.clear()
             self.began = {None: time.monotonic()}
         else:
             self.log[:] = [entry for entry in self.log if entry.model != model]
-            self.told.pop(model, None)
+            self.chosen.pop(model, None)
             self.began[model] = time.monotonic()
 
-    def tell(self, model: str, fault: str | None) -> None:
+    def choose(self, model: str, fault: str | None) -> None:
         if fault is None:
-            self.told.pop(model, None)
+            self.chosen.pop(model, None)
         elif fault in FAULTS:
-            self.told[model] = fault
+            self.chosen[model] = fault
         else:
-            raise ValueError(f"no fault is called {fault!r}; there are {', '.join(FAULTS)}")
+            raise ValueError(f"no fault is called {fault!r}; the faults are {', '.join(FAULTS)}")
 
     def seen(self, model: str) -> list[Entry]:
         return [entry for entry in self.log if entry.model == model]
 
-    # What an attempt asks.
+    # ---- Attempts
 
     def now(self, model: str) -> float:
         return time.monotonic() - self.began.get(model, self.began[None])
 
     def fault_of(self, model: str) -> str:
-        return self.told.get(model) or self.faults.get(model) or (model if model in FAULTS else "healthy")
+        return self.chosen.get(model) or self.faults.get(model) or (model if model in FAULTS else "healthy")
 
     def meets(self, fault: Fault, entry: Entry) -> bool:
         if fault.times is not None and entry.attempt > fault.times:
@@ -117,8 +117,8 @@ class Fake:
         return fault.lasts is None or entry.at < fault.lasts / self.speed
 
     def enter(self, body: Json) -> tuple[Entry, Fault]:
-        """Log an attempt, and say which fault it meets."""
-        model = str(body.get("model")).rpartition("/")[2]  # some routers put a provider before it
+        """Log an attempt; returns the log entry and the fault that it meets."""
+        model = str(body.get("model")).rpartition("/")[2]  # some routers put a provider in front
         messages = body.get("messages") or []
         name = self.fault_of(model)
         entry = Entry(
@@ -134,15 +134,15 @@ class Fake:
         self.log.append(entry)
         return entry, FAULTS[name] if self.meets(FAULTS[name], entry) else HEALTHY
 
-    def leave(self, entry: Entry, became: str = "", *, served: bool = False) -> None:
-        """An attempt has ended; only the first word counts."""
+    def end(self, entry: Entry, became: str = "", *, served: bool = False) -> None:
+        """Record the end of an attempt; later calls for the same attempt have no effect."""
         if entry.ended is None:
             entry.ended, entry.served = round(self.now(entry.model), 4), served
             entry.became = became or entry.became
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: requests one after another, each answered by a task that ends with the connection."""
+    """One connection: takes requests one after another; a task answers each one and ends with the connection."""
 
     def __init__(self, fake: Fake) -> None:
         self.fake = fake
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
         self.body = bytearray()
         self.answering: asyncio.Task[None] | None = None
 
-    # What the transport says.
+    # ---- Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def read(self) -> None:
-        """Take requests, as long as there are whole ones and nothing is being answered."""
+        """Take the next request, if it is complete and no other one is being answered."""
         while self.answering is None:
             event = self.http.next_event()
             if isinstance(event, h11.Request):
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
                 return
 
     def answered(self, task: asyncio.Task[None]) -> None:
-        """Ready for the next request, which may be here already; h11 reads it without having seen the answer."""
+        """Read the next request, which may be here already, with a new h11 connection: h11 never sees the answers."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self.transport.abort()
             raise error
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
         self.http, self.answering = h11.Connection(h11.SERVER), None
         self.data_received(rest) if rest else None
 
-    # What it says.
+    # ---- Writing
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -204,7 +204,7 @@ class Connection(asyncio.Protocol):
         self.write("\r\n".join((f"HTTP/1.1 {status} {status}", *headers, "", "")).encode())
 
     def json(self, status: int, content: object, *headers: str, share: float = 1.0) -> None:
-        """An answer with its length, of which the first `share` is sent."""
+        """Write an answer with its content-length, but only the first `share` of its body."""
         body = json.dumps(content).encode()
         self.head(status, "content-type: application/json", f"content-length: {len(body)}", *headers)
         self.write(body[: round(len(body) * share)])
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
         self.write(b"%x\r\n%b\r\n" % (len(event), event))
 
     def abort(self) -> None:
-        """Reset: the other side reads an error, where a close would be an end."""
+        """Reset the connection: the peer reads an error, not an end."""
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
         if seconds:
             await asyncio.sleep(seconds / self.fake.speed)
 
-    # One request.
+    # ---- One request
 
     async def answer(self, request: h11.Request, body: bytes) -> None:
         path = request.target.decode("latin-1").partition("?")[0]
@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            self.error(400, "the request's body is no JSON object", "invalid_json")
+            self.error(400, "The request body is not a JSON object.", "invalid_json")
         elif path.endswith("/chat/completions"):
             await self.attempt(content)
         elif path.endswith("/models"):
@@ -245,16 +245,16 @@ class Connection(asyncio.Protocol):
         else:
             self.control(path, content)
 
-    def control(self, path: str, said: Json) -> None:
+    def control(self, path: str, body: Json) -> None:
         fake = self.fake
         if path == "/control/log":
             self.json(200, {"endpoint": fake.name, "speed": fake.speed, "log": [asdict(entry) for entry in fake.log]})
         elif path == "/control/reset":
-            fake.reset(said.get("model") or None)
+            fake.reset(body.get("model") or None)
             self.json(200, {})
         elif path == "/control/fault":
             try:
-                fake.tell(str(said.get("model")), said.get("fault"))
+                fake.choose(str(body.get("model")), body.get("fault"))
             except ValueError as error:
                 self.error(400, str(error), "unknown_fault")
             else:
@@ -262,31 +262,31 @@ class Connection(asyncio.Protocol):
         elif path in ("/", "/health"):
             self.json(200, {"endpoint": fake.name})
         else:
-            self.error(404, f"there is no {path} here", "unknown_url")
+            self.error(404, f"The path {path} does not exist.", "unknown_url")
 
     async def attempt(self, body: Json) -> None:
         entry, fault = self.fake.enter(body)
         try:
             await self.misbehave(entry, fault, body)
         except asyncio.CancelledError:
-            self.fake.leave(entry, f"{entry.became or 'no byte sent'}, and its client left")
+            self.fake.end(entry, f"{entry.became or 'no byte sent'}, and its client left")
             raise
 
     async def misbehave(self, entry: Entry, fault: Fault, body: Json) -> None:
         fake, messages = self.fake, body.get("messages") or []
         if fault.reset:
-            fake.leave(entry, "reset")
+            fake.end(entry, "reset")
             self.abort()
         elif fault.silent:
             await self.wait(fault.silent)
-            fake.leave(entry, "closed without a byte")
+            fake.end(entry, "closed without a byte")
             self.transport.close()
         elif fault.status != 200:
             self.refuse(entry, fault)
         elif fault.refuses_prefill and entry.prefill:
-            fake.leave(entry, "400 invalid_prefill")
+            fake.end(entry, "400 invalid_prefill")
             self.error(
-                400, "This model takes no assistant prefill: the last message must be a user's.", "invalid_prefill"
+                400, "This model accepts no assistant prefill: the last message must be a user's.", "invalid_prefill"
             )
         else:
             text = rest_of(messages, answer_to(messages, fake.voice))
@@ -298,24 +298,24 @@ class Connection(asyncio.Protocol):
         headers = []
         if fault.retry_after is not None:
             headers.append(f"retry-after: {fault.retry_after / self.fake.speed:g}")
-        self.fake.leave(entry, f"{fault.status} {fault.code or ''}".strip())
-        self.error(fault.status, fault.message or f"It failed: {fault.says}.", fault.code, *headers)
+        self.fake.end(entry, f"{fault.status} {fault.code or ''}".strip())
+        self.error(fault.status, fault.message or f"It failed: {fault.description}.", fault.code, *headers)
 
     async def plain(self, entry: Entry, fault: Fault, answer: Answer) -> None:
-        """Without a stream the faults of a stream do what is nearest: a body that is cut, late, or no JSON."""
+        """Answer without a stream; a fault of streams becomes the nearest equivalent: a body cut, late, or not JSON."""
         await self.wait(fault.first_token)
         if fault.garbage_at is not None:
-            self.fake.leave(entry, "200, no JSON")
+            self.fake.end(entry, "200, not JSON")
             self.head(200, "content-type: application/json", "content-length: 9")
             self.write(b'{"id": "x')
         elif fault.stops_at is not None:
             self.json(200, answer.whole(), share=0.6)
             entry.became = "200, six tenths of it"
             await self.wait(fault.stalls)
-            self.fake.leave(entry)
+            self.fake.end(entry)
             self.transport.close()
         else:
-            self.fake.leave(entry, "200", served=True)
+            self.fake.end(entry, "200", served=True)
             self.json(200, answer.whole())
 
     async def stream(self, entry: Entry, fault: Fault, answer: Answer, body: Json) -> None:
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
                 await self.stop(entry, fault)
                 return
             if number == fault.garbage_at:
-                done = " with an event that was no JSON" + done
+                done = " with an event that was not JSON" + done
                 self.event('{"id": "' + answer.id + '", "choices": [{"delta": {"content": ')
             self.event(answer.chunk({"content": token}))
             entry.became = f"200, {number + 1} tokens"
@@ -336,7 +336,7 @@ class Connection(asyncio.Protocol):
         self.event(answer.chunk({}, finish="stop"))
         if (body.get("stream_options") or {}).get("include_usage"):
             self.event({**answer.chunk({}), "choices": [], "usage": answer.usage})
-        self.fake.leave(entry, f"200{done}", served=True)
+        self.fake.end(entry, f"200{done}", served=True)
         if fault.done:
             self.event("[DONE]")
         self.write(b"0\r\n\r\n")
@@ -346,7 +346,7 @@ class Connection(asyncio.Protocol):
         if fault.error_event:
             self.event(error_body(500, "The engine broke while it answered.", "engine_broke"))
         ending = {"cut": "then cut", "reset": "then reset", "whole": "then ended without the rest"}[fault.ends]
-        self.fake.leave(entry, f"{entry.became}, {'an error, ' * fault.error_event}{ending}")
+        self.fake.end(entry, f"{entry.became}, {'an error, ' * fault.error_event}{ending}")
         if fault.ends == "reset":
             self.abort()
         elif fault.ends == "cut":

@@ -1,10 +1,10 @@
-"""What a client got and what the endpoints saw of it, and the verdict on both: pass, partial, safe or fail.
+"""The judge: from what the client got and what the endpoints saw, a verdict of pass, partial, safe or fail.
 
     fail      nothing within the limit, a short answer as if it were whole, a required rule broken, or the primary
-              never asked
-    pass      what a correct router gives (the whole answer; for a refusal, a clean error), and every rule kept
-    partial   the same, but advice was not followed; or a refusal was gone round
-    safe      not that, but a clean error in time, and every required rule kept
+              never tried
+    pass      the result of a correct router (the whole answer; for a refusal, a clean error), and every rule kept
+    partial   the same result, but advice was not followed; or a refusal was bypassed
+    safe      another result: a clean error in time, and every required rule kept
 
 The rules are those of FailoverBench's methodology 0.1. All times are seconds at speed 1, whatever the speed of the run.
 """
@@ -23,18 +23,18 @@ Word = Literal["pass", "partial", "safe", "fail"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one request brought its client."""
+    """The result of one request, as its client saw it."""
 
     kind: Literal["answer", "error", "hang"]
     seconds: float
-    text: str = ""  # also what had come before an error
+    text: str = ""  # including the text received before an error
     error: str = ""
     code: str | None = None
     status: int | None = None
     model: str | None = None
     usage: dict[str, Any] | None = None
     first_token: float | None = None
-    silence: float = 0.0  # the longest on the way; this, pings and [DONE] only a client of our own sees
+    silence: float = 0.0  # the longest silence; only the raw client sees this, pings and [DONE]
     pings: int = 0
     done: bool = False
     sent_at: float = 0.0
@@ -42,18 +42,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Observed:
-    """All that is known of one case."""
+    """All observations of one case."""
 
     asked: Sequence[Outcome]
     primary: Sequence[Entry]
     fallback: Sequence[Entry]
-    whole: frozenset[str]  # the texts that are a whole answer
+    whole: frozenset[str]  # the texts that count as a whole answer
     has_fallback: bool = True
-    alive: Outcome | None = None  # a healthy request afterwards
+    alive: Outcome | None = None  # the outcome of a healthy request afterwards
 
     @property
     def outcome(self) -> Outcome:
-        """The worst of what the requests brought: a hang, a short answer, an error, a whole answer."""
+        """The worst outcome of the requests; from worst to best: a hang, a short answer, an error, a whole answer."""
         return max(self.asked, key=self._badness)
 
     def _badness(self, outcome: Outcome) -> int:
@@ -67,7 +67,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds` says whether, None where it cannot be told."""
+    """One rule; `holds` returns None if the observations do not show whether the rule was kept."""
 
     name: str
     holds: Callable[[Observed], bool | None]
@@ -79,13 +79,13 @@ class Rule:
 class Verdict:
     word: Word
     why: str
-    notes: list[str] = field(default_factory=list)  # broken notes, by name
+    notes: list[str] = field(default_factory=list)  # names of the broken rules that are notes
 
 
 def judge(rules: Sequence[Rule], ideal: Literal["answer", "error"], seen: Observed) -> Verdict:
     outcome = seen.outcome
     if not seen.primary:
-        return Verdict("fail", "the primary was never asked, so nothing was shown")
+        return Verdict("fail", "the primary was never tried, so the case shows nothing")
     if outcome.kind == "hang":
         return Verdict("fail", f"nothing after {outcome.seconds:.0f} s")
     if ideal == "answer" and outcome.kind == "answer" and not seen.is_whole(outcome):
@@ -95,7 +95,7 @@ def judge(rules: Sequence[Rule], ideal: Literal["answer", "error"], seen: Observ
     if required := [rule.name for rule in broken if rule.weight == "required"]:
         return Verdict("fail", "not " + ", not ".join(required), notes)
     if ideal == "error" and outcome.kind == "answer":
-        return Verdict("partial", "the refusal was gone round", notes)
+        return Verdict("partial", "the refusal was bypassed", notes)
     if outcome.kind != ideal:
         return Verdict("safe", "a clean error", notes)
     if advice := [rule.name for rule in broken if rule.weight == "advice"]:
@@ -129,13 +129,13 @@ def gap_of(seconds: float, **more: Any) -> Rule:
 
 
 def each_try_smaller() -> Rule:
-    """A prompt that was too long is never sent again as it was."""
+    """The rule that a prompt which was too long is never sent again unchanged."""
 
     def holds(seen: Observed) -> bool:
         sizes = [entry.prompt_tokens for entry in seen.primary]
         return all(later < earlier for earlier, later in pairwise(sizes))
 
-    return Rule("asked once as it was", holds)
+    return Rule("the long prompt sent only once", holds)
 
 
 # ---- Rules on what the client got
@@ -157,7 +157,7 @@ def reason_given(code: str, **more: Any) -> Rule:
     def holds(seen: Observed) -> bool:
         return code in (seen.outcome.code or "") or code in seen.outcome.error
 
-    return Rule("the reason handed on", holds, **more)
+    return Rule("the reason passed on", holds, **more)
 
 
 def alive_afterwards() -> Rule:
@@ -168,7 +168,7 @@ def alive_afterwards() -> Rule:
 
 
 def fallback_named(**more: Any) -> Rule:
-    """The answer says which model it is of."""
+    """The rule that an answer of the fallback names the fallback's model."""
 
     def holds(seen: Observed) -> bool | None:
         return "fallback" in (seen.outcome.model or "") if seen.fallback else None
@@ -177,19 +177,19 @@ def fallback_named(**more: Any) -> Rule:
 
 
 def prefill_not_masking() -> Rule:
-    """The fallback's refusal of an assistant prefill must not be what ends the call."""
+    """The rule that the fallback's refusal of an assistant prefill must not end the call."""
 
     def holds(seen: Observed) -> bool:
         return seen.outcome.kind != "error" or not any("prefill" in entry.became for entry in seen.fallback)
 
-    return Rule("the failure hidden by no refused prefill", holds)
+    return Rule("the real failure reported", holds)
 
 
 def fallback_spared(**more: Any) -> Rule:
     return Rule("the fallback spared", lambda seen: not seen.fallback, **more)
 
 
-# ---- Rules on a row of requests, while the primary is down and afterwards
+# ---- Rules on a series of requests, while the primary is down and afterwards
 
 
 def served_while_down(down: float, **more: Any) -> Rule:

@@ -1,4 +1,4 @@
-"""What a run of the faults tells: its table, and all that was seen as JSON."""
+"""The results of a run of the faults: as a table, and all observations as JSON."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def print_results(results: Sequence[Result], console: Console, speed: float) -> 
     counts = {word: sum(result.verdict.word == word for result in results) for word in COLOURS}
     console.print(", ".join(f"{count} {word}" for word, count in counts.items()), highlight=False)
     if speed != 1:
-        console.print(f"All waits were divided by {speed:g}; the seconds above are multiplied by it again.")
+        console.print(f"All waits were divided by {speed:g}; the seconds above are multiplied by {speed:g} again.")
 
 
 def fault_of(case: Case, speed: float) -> str:
     requests, every = case.row(speed)
     row = f"; {requests} requests, one every {every:g} s" * (requests > 1)
-    other = f"; the fallback {FAULTS[case.fallback].says}" * (case.fallback != "healthy")
-    return FAULTS[case.fault].says + row + other
+    other = f"; the fallback {FAULTS[case.fallback].description}" * (case.fallback != "healthy")
+    return FAULTS[case.fault].description + row + other
 
 
 def client_got(result: Result) -> str:
@@ -54,16 +54,16 @@ def client_got(result: Result) -> str:
     if len(seen.asked) > 1:
         whole = sum(map(seen.is_whole, seen.asked))
         longest = max(each.seconds for each in seen.asked)
-        return f"{whole} of {len(seen.asked)} whole, each within {longest:.1f} s" + f"; {said(outcome)}" * (
+        return f"{whole} of {len(seen.asked)} whole, each within {longest:.1f} s" + f"; {described(outcome)}" * (
             whole < len(seen.asked)
         )
     if seen.is_whole(outcome):
         pings = f", with {outcome.pings} pings" * (outcome.pings > 1) or ", with a ping" * outcome.pings
         return f"the whole answer in {outcome.seconds:.1f} s{pings}"
-    return f"{said(outcome)}, after {outcome.seconds:.1f} s"
+    return f"{described(outcome)}, after {outcome.seconds:.1f} s"
 
 
-def said(outcome: Outcome) -> str:
+def described(outcome: Outcome) -> str:
     words = len(outcome.text.split())
     if outcome.kind == "answer":
         return f"{words} words as if whole"
@@ -73,7 +73,7 @@ def said(outcome: Outcome) -> str:
 
 
 def tries(entries: Sequence[Entry]) -> str:
-    """What became of the tries, and at which second each began; of a row of the same, the first and last."""
+    """The results of the tries, with the second at which each began; of equal results in a row, the first and last."""
     rows = []
     for became, row in groupby(entries, lambda entry: entry.became or "still waiting"):
         times = [f"{entry.at:.1f}" for entry in row]

@@ -1,7 +1,7 @@
-"""Runs the sixteen faults against a router, or with nothing but a client, and observes who got what.
+"""A run of the sixteen faults against a router, or with a client alone, and the observations of all parties.
 
-Two fake endpoints in this process, a primary and a fallback, serve one model a case; the router under test has them as
-two tiers of the same models. Which rules count, and how, is in cases.py and judge.py; here they are only brought about.
+Two fake endpoints in this process, a primary and a fallback, serve one model per case. The router under test has them
+as two tiers of the same models. This module only produces the observations; cases.py and judge.py have the rules.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from loadtest.faults.judge import Observed, Outcome, Verdict
 from loadtest.processes import BenchError, Place, Processes, free_ports, router_command
 
 MESSAGES: list[Json] = [{"role": "user", "content": "In sixty words: when does a router earn trust?"}]
-# What a client without a router is given, as FailoverBench does: two retries, which are the SDKs' own, of 30 s each.
+# Seconds per try of a client without a router, as in FailoverBench; the SDKs' own two retries come on top.
 TIMEOUT_ALONE = 30.0
-SHORTEST_PATIENCE = 1.0  # seconds: firsttoken's own pause before one more try is half a second at most
-BACK_WITHIN = 60.0  # seconds that a router may stay away from the primary before a case, in which it would show nothing
-AGAIN = 1.0  # seconds until we look again whether it does
-APART = 4.0  # seconds between the beginnings of cases that run side by side, so that none disturbs another
+MIN_PATIENCE = 1.0  # seconds: firsttoken's own pause before a retry is half a second at most
+BACK_WITHIN = 60.0  # seconds to wait before a case until the router tries the primary again
+CHECK_EVERY = 1.0  # seconds between two checks whether the router tries the primary
+APART = 4.0  # seconds between the starts of cases that run at the same time, so that none disturbs another
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Result:
 
 @dataclass
 class Stand:
-    """The two endpoints, and who asks whom."""
+    """The test stand: the two endpoints, and the client that calls them or the router."""
 
     primary: Fake
     fallback: Fake
@@ -50,7 +50,7 @@ class Stand:
     async def run(self, case: Case) -> Result:
         for endpoint, fault in ((self.primary, case.fault), (self.fallback, case.fallback)):
             endpoint.reset(case.model)
-            endpoint.tell(case.model, fault)
+            endpoint.choose(case.model, fault)
         asked = await self._ask_in_turn(case)
         alive = await self.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False) if case.alive_afterwards else None
         seen = Observed(
@@ -64,7 +64,7 @@ class Stand:
         return Result(case, seen, case.judge(seen))
 
     async def _ask_in_turn(self, case: Case) -> list[Outcome]:
-        """One request at a time, begun at its time, or when the one before it is over."""
+        """Send one request at a time, at its scheduled time or when the previous one is over."""
         began, asked = time.monotonic(), []
         requests, every = case.row(self.speed)
         for number in range(requests):
@@ -91,7 +91,7 @@ class Stand:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and against whom: a router that runs, one to be started, or, with neither, the primary."""
+    """The options of a run. `target` is a running router, `command` starts one; with neither, the primary is tested."""
 
     client: str = "raw"
     target: str | None = None
@@ -99,7 +99,7 @@ class Plan:
     speed: float = 1.0
     cases: Sequence[Case] = tuple(CASES)
     at_once: bool = False
-    voices: tuple[str, str] = ("", "")  # of the two endpoints
+    voices: tuple[str, str] = ("", "")  # voices of the two endpoints
     host: str = "127.0.0.1"
     ports: tuple[int, int] = (0, 0)
 
@@ -108,11 +108,11 @@ class Plan:
         return bool(self.target or self.command)
 
 
-Told = Callable[[str], None]  # what is going on, for who watches
+OnProgress = Callable[[str], None]  # called with the names of the running cases
 
 
-async def run(plan: Plan, folder: Path, tell: Told = lambda _: None) -> list[Result]:
-    """All cases of a plan; a started router keeps its log and its file in `folder`."""
+async def run(plan: Plan, folder: Path, on_progress: OnProgress = lambda _: None) -> list[Result]:
+    """Run all cases of a plan; a started router has its log and its endpoints.yaml in `folder`."""
     primary = Fake("primary", PRIMARY, plan.speed, plan.voices[0])
     fallback = Fake("fallback", FALLBACK, plan.speed, plan.voices[1])
     async with contextlib.AsyncExitStack() as stack:
@@ -125,19 +125,19 @@ async def run(plan: Plan, folder: Path, tell: Told = lambda _: None) -> list[Res
         asking = await stack.enter_async_context(client(plan.client, base_url, timeout))
         stand = Stand(primary, fallback, asking, plan.speed, plan.has_router)
         await must_be_healthy(stand, base_url)
-        return await run_cases(stand, plan, tell)
+        return await run_cases(stand, plan, on_progress)
 
 
-async def run_cases(stand: Stand, plan: Plan, tell: Told) -> list[Result]:
+async def run_cases(stand: Stand, plan: Plan, on_progress: OnProgress) -> list[Result]:
     running: list[str] = []
 
     async def one(case: Case, wait: float = 0.0) -> Result:
         await asyncio.sleep(wait / plan.speed)
         running.append(case.name)
-        tell(", ".join(running))
+        on_progress(", ".join(running))
         result = await stand.run(case)
         running.remove(case.name)
-        tell(", ".join(running))
+        on_progress(", ".join(running))
         return result
 
     if plan.at_once:
@@ -149,15 +149,16 @@ async def run_cases(stand: Stand, plan: Plan, tell: Told) -> list[Result]:
         deadline = time.monotonic() + BACK_WITHIN
         await until_the_primary_is_asked(stand, deadline)
         result = await one(case)
-        while not result.seen.primary and time.monotonic() < deadline:  # it stays away from this model alone
-            await asyncio.sleep(AGAIN)
+        # The router may avoid the primary for this model only, which the check above does not show.
+        while not result.seen.primary and time.monotonic() < deadline:
+            await asyncio.sleep(CHECK_EVERY)
             result = await one(case)
         results.append(result)
     return results
 
 
 async def must_be_healthy(stand: Stand, base_url: str) -> None:
-    """Before anything is broken: a router that cannot serve a healthy model is not configured."""
+    """Raise a BenchError unless the healthy model is served: otherwise the router is not configured for this run."""
     outcome = await stand.ask(HEALTHY_MODEL, ALIVE_LIMIT * stand.speed, stream=False)
     if outcome.kind != "answer":
         raise BenchError(
@@ -167,13 +168,13 @@ async def must_be_healthy(stand: Stand, base_url: str) -> None:
 
 
 async def until_the_primary_is_asked(stand: Stand, deadline: float) -> None:
-    """A router that judges a server by all its models may stay away from the primary for what the last case did."""
+    """Wait until the router tries the primary for the healthy model: after the last case it may avoid that server."""
     while time.monotonic() < deadline:
         stand.primary.reset(HEALTHY_MODEL)
         await stand.ask(HEALTHY_MODEL, ALIVE_LIMIT, stream=False)
         if stand.primary.seen(HEALTHY_MODEL):
             return
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(CHECK_EVERY)
 
 
 # ---- The router
@@ -181,7 +182,7 @@ async def until_the_primary_is_asked(stand: Stand, deadline: float) -> None:
 
 @contextlib.asynccontextmanager
 async def started(command: str, primary: Fake, fallback: Fake, speed: float, folder: Path) -> AsyncIterator[str]:
-    """A router of this command, with an endpoints.yaml of ours; its base URL."""
+    """Start a router with this command and an endpoints.yaml for the run; yields its base URL."""
     (port,) = free_ports(1)
     config = folder / "endpoints.yaml"
     config.write_text(endpoints_yaml(primary.base_url, fallback.base_url, speed))
@@ -201,17 +202,18 @@ def what_to_configure(primary: str, fallback: str) -> str:
     return (
         f"The router under test needs the models {', '.join(MODELS)}:\n"
         f"first from  {primary}\n"
-        f"and, should that fail, by the same names from  {fallback}\n"
-        "Any API key will do. --print-config prints an endpoints.yaml that says so."
+        f"and, if that fails, under the same names from  {fallback}\n"
+        "Any API key works. --print-config prints an endpoints.yaml with these models."
     )
 
 
 def endpoints_yaml(primary: str, fallback: str, speed: float = 1.0) -> str:
-    """Two tiers, and exactly two settings that are not the default; at another speed all waits are divided by it.
+    """An endpoints.yaml with two tiers and exactly two settings that differ from the defaults.
 
-    So is the time in which a retry budget grows back: as much is given at each call.
+    At another speed all waits are divided by the speed. A retry budget also refills with time, of which there is less
+    then, so each call deposits more in proportion.
     """
-    patience = max(3.0 / speed, SHORTEST_PATIENCE)
+    patience = max(3.0 / speed, MIN_PATIENCE)
     waits = {"deadline": 120, "abandon": 15, "stall": 30, "hedge": 2} if speed != 1 else {}
     settings = [f"patience: {patience:g}s", "resume: replay", *(f"{key}: {s / speed:g}s" for key, s in waits.items())]
     settings += [f"retry_budget: {min(10.0, 0.2 * speed):g}"] if speed != 1 else []
