@@ -1,8 +1,8 @@
-"""Draws the router at work: two equal streams of calls, one straight to an endpoint and one through the router, while
-that endpoint turns slow, freezes and recovers. The seconds to each call's first token go into docs/picture.svg.
+"""Draws docs/picture.svg: first-token times of calls sent directly to an endpoint and of calls through the router.
 
-The three endpoints are fakes in this process, and answer health checks all the time; the router runs beside it with
-nothing but their addresses in its file. It needs an installed router, and of Python only the standard library.
+Both series of calls have the same rate, while the endpoint turns slow, freezes and recovers. The three endpoints are
+fakes in this process and answer health checks all the time. The router is a process of its own, with only their
+addresses in its endpoints.yaml. The script needs an installed router and only the standard library of Python.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUTER = ROOT / ".venv" / "bin" / "firsttoken"
 PICTURE = ROOT / "docs" / "picture.svg"
 
-ENDPOINTS = {"A": 0.15, "B": 0.25, "C": 0.4}  # median seconds to the first token, while well
-SPREAD = 0.15  # sigma of their logarithm
-SLOWER = 12  # times, while A is slow
-TOKENS, GAP = 8, 0.02  # tokens of an answer, and seconds between them
-PHASES = ("A is well", f"A is {SLOWER} times slower", "A is frozen", "A is well again")  # equally long
+ENDPOINTS = {"A": 0.15, "B": 0.25, "C": 0.4}  # median seconds to the first token of a healthy endpoint
+SPREAD = 0.15  # sigma of the logarithm of those times
+SLOWER = 12  # factor by which A is slower while it is slow
+TOKENS, GAP = 8, 0.02  # tokens of an answer, and seconds between two tokens
+PHASES = ("A is well", f"A is {SLOWER} times slower", "A is frozen", "A is well again")  # of equal length
 
 MODELS = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 27\r\n\r\n" + b'{"object":"list","data":[]}'
@@ -48,7 +48,7 @@ ASK = (
 
 
 class Endpoint:
-    """A fake OpenAI endpoint. Frozen, it takes requests, and neither begins an answer nor goes on with one."""
+    """A fake OpenAI endpoint. While frozen it accepts requests, but neither begins nor continues an answer."""
 
     def __init__(self, median: float, rng: Random) -> None:
         self.median, self.rng, self.slower = median, rng, 1
@@ -86,7 +86,7 @@ class Endpoint:
 
 
 async def fall_ill(endpoint: Endpoint, phase: float) -> None:
-    """What becomes of A in the course of the run."""
+    """Make A slow, then freeze it, then let it recover: one step at the end of each phase."""
     await asyncio.sleep(phase)
     endpoint.slower = SLOWER
     await asyncio.sleep(phase)
@@ -101,7 +101,7 @@ async def fall_ill(endpoint: Endpoint, phase: float) -> None:
 
 @contextlib.asynccontextmanager
 async def router(ports: dict[str, int]) -> AsyncIterator[int]:
-    """A router before these endpoints, on a port of its own."""
+    """Run a router in front of these endpoints; yields its port."""
     if not ROUTER.exists():
         raise SystemExit("The router is not installed here: run scripts/install.")
     with tempfile.TemporaryDirectory() as folder:
@@ -111,11 +111,11 @@ async def router(ports: dict[str, int]) -> AsyncIterator[int]:
         )
         config.write_text("endpoints:\n" + "".join(listed))
         command = [str(ROUTER), "serve", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-        with log.open("wb") as said:
-            process = await asyncio.create_subprocess_exec(*command, stdout=said, stderr=said)
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output)
         try:
             if not await listens(port, process):
-                raise SystemExit(f"The router does not listen; it said:\n{log.read_text()}")
+                raise SystemExit(f"The router does not listen; its output:\n{log.read_text()}")
             yield port
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -144,7 +144,7 @@ async def listens(port: int, process: asyncio.subprocess.Process) -> bool:
 
 class Call(NamedTuple):
     at: float  # seconds since the run began
-    first_token: float  # seconds since then; math.inf: none came
+    first_token: float  # seconds since `at`; math.inf if none arrived
     whole: bool
     endpoint: str
 
@@ -170,7 +170,7 @@ async def call(port: int, began: float) -> Call:
 
 
 async def calls(port: int, seconds: float, rate: float) -> list[Call]:
-    """One after the other at an even rate, whatever becomes of those before."""
+    """Send calls at an even rate, independent of earlier answers."""
     began, asked = time.monotonic(), []
     for number in range(round(seconds * rate)):
         await asyncio.sleep(began + number / rate - time.monotonic())
@@ -179,7 +179,7 @@ async def calls(port: int, seconds: float, rate: float) -> list[Call]:
 
 
 async def run(seconds: float, rate: float, seed: int) -> tuple[list[Call], list[Call]]:
-    """All calls straight to A, and all through the router."""
+    """The calls sent directly to A, and the calls sent through the router."""
     rng = Random(seed)
     endpoints = {name: Endpoint(median, rng) for name, median in ENDPOINTS.items()}
     async with contextlib.AsyncExitStack() as stack:
@@ -210,9 +210,9 @@ def figures(asked: list[Call]) -> str:
 WIDTH, HEIGHT = 860, 470
 LEFT, RIGHT, TOP, BOTTOM = 56, 844, 104, 372  # of the plot
 LOWEST, HIGHEST = 0.08, 25.0  # seconds
-LANES = BOTTOM + 44  # below the plot: who answered
+LANES = BOTTOM + 44  # below the plot: the answering endpoint of each call
 
-COLOURS = {  # of what: on a light page, on a dark one
+COLOURS = {  # by selector: the property, its colour on a light page, its colour on a dark page
     "text": ("fill", "#1f2328", "#e6edf3"),
     ".faint": ("fill", "#656d76", "#9198a1"),
     ".paper": ("fill", "#ffffff", "#0d1117"),
@@ -276,7 +276,7 @@ def scales(seconds: float) -> Iterable[str]:
 
 
 def lanes(routed: list[Call], seconds: float) -> Iterable[str]:
-    """Which endpoint the router's answers came from, call by call."""
+    """One lane per endpoint, with a tick for each call that it answered through the router."""
     for number, name in enumerate(ENDPOINTS):
         top = LANES + 15 * number
         ticks = "".join(f"M{x(one.at, seconds)} {top - 5}v9" for one in routed if one.endpoint == name)
@@ -297,20 +297,22 @@ def y(value: float) -> float:
     return round(BOTTOM - (BOTTOM - TOP) * share, 1)
 
 
-def text(left: float, base: float, said: str, kind: str) -> str:
-    return f'<text x="{left}" y="{base}" class="{kind}">{escape(said)}</text>'
+def text(left: float, base: float, content: str, kind: str) -> str:
+    return f'<text x="{left}" y="{base}" class="{kind}">{escape(content)}</text>'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/picture", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long the run takes (default: 60)")
-    parser.add_argument("--rate", type=float, default=10.0, help="calls a second, of each stream (default: 10)")
-    parser.add_argument("--seed", type=int, default=1, help="of the endpoints' times (default: 1)")
-    parser.add_argument("--output", type=Path, default=PICTURE, help=f"default: {os.path.relpath(PICTURE)}")
-    said = parser.parse_args()
-    direct, routed = asyncio.run(run(said.seconds, said.rate, said.seed))
-    said.output.write_text(draw(direct, routed, said.seconds), encoding="utf-8")
-    print(f"straight to A:      {figures(direct)}\nthrough the router: {figures(routed)}\n{said.output}")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of the run in seconds (default: 60)")
+    parser.add_argument("--rate", type=float, default=10.0, help="calls per second in each series (default: 10)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the endpoints' times (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, default=PICTURE, help=f"file to write (default: {os.path.relpath(PICTURE)})"
+    )
+    options = parser.parse_args()
+    direct, routed = asyncio.run(run(options.seconds, options.rate, options.seed))
+    options.output.write_text(draw(direct, routed, options.seconds), encoding="utf-8")
+    print(f"straight to A:      {figures(direct)}\nthrough the router: {figures(routed)}\n{options.output}")
 
 
 if __name__ == "__main__":

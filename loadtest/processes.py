@@ -1,4 +1,4 @@
-"""Processes of one run: started on their cores, found to be ready, and stopped on every way out."""
+"""The processes of one run: starts them on their cores, waits until they are ready, and always stops them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUTER = ROOT / ".venv" / "bin" / "firsttoken"
 PR_SET_PDEATHSIG = 1
 READY_WITHIN = 20.0
 STOPS_WITHIN = 5.0
-# Below the range that Linux takes for outgoing connections: 9,000 streams must not sit on a port we want to listen on.
+# Below the range that Linux uses for outgoing connections: 9,000 streams must not occupy a port to listen on.
 PORTS = range(20_000, 32_000)
 
 libc = ctypes.CDLL(None)
 
 
 class BenchError(Exception):
-    """Something that the reader can mend; its text says how."""
+    """A problem that the user can fix; the text says how."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process runs, and how readily."""
+    """The cores on which a process runs, and its priority."""
 
     cores: list[int]
     nice: int = 0
@@ -43,7 +44,7 @@ class Place:
         return cls(sorted(os.sched_getaffinity(0)))
 
     def take(self) -> None:
-        """In the child, before it becomes its program; it also ends with us, even if we are killed."""
+        """Apply cores and priority in the child, before exec; the child ends with its parent, even a killed one."""
         os.sched_setaffinity(0, self.cores)
         os.sched_setscheduler(0, self.policy, os.sched_param(0))
         set_nice(self.nice)
@@ -52,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Places:
-    """The gateway alone on one core, load and endpoints on the others."""
+    """Two places: the gateway alone on one core, load and endpoints on the others."""
 
     gateway: Place
     load: Place
@@ -65,11 +66,11 @@ class Places:
 
 
 class Processes:
-    """Owns what a run started. `with Processes(folder) as processes:` stops all of it, whatever happens."""
+    """The owner of all processes of a run. `with Processes(folder) as processes:` stops all of them on exit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.running: list[subprocess.Popen] = []
+        self.running: list[subprocess.Popen[Any]] = []
 
     def __enter__(self) -> Processes:
         return self
@@ -83,13 +84,13 @@ class Processes:
         command: list[str],
         place: Place,
         *,
-        told: str = "",
+        stdin: str = "",
         listen: bool = False,
         env: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen:
-        """`told` is its standard input; its output goes to its log, or with `listen` to us, through `stdout`."""
+    ) -> subprocess.Popen[Any]:
+        """Start a process with `stdin` as its input; its output goes to its log, or with `listen` to its `stdout`."""
         given = self.folder / f"{name}.in"
-        given.write_text(told)
+        given.write_text(stdin)
         with self.log_of(name).open("ab") as log, given.open("rb") as read:
             process = subprocess.Popen(
                 command,
@@ -104,7 +105,7 @@ class Processes:
         self.running.append(process)
         return process
 
-    def stop(self, *processes: subprocess.Popen) -> None:
+    def stop(self, *processes: subprocess.Popen[Any]) -> None:
         for process in processes:
             process.terminate()
         deadline = time.monotonic() + STOPS_WITHIN
@@ -119,32 +120,32 @@ class Processes:
     def log_of(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def wait_ready(self, name: str, process: subprocess.Popen, port: int) -> None:
+    def wait_ready(self, name: str, process: subprocess.Popen[Any], port: int) -> None:
         deadline = time.monotonic() + READY_WITHIN
         while process.poll() is None and time.monotonic() < deadline:
             if accepts(port):
                 return
             time.sleep(0.05)
-        raise BenchError(f"{name} does not listen on port {port}; it said:\n{self.log_of(name).read_text()[-2000:]}")
+        raise BenchError(f"{name} does not listen on port {port}; its log:\n{self.log_of(name).read_text()[-2000:]}")
 
 
 def router_command() -> str:
     """The command that starts firsttoken, with {config} and {port} still to be filled in."""
     if not ROUTER.exists():
-        raise BenchError("the router is not installed here: run scripts/install, or name another --gateway")
+        raise BenchError("the router is not installed here: run scripts/install, or name another router")
     return f"{shlex.quote(str(ROUTER))} serve --config {{config}} --host 127.0.0.1 --port {{port}}"
 
 
 def set_nice(nice: int) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, nice)
-    # Where the kernel groups processes by session, only the group's niceness counts against other sessions.
+    # If the kernel groups processes by session, only the niceness of the group counts against other sessions.
     group = Path("/proc/self/autogroup")
     if nice and group.exists():
         group.write_text(str(nice))
 
 
-def kill_group(process: subprocess.Popen) -> None:
-    """Also what it started: it leads a session of its own."""
+def kill_group(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all its children: each started process leads a session of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -153,7 +154,7 @@ def kill_group(process: subprocess.Popen) -> None:
 
 
 def family(pid: int) -> list[int]:
-    """The process and all below it: a gateway may work in children."""
+    """The process and all its descendants: a gateway may work in child processes."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -174,14 +175,14 @@ def accepts(port: int) -> bool:
 
 
 def must_be_free(ports: Iterable[int]) -> None:
-    """For ports that the user chose."""
+    """Raise a BenchError unless all these ports, which the user chose, can be listened on."""
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
-                raise BenchError(f"port {port} cannot be listened on: {error.strerror}; --port names others") from None
+                raise BenchError(f"cannot listen on port {port}: {error.strerror}; choose others with --port") from None
 
 
 def free_ports(count: int) -> list[int]:
@@ -199,7 +200,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def raise_file_limit() -> int:
-    """Open as many files as we may; children inherit it. Returns the limit."""
+    """Raise the limit of open files to the hard limit, which children inherit; return the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

@@ -1,4 +1,4 @@
-"""The load tools: they compile without a warning, and count right what was whole and what was not."""
+"""The programs in C of `loadtest.cost` compile without a warning, and count whole and broken answers correctly."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_whole_stream_is_counted_on_both_sides(tools: Path, endpoint: tupl
     assert (counts["opened"], counts["served"], counts["live"], counts["abandoned"]) == (30, 30, 0, 0)
 
 
-def test_a_stream_with_an_event_too_few_is_broken(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
+def test_a_stream_that_lacks_an_event_is_broken(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     answer = ask(tools, endpoint[1], requests=3, clients=1, events=6)
     assert (answer["ok"], answer["broken"], answer["incomplete"]) == (0, 3, 3)
 
@@ -88,7 +88,7 @@ def test_streams_that_are_cut_are_lost(tools: Path, endpoint: tuple[subprocess.P
     process, port = endpoint
     command = [str(tools / "client"), "--port", str(port), "--hold", "10", "--ramp", "0.01", "--events", "5"]
     client = subprocess.Popen(command, stdout=subprocess.PIPE)
-    time.sleep(0.06)  # of 103 ms that a stream takes
+    time.sleep(0.06)  # a stream takes 103 ms
     process.kill()
     answer = json.loads(client.communicate(timeout=20)[0])
     assert answer["ok"] + answer["broken"] == 10
@@ -104,7 +104,7 @@ def test_held_streams_are_open_together_and_none_is_lost(
     assert answer["hold"]["open_at_once"] == 40
 
 
-def test_the_open_loop_asks_at_its_rate(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
+def test_the_open_loop_sends_requests_at_its_rate(tools: Path, endpoint: tuple[subprocess.Popen[str], int]) -> None:
     answer = ask(tools, endpoint[1], rate=200, clients=64, stream=0, seconds=1, **{"warm-up": 0.1})
     assert (answer["bad"], answer["broken"], answer["unsent"]) == (0, 0, 0)
     assert 130 <= answer["ok"] <= 270  # 200 ± 5 standard deviations

@@ -1,4 +1,4 @@
-"""The README's picture: a short run of it, whose calls all arrive, and whose drawing is well-formed."""
+"""The README's picture: in a short run no call fails, and the drawing is well-formed."""
 
 from __future__ import annotations
 

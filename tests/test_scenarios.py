@@ -1,6 +1,6 @@
-"""The load test's scenarios, played in virtual time on the decision alone: what each is to show, exactly repeatable.
+"""The scenarios of `loadtest.latency`, played in virtual time on the decision code alone, exactly repeatable.
 
-`python -m loadtest run` plays the same over the wire, where the machine's noise has its part.
+`python -m loadtest run` plays the same scenarios over the wire, with the noise of a real machine.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from tests.support.fleet import Fleet
 
 SEED, OTHER_SEEDS = 1, (2, 3)
 SCENARIOS = {name: scenario for name, scenario in load().items() if not scenario.needs_a_trace}
-# Where the informed one would not hedge, to look for the price at which it does is time wasted.
+# Scenarios in which `informed` does not hedge: the search for the price of a hedge would only take time.
 HEDGES = {"roadmap": 0.1, "long-prompts": 0.1}
 
 
 def without(scenario: Scenario, name: str, seed: int) -> dict[int, float]:
-    """First-token times with the other endpoints only."""
+    """First-token times without one endpoint."""
     fewer = scenario.without(name)
     return dict(times(Fleet(fewer, seed, fewer.arriving(seed)).play().calls))
 
@@ -37,8 +37,8 @@ def played(name: str, seed: int) -> list[Reached]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_scenario_comes_out_as_it_should(name: str) -> None:
-    """What one seed misses by chance, two of three reach: then the median does."""
+def test_a_scenario_reaches_its_marks(name: str) -> None:
+    """The median over three seeds must reach every mark: one seed may miss a mark by chance."""
     reached = played(name, SEED)
     assert reached
     missed = {mark.mark for mark in reached if not mark.ok}

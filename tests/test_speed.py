@@ -1,4 +1,4 @@
-"""A router whose clock runs faster than the machine's: what it waits for comes sooner, and is told in its seconds."""
+"""A router whose clock runs faster than the machine's: all waits are shorter, and times are reported in its seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.proxy.running import CHAT, STREAMING, at, post, running
 from tests.upstream.servers import on_each_loop, on_uvloop, serving, until, unused_port
 
 FAST = 100.0
-SECONDS = 5.0  # of the machine, which nothing here may take: a hundredth of it is waited for
+SECONDS = 5.0  # limit of a test in seconds of the machine; the router waits for a hundredth of it
 
 
 @on_each_loop
-async def test_its_clock_runs_so_many_times_as_fast() -> None:
+async def test_the_clock_runs_at_its_speed() -> None:
     scheduler = LoopScheduler(asyncio.get_running_loop(), FAST)
     before, now, after = time.monotonic(), scheduler.now(), time.monotonic()
     assert FAST * before <= now <= FAST * after
@@ -34,7 +34,7 @@ async def test_an_alarm_never_rings_before_its_time_at_any_speed() -> None:
 
 
 @on_uvloop
-async def test_a_call_sees_the_routers_seconds() -> None:
+async def test_a_call_is_timed_in_the_routers_seconds() -> None:
     slow = "endpoints: [{name: slow, kind: simulated, models: [chat], simulate: {first_token: 20s, rate: 100000}}]"
     async with running(slow, speed=FAST) as router:
         began = time.monotonic()
@@ -45,7 +45,7 @@ async def test_a_call_sees_the_routers_seconds() -> None:
 
 
 @on_uvloop
-async def test_a_request_that_does_not_come_is_given_up_in_its_seconds() -> None:
+async def test_a_request_that_does_not_arrive_is_given_up_in_the_routers_seconds() -> None:
     async with running(request_timeout=60, speed=FAST) as router:
         client = await router.client()
         client.send(post(CHAT)[:-5])
@@ -55,7 +55,7 @@ async def test_a_request_that_does_not_come_is_given_up_in_its_seconds() -> None
 
 
 @on_uvloop
-async def test_servers_are_probed_in_its_seconds() -> None:
+async def test_servers_are_probed_in_the_routers_seconds() -> None:
     async with serving() as server:
         text = at(server).replace("probe: {kind: off}", "probe: {kind: connect, interval: 50s}")
         async with running(text, speed=FAST) as router:
@@ -65,7 +65,7 @@ async def test_servers_are_probed_in_its_seconds() -> None:
 
 
 @on_uvloop
-async def test_and_found_down_in_them() -> None:
+async def test_a_dead_server_is_found_in_the_routers_seconds() -> None:
     url = f"http://127.0.0.1:{unused_port()}/v1"
     probe = "{kind: connect, interval: 50s}"
     text = f"endpoints: [{{name: gone, base_url: '{url}', models: [chat], probe: {probe}}}]"

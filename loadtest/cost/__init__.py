@@ -1,1 +1,1 @@
-"""What a gateway costs per request: the bench, its fake endpoint and its load generator, both in C."""
+"""The cost of a gateway per request: the bench, and in C its fake endpoint and its load generator."""

@@ -1,11 +1,11 @@
-// answer.h: reads one HTTP answer as its bytes come, and knows whether it was a whole completion.
+// answer.h: an incremental reader of one HTTP answer; decides whether the answer was a whole completion.
 //
 //   HEAD ─┬─► SIZED_BODY ─────────────────────────► whole
 //         └─► CHUNK_SIZE ─► CHUNK ─► CHUNK_END ─┐
 //               ▲ └─► TRAILER ──────────────────│─► whole
 //               └───────────────────────────────┘
 //
-// Pieces may be cut anywhere: only what makes no complete head, event or plain answer yet is held.
+// Input may be split at any byte. Only an incomplete head, event or plain answer is held back.
 
 #ifndef ANSWER_H
 #define ANSWER_H
@@ -17,12 +17,12 @@ enum { HELD = 8 * 1024 };
 enum stage { HEAD, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER, SIZED_BODY };
 
 struct answer {
-    bool streaming;  // what was asked for
+    bool streaming;  // true if the request asked for a stream
     bool whole, malformed, keep_alive;
     bool had_finish, had_done, had_choices;
     enum stage stage;
     int status, reads, events, text_events;
-    size_t left;  // of this chunk, or of a body whose size we know
+    size_t left;  // bytes left of this chunk, or of a body with a content-length
     size_t held_length;
     char held[HELD];
 };
@@ -32,7 +32,7 @@ static inline void answer_begin(struct answer *a, bool streaming) {
     a->streaming = streaming;
 }
 
-// `events`: how many of text a whole stream has; 0 for any number.
+// `events`: the number of text events of a whole stream; 0 accepts any number.
 static inline bool answer_is_complete(const struct answer *a, int events) {
     if (!a->whole || a->malformed || a->status != 200)
         return false;
@@ -41,7 +41,7 @@ static inline bool answer_is_complete(const struct answer *a, int events) {
     return a->had_finish && a->had_done && (events <= 0 || a->text_events == events);
 }
 
-// ---- steps: each takes some bytes and returns where it stopped ----
+// ---- steps: each takes some bytes and returns the address at which it stopped ----
 
 static inline bool contains(const char *text, size_t length, const char *what) {
     return memmem(text, length, what, strlen(what)) != NULL;
@@ -65,7 +65,7 @@ static inline void take_event(struct answer *a, const char *event, size_t length
         a->malformed = true;
 }
 
-// Takes all complete events of `length` bytes; returns how many bytes they were.
+// Takes all complete events within `length` bytes; returns the number of bytes taken.
 static inline size_t take_complete_events(struct answer *a, const char *bytes, size_t length) {
     const char *at = bytes, *end = bytes + length, *blank;
     while ((blank = memmem(at, (size_t)(end - at), "\n\n", 2)) != NULL) {
@@ -76,7 +76,7 @@ static inline size_t take_complete_events(struct answer *a, const char *bytes, s
 }
 
 static inline void take_stream(struct answer *a, const char *bytes, size_t length) {
-    if (!a->held_length) {  // the usual case: nothing was left over, and nothing will be
+    if (!a->held_length) {  // the usual case: no partial event is held, and the input ends with a whole one
         size_t taken = take_complete_events(a, bytes, length);
         bytes += taken;
         length -= taken;
@@ -90,7 +90,7 @@ static inline void take_stream(struct answer *a, const char *bytes, size_t lengt
         size_t taken = take_complete_events(a, a->held, a->held_length);
         a->held_length -= taken;
         memmove(a->held, a->held + taken, a->held_length);
-        a->malformed |= a->held_length == HELD;  // an event that long is none of ours
+        a->malformed |= a->held_length == HELD;  // the fake endpoint sends no event of this length
     }
 }
 
@@ -168,7 +168,7 @@ static inline const char *take_chunk_end(struct answer *a, const char *at, const
     return line_end + 1;
 }
 
-// The last chunk is followed by an empty line; we know of no server that sends trailers to such clients.
+// An empty line follows the last chunk. No known server sends trailers to a client that did not ask for them.
 static inline const char *take_trailer(struct answer *a, const char *at, const char *end) {
     const char *line_end = memchr(at, '\n', (size_t)(end - at));
     if (!line_end)
@@ -194,7 +194,7 @@ static inline void answer_take(struct answer *a, const char *bytes, size_t lengt
     a->reads++;
     while (at < end && !a->whole && !a->malformed)
         at = take_some(a, at, end);
-    a->malformed |= at < end;  // bytes that nobody asked for
+    a->malformed |= at < end;  // bytes after the end of the answer
 }
 
 #endif

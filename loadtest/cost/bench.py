@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from loadtest.cost import gateways, report, scenarios
 from loadtest.cost.scenarios import PLAIN, STREAMS, Bench
@@ -18,51 +19,52 @@ from loadtest.processes import BenchError, Places, Processes, raise_file_limit
 DESCRIPTION = """\
 Measures gateways in front of three fake endpoints, nginx first as the yardstick, all in one run:
 
-  calibration  what load and endpoints do alone, with no gateway between
+  calibration  load and endpoints alone, without a gateway
   a            processor time per stream: 20 events, 1 ms between them, 256 clients
   b            processor time per plain answer: 32 clients
-  c            added first-token time at half of the last gateway's load: of its core, and of its streams
-  d            open streams held at once by one process: how many are lost, and KiB each
+  c            added first-token time under half load of the last gateway: half of its core, and half of its streams
+  d            open streams held at once by one process: the number lost, and KiB per stream
 
 The gateway has a core to itself; load and endpoints share the others."""
 
 GATEWAY = """\
-what to measure beside nginx: "router" (the default), or NAME=COMMAND for another, started once and listening on {port};
-{endpoints} in the command is the three endpoints' ports, {config} an endpoints.yaml with them; may be given again"""
+gateway to measure beside nginx: "router" (the default), or NAME=COMMAND for another, which is started once and must
+listen on {port}; {endpoints} in the command stands for the ports of the three endpoints, {config} for an
+endpoints.yaml with them; may be repeated"""
 
 PARTS = ("calibration", "a", "b", "c", "d")
-# Streams that must fit beside a gateway's own files, at two sockets each.
+# Files reserved for the gateway itself, beside the held streams, which take two sockets each.
 SPARE_FILES = 500
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", type=parts, default=PARTS, help="parts to run, with commas: a,b (all)")
+    parser.add_argument("--only", type=parts, default=PARTS, help="parts to run, separated by commas: a,b (all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each gateway in a, b and c (5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="measured time of a turn, after 1 s of warm-up (4)")
     parser.add_argument("--streams", type=int, default=9000, help="open streams in d (9000)")
     parser.add_argument("--gateway", action="append", metavar="NAME[=COMMAND]", help=GATEWAY)
     parser.add_argument(
-        "--nice", type=int, default=0, help="niceness of all it starts; root may go below 0 on a busy machine"
+        "--nice", type=int, default=0, help="niceness of all processes started; root may go below 0 on a busy machine"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     parser.add_argument(
         "--profile",
         type=float,
         metavar="SECONDS",
-        help="only load the last --gateway for so long, with b's load if --only b, else a's;\n"
-        "prints its pids, for py-spy or perf",
+        help="only load the last --gateway for this long, with the load of b if --only b, else of a;\n"
+        "print its pids, for py-spy or perf",
     )
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.seconds <= 0 or options.streams < 1:
-        parser.error("--rounds, --seconds and --streams must be more than nothing")
+        parser.error("--rounds, --seconds and --streams must be greater than 0")
     return options
 
 
 def parts(text: str) -> tuple[str, ...]:
     chosen = text.split(",")
     if unknown := set(chosen) - set(PARTS):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: not one of {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: unknown, must be one of {', '.join(PARTS)}")
     return tuple(part for part in PARTS if part in chosen)
 
 
@@ -71,14 +73,14 @@ def prepare(options: argparse.Namespace, processes: Processes) -> Bench:
     yardstick = [] if options.profile else ["nginx"]
     wanted = [*yardstick, *(options.gateway or ["router"])] if needs_gateways else []
     if options.nice < 0 and os.geteuid() != 0:
-        raise BenchError("--nice below 0 is for root")
+        raise BenchError("--nice below 0 needs root")
     files = raise_file_limit()
     streams = min(options.streams, (files - SPARE_FILES) // 2)
     if streams < options.streams and "d" in options.only:
-        print(f"d holds {streams} streams only: the limit of open files (ulimit -Hn) is {files}")
+        print(f"d holds only {streams} streams: the limit of open files (ulimit -Hn) is {files}")
     members = [gateways.named(name) for name in dict.fromkeys(wanted)]
     if len({gateway.name for gateway in members}) < len(members):
-        raise BenchError("two gateways bear the same name")
+        raise BenchError("two gateways have the same name")
     return Bench(
         rounds=options.rounds,
         seconds=options.seconds,
@@ -90,9 +92,9 @@ def prepare(options: argparse.Namespace, processes: Processes) -> Bench:
     )
 
 
-def measure(bench: Bench, chosen: tuple[str, ...]) -> dict:
-    """Runs the chosen parts in their order and prints each one's table as soon as it is known."""
-    results: dict = {}
+def measure(bench: Bench, chosen: tuple[str, ...]) -> dict[str, Any]:
+    """Run the chosen parts in order; print the table of each part when it is done."""
+    results: dict[str, Any] = {}
     if "calibration" in chosen:
         results["calibration"] = scenarios.calibrate(bench)
         report.print_calibration(results["calibration"])
@@ -113,10 +115,10 @@ def measure(bench: Bench, chosen: tuple[str, ...]) -> dict:
     return results
 
 
-def run(options: argparse.Namespace, processes: Processes) -> dict:
+def run(options: argparse.Namespace, processes: Processes) -> dict[str, Any]:
     bench = prepare(options, processes)
     if bench.places.shared:
-        print("only one core: gateway, load and endpoints share it, and the figures say little")
+        print("only one core: gateway, load and endpoints share it, so the figures are not reliable")
     bench.start_endpoints()
     if options.profile or {"a", "b", "c"} & set(options.only):
         bench.start_gateways()
@@ -125,7 +127,7 @@ def run(options: argparse.Namespace, processes: Processes) -> dict:
     return {"settings": settings(bench, options), **measure(bench, options.only)}
 
 
-def settings(bench: Bench, options: argparse.Namespace) -> dict:
+def settings(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "rounds": bench.rounds,
         "seconds": bench.seconds,
@@ -136,7 +138,7 @@ def settings(bench: Bench, options: argparse.Namespace) -> dict:
 
 
 def stop_on_signals() -> None:
-    """Leave by an exception, so that every `with` on the way out stops what it started."""
+    """Turn signals into an exception, so that every `with` block stops the processes that it started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda received, _: sys.exit(128 + received))
 
@@ -160,7 +162,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
     if count := scenarios.faults(results):
-        print(f"bench: {count} answers were bad, broken or never asked for: mend that before reading figures")
+        print(f"bench: {count} answers were bad, broken or never requested: fix that before using the figures")
         return 1
     return 0
 

@@ -1,13 +1,13 @@
-// client.c: a load generator for OpenAI-compatible servers on the loopback; prints one JSON line of what clients saw.
+// client.c: a load generator for OpenAI-compatible servers on the loopback; prints its results as one line of JSON.
 //
-// Closed loop (the default): --clients connections, each asks again as soon as it was answered.
-// Open loop (--rate R): requests are due at random times, R a second on average, whatever became of earlier ones; a
-//   request's latency counts from when it was due: one that had to wait for a connection is not made to look quick.
-// Hold (--hold K): K streams are opened evenly over --ramp seconds, one connection each; the memory of --pids is taken
-//   before the first and when all K have had their first token.
+// Closed loop (the default): --clients connections; each sends its next request as soon as the last is answered.
+// Open loop (--rate R): requests are due at random times, R per second on average, independent of earlier answers. A
+//   request's latency counts from its due time, so waiting for a free connection is part of the latency.
+// Hold (--hold K): K streams are opened evenly over --ramp seconds, one connection each. The memory of --pids is read
+//   before the first stream, and once all K streams have had their first token.
 //
-// An answer is "ok" only when its status is 200 and it is whole: all --events of text, the finish reason and [DONE]
-// for a stream, choices for a plain answer. Requests that were due before the warm-up ended are not counted.
+// An answer is "ok" only if its status is 200 and it is whole: all --events of text, the finish reason and [DONE]
+// for a stream, choices for a plain answer. Requests that were due before the end of the warm-up are not counted.
 
 #include "answer.h"
 #include "common.h"
@@ -23,9 +23,9 @@
 
 enum { READ_SIZE = 64 * 1024, MAX_READY = 1024, MAX_LIST = 64, LOOK_EVERY_US = 100000 };
 
-// One client: a connection, and the request that is open on it.
+// One client: a connection, and the open request on it.
 struct client {
-    int fd;  // -1: not connected; a client connects when it has something to ask
+    int fd;  // -1: not connected; a client connects when it sends a request
     bool busy, had_first;
     uint64_t due;
     struct answer answer;
@@ -47,7 +47,7 @@ struct list {
 
 struct usage {
     double seconds;  // of processor time
-    double waited;   // seconds in which a main thread could have run and another process had the core
+    double waited;   // seconds in which a main thread was ready to run and another process had the core
     long rss_kib;
 };
 
@@ -64,10 +64,10 @@ static int poller;
 static unsigned long begun;
 static unsigned long open_now, open_most, had_first_token, connects;
 static int last_bad_status;
-static double next_due;  // microseconds; a fraction kept, or the rate would be a little high
+static double next_due;  // microseconds, with their fraction: without it the rate would be slightly too high
 static uint64_t measure_from, measure_until, ended_at;
 static bool measuring, measured;
-static struct tally total, in_time;  // in_time: what had ended when the measured time was over
+static struct tally total, in_time;  // in_time: the requests that had ended by the end of the measured time
 static struct latencies first_token, whole_answer;
 static struct usage at_begin, at_end, at_most;
 static double own_begin, own_end;
@@ -84,7 +84,7 @@ static double chance(void) {
     return ((double)(random_state >> 11) + 1) / 9007199254740992.0;
 }
 
-// ---- what processes cost ----
+// ---- the cost of processes ----
 
 static double cpu_seconds(long pid) {
     char name[64], line[1024];
@@ -93,7 +93,7 @@ static double cpu_seconds(long pid) {
     FILE *file = fopen(name, "r");
     if (!file)
         return 0;
-    // The second field is the command's name and may hold blanks: count from its closing parenthesis.
+    // The second field is the command's name and may contain blanks: count from its closing parenthesis.
     const char *rest = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
     fclose(file);
     if (!rest || sscanf(rest, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
@@ -196,7 +196,7 @@ static void count_end(struct client *c) {
     }
 }
 
-// ---- asking ----
+// ---- sending requests ----
 
 static void prepare_request(void) {
     char body[1024], head[2048], authorization[512] = "";
@@ -222,8 +222,8 @@ static void disconnect(struct client *c) {
 }
 
 static bool connect_client(struct client *c) {
-    size_t place = (size_t)(c - all_clients);
-    struct sockaddr_in address = loopback(port_list.values[place % port_list.count]);
+    size_t number = (size_t)(c - all_clients);
+    struct sockaddr_in address = loopback(port_list.values[number % port_list.count]);
     int on = 1;
     c->fd = socket(AF_INET, SOCK_STREAM, 0);
     if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&address, sizeof address) != 0) {
@@ -262,14 +262,14 @@ static void begin_request(struct client *c, uint64_t due) {
         end_request(c);
 }
 
-// ---- when to ask ----
+// ---- the schedule of requests ----
 
 static bool may_begin(uint64_t now) {
     if (requests > 0 && begun >= (unsigned long)requests)
         return false;
     if (hold > 0)
         return true;
-    // In the open loop what was due in time is asked, however late.
+    // The open loop sends each request that was due within the measured time, however late.
     return rate > 0 ? next_due < (double)measure_until : now < measure_until;
 }
 
@@ -277,7 +277,7 @@ static double pause_us(void) { return hold > 0 ? ramp * 1e6 / hold : -log(chance
 
 static void begin_due(void) {
     bool scheduled = rate > 0 || hold > 0;
-    // At most one turn for each client: one that fails at once must not keep us here.
+    // At most one turn per client: a client whose requests fail at once must not keep this loop busy.
     for (size_t turns = idle_count; turns && idle_count; turns--) {
         uint64_t now = now_us();
         if (!may_begin(now) || (scheduled && next_due > (double)now))
@@ -288,7 +288,7 @@ static void begin_due(void) {
     }
 }
 
-// Requests that were due in the measured time and found no idle client even after it.
+// The number of requests that were due within the measured time and found no idle client even after it.
 static unsigned long count_unsent(void) {
     unsigned long unsent = 0;
     for (; rate > 0 && next_due < (double)measure_until; next_due += pause_us())
@@ -346,7 +346,7 @@ static void read_answer(struct client *c) {
     ssize_t got = recv(c->fd, bytes, sizeof bytes, 0);
     if (got < 0 && errno == EAGAIN)
         return;
-    if (!c->busy) {  // an idle connection was closed, or sends what nobody asked for
+    if (!c->busy) {  // the server closed an idle connection, or sent bytes without a request
         disconnect(c);
         return;
     }
@@ -376,7 +376,7 @@ static void run(void) {
     }
 }
 
-// Those who still wait after --drain seconds do not get an answer any more.
+// Ends the requests that are still open after --drain seconds; they count as broken.
 static void give_up_on_the_rest(void) {
     for (size_t i = 0; i < (size_t)clients; i++)
         if (all_clients[i].busy)
@@ -446,22 +446,22 @@ static void prepare_times(void) {
 
 int main(int argc, char **argv) {
     const struct option_spec options[] = {
-        {"port", "the server's port on 127.0.0.1; several with commas: clients spread evenly", NULL, &port},
-        {"path", "where to POST", NULL, &path},
-        {"model", "the model to ask for", NULL, &model},
-        {"key", "sent as a bearer token", NULL, &key},
-        {"stream", "1: ask for streams, 0: for plain answers", &stream, NULL},
-        {"events", "text events that a whole stream has; 0: any number", &events, NULL},
-        {"clients", "connections", &clients, NULL},
-        {"rate", "open loop: requests a second", &rate, NULL},
+        {"port", "port of the server on 127.0.0.1; or several, separated by commas: clients spread evenly", NULL, &port},
+        {"path", "the path to POST to", NULL, &path},
+        {"model", "the model to request", NULL, &model},
+        {"key", "the API key, sent as a bearer token", NULL, &key},
+        {"stream", "1: request streams, 0: request plain answers", &stream, NULL},
+        {"events", "text events in a whole stream; 0: any number", &events, NULL},
+        {"clients", "number of connections", &clients, NULL},
+        {"rate", "open loop: requests per second", &rate, NULL},
         {"hold", "hold this many streams open at once", &hold, NULL},
-        {"ramp", "with --hold: seconds to open them in", &ramp, NULL},
+        {"ramp", "with --hold: seconds in which the streams are opened", &ramp, NULL},
         {"seconds", "measured time, at most", &seconds, NULL},
-        {"warm-up", "seconds before it that do not count", &warm_up, NULL},
-        {"requests", "end after this many, with no warm-up; 0: by time only", &requests, NULL},
-        {"drain", "seconds that open requests get after the end", &drain, NULL},
-        {"pids", "processes whose cost is taken, with commas between", NULL, &pids},
-        {"seed", "of the random times of --rate", &seed, NULL},
+        {"warm-up", "seconds before the measured time, which do not count", &warm_up, NULL},
+        {"requests", "end after this many requests, without a warm-up; 0: end by time only", &requests, NULL},
+        {"drain", "seconds that open requests have after the end of the measured time", &drain, NULL},
+        {"pids", "processes whose cost is measured, separated by commas", NULL, &pids},
+        {"seed", "seed of the random times of --rate", &seed, NULL},
     };
     read_options(argc, argv, "client: a load generator for OpenAI-compatible servers on the loopback", options,
                  sizeof options / sizeof *options);

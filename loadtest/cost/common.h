@@ -1,4 +1,4 @@
-// common.h: what the endpoint and the client share: the clock, options, header look-up and a buffer that grows.
+// common.h: shared by the endpoint and the client: the clock, options, header look-up and a growing buffer.
 
 #ifndef COMMON_H
 #define COMMON_H
@@ -56,7 +56,7 @@ static inline const struct option_spec *find_option(const char *word, const stru
     return NULL;
 }
 
-// Reads the command line or leaves the process: 0 after --help, 2 after a mistake.
+// Reads the command line. Exits the process with 0 after --help and with 2 after a mistake.
 static inline void read_options(int argc, char **argv, const char *purpose, const struct option_spec *specs,
                                 size_t count) {
     for (int i = 1; i < argc; i += 2) {
@@ -84,7 +84,7 @@ static inline struct sockaddr_in loopback(long port) {
         .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 }
 
-// The value of a header in a head of `length` bytes, which ends with an empty line; NULL when it is not there.
+// The value of a header in a head of `length` bytes that ends with an empty line; NULL if the header is missing.
 // The value ends at the line's "\r".
 static inline const char *header_value(const char *head, size_t length, const char *name) {
     size_t size = strlen(name);
@@ -108,7 +108,7 @@ static inline bool header_is(const char *head, size_t length, const char *name, 
     return found && strncasecmp(found, value, strlen(value)) == 0;
 }
 
-// ---- a buffer that grows ----
+// ---- a growing buffer ----
 
 struct buffer {
     char *bytes;
@@ -123,7 +123,7 @@ static inline void *must(void *memory) {
     return memory;
 }
 
-// Room for `more` bytes behind those held; returns where they go.
+// Makes room for `more` bytes after the held ones; returns the address of that room.
 static inline char *buffer_reserve(struct buffer *buffer, size_t more) {
     if (buffer->length + more > buffer->room) {
         buffer->room = 2 * buffer->room > buffer->length + more ? 2 * buffer->room : buffer->length + more;

@@ -1,11 +1,12 @@
-// endpoint.c: a fake OpenAI endpoint, so lean that the gateway in front of it is what gets measured.
+// endpoint.c: a fake OpenAI endpoint that costs so little that a run measures the gateway in front of it.
 //
 // HTTP/1.1 with keep-alive on the loopback, one thread, epoll. A POST with "stream":true is answered with --events
-// server-sent events of text, one write each and --gap-us apart, then one with the finish reason and `data: [DONE]`;
-// the first text event carries the role too, so the first event is the first token. A POST without it gets one JSON
-// answer. GET /stats tells the counts, any other GET a small JSON (health, models). SIGTERM prints the counts and ends.
+// server-sent events of text, one write each and --gap-us apart, then one event with the finish reason and
+// `data: [DONE]`. The first text event also carries the role, so the first event is the first token. A POST without
+// "stream":true gets one JSON answer. GET /stats returns the counts; any other GET returns a small JSON (health,
+// models). SIGTERM prints the counts and ends the process.
 //
-// All waits of one kind are equally long, so each kind is a plain queue in order of time, and no heap is needed.
+// All waits of one kind are equally long. Each kind therefore has a plain queue in order of time; no heap is needed.
 
 #include "common.h"
 
@@ -21,8 +22,8 @@ enum { READ_SIZE = 64 * 1024, MAX_REQUEST = 16 * 1024 * 1024, MAX_READY = 512 };
 
 struct connection {
     int fd;
-    struct buffer in, out;  // out: what the socket would not take yet
-    // The generation that runs on this connection, if `busy`.
+    struct buffer in, out;  // out: bytes that the socket has not accepted yet
+    // The generation in progress on this connection, if `busy`.
     bool busy, streaming;
     long events_left;
     uint64_t due;
@@ -42,9 +43,9 @@ static struct {
 static struct queue waiting_first, waiting_next;  // for the first token, for the next event
 static int poller;
 static bool stopping;
-static struct connection listener, stopper;  // only address and fd matter: they mark two descriptors in epoll
+static struct connection listener, stopper;  // markers of two descriptors in epoll: only address and fd are used
 
-// ---- what we answer, made once ----
+// ---- the answers, built once ----
 
 static const char SSE_HEAD[] =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
@@ -83,7 +84,7 @@ static void append_json(struct buffer *buffer, const char *json) {
 }
 
 static void prepare_answers(void) {
-    if (first_token_ms <= 0)  // nothing to wait for: the head and the first event leave in one write
+    if (first_token_ms <= 0)  // no wait before the first token: one write carries the head and the first event
         append_text(&first_event, SSE_HEAD);
     append_chunk(&first_event, "{\"role\":\"assistant\",\"content\":\"Once\"}", "null", "");
     append_chunk(&next_event, "{\"content\":\" upon a time\"}", "null", "");
@@ -118,7 +119,7 @@ static void dequeue(struct connection *c) {
     c->queue = NULL;
 }
 
-// Who is due earliest of all who wait; NULL when nobody waits.
+// The waiting connection with the earliest due time; NULL if no connection waits.
 static struct connection *earliest(void) {
     struct connection *a = waiting_first.first, *b = waiting_next.first;
     if (!a || !b)
@@ -157,7 +158,7 @@ static void drop(struct connection *c) {
     free(c);
 }
 
-// Sends, or keeps what the socket will not take now. False: the other side is gone.
+// Sends the bytes, and keeps those that the socket does not accept now. Returns false if the peer is gone.
 static bool send_bytes(struct connection *c, const char *bytes, size_t length) {
     if (!c->out.length) {
         ssize_t sent = send(c->fd, bytes, length, MSG_NOSIGNAL);
@@ -197,7 +198,7 @@ static bool begin_generation(struct connection *c, bool streaming) {
     c->busy = true;
     c->streaming = streaming;
     c->events_left = (long)events;
-    // Even a wait of nothing goes through the queue: that keeps both queues in order of time.
+    // A wait of zero goes through the queue too: both queues stay in order of time.
     enqueue(&waiting_first, c, now_us() + (uint64_t)(first_token_ms * 1000));
     return !streaming || first_token_ms <= 0 || send_bytes(c, SSE_HEAD, sizeof SSE_HEAD - 1);
 }
@@ -217,7 +218,7 @@ static bool send_event(struct connection *c, bool first, uint64_t now) {
         return true;
     }
     c->events_left--;
-    // One event a turn however late we are: a gateway must not get two in one read because of us.
+    // One event per turn, however late this process is: a gateway must not receive two events in one read for that.
     uint64_t due = c->due + (uint64_t)gap_us;
     enqueue(&waiting_next, c, due > now ? due : now + 1);
     return true;
@@ -234,7 +235,7 @@ static bool advance(struct connection *c, uint64_t now) {
 
 // ---- requests ----
 
-// The length of the first request in `in` when it is all there, else 0; `head` is the length of its head.
+// The length of the first request in `in` if it is complete, else 0; sets `head` to the length of its head.
 static size_t request_length(const struct buffer *in, size_t *head) {
     const char *blank = memmem(in->bytes, in->length, "\r\n\r\n", 4);
     if (!blank)
@@ -272,7 +273,7 @@ static bool answer_get(struct connection *c, bool stats) {
     return sent;
 }
 
-// Takes the next complete request, if there is one and nothing is being generated. False: drop the connection.
+// Takes the next complete request, unless a generation is in progress. Returns false if the connection must be dropped.
 static bool take_request(struct connection *c) {
     while (!c->busy && c->in.length) {
         size_t head = 0, length = request_length(&c->in, &head);
@@ -336,7 +337,7 @@ static void wait_and_handle(void) {
         handle(ready[i].data.ptr, ready[i].events);
 }
 
-// SIGTERM and SIGINT become something to read, so that they arrive between two turns and even under full load.
+// Turns SIGTERM and SIGINT into a readable descriptor: they are handled between two turns, even under full load.
 static void catch_stop(void) {
     sigset_t signals;
     sigemptyset(&signals);
@@ -360,7 +361,7 @@ int main(int argc, char **argv) {
         {"port", "listen on this port of 127.0.0.1", &port, NULL},
         {"first-ms", "milliseconds before the first token, or before the whole answer", &first_token_ms, NULL},
         {"gap-us", "microseconds between events", &gap_us, NULL},
-        {"events", "text events of a stream, at least 1", &events, NULL},
+        {"events", "text events in a stream, at least 1", &events, NULL},
     };
     read_options(argc, argv, "endpoint: a fake OpenAI endpoint on the loopback", options,
                  sizeof options / sizeof *options);

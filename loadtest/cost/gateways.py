@@ -1,4 +1,4 @@
-"""Gateways that can be measured: nginx as the yardstick, the router, and any other that a reader names."""
+"""The gateways to measure: nginx as the yardstick, the router, and any other that the user names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.cost.tools import Endpoints
 from loadtest.processes import BenchError, Place, Processes, family, free_ports, router_command
@@ -18,7 +19,7 @@ worker_processes 1;
 worker_rlimit_nofile {files};
 pid {folder}/nginx.pid;
 error_log stderr error;
-# Twice what there can be: with less than a sixteenth free it would close connections that have not asked yet.
+# Twice the possible number: with less than a sixteenth free, nginx closes connections that have not sent a request.
 events {{ worker_connections {connections}; }}
 http {{
     access_log off;
@@ -56,7 +57,7 @@ ENDPOINT_YAML = """\
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway's name and command; the command's {words} are filled in by `start`."""
+    """A gateway's name and command; `start` fills in the {words} of the command."""
 
     name: str
     command: str
@@ -66,7 +67,7 @@ class Gateway:
 class Running:
     name: str
     port: int
-    process: subprocess.Popen
+    process: subprocess.Popen[Any]
 
     @property
     def pids(self) -> list[int]:
@@ -74,7 +75,7 @@ class Running:
 
 
 def named(text: str) -> Gateway:
-    """`router`, `nginx`, or NAME=COMMAND."""
+    """The gateway that a --gateway option names: `router`, `nginx`, or NAME=COMMAND."""
     name, _, command = text.partition("=")
     if command:
         return Gateway(name, command)
@@ -82,7 +83,7 @@ def named(text: str) -> Gateway:
         return nginx()
     if name == "router":
         return router()
-    raise BenchError(f"--gateway {text}: neither router, nor nginx, nor NAME=COMMAND")
+    raise BenchError(f"--gateway {text}: must be router, nginx or NAME=COMMAND")
 
 
 def router() -> Gateway:
@@ -97,12 +98,12 @@ def nginx() -> Gateway:
 
 def install_nginx(path: str) -> str:
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        # RUNLEVEL=1: the package would start a server of its own, open to everyone.
+        # RUNLEVEL=1: otherwise the package starts a server of its own, which listens on all addresses.
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
         subprocess.run(["apt-get", "install", "-y", "-q", "nginx-light"], env=quiet, stdout=subprocess.DEVNULL)
     program = shutil.which("nginx", path=path)
     if not program:
-        raise BenchError("nginx is the yardstick and is missing: install it (Debian: apt-get install nginx-light)")
+        raise BenchError("nginx, the yardstick, is missing: install it (Debian: apt-get install nginx-light)")
     return program
 
 

@@ -1,7 +1,7 @@
-"""What is measured: each scenario drives all gateways in turn, round by round, and returns plain data.
+"""The scenarios: each one drives all gateways in turn, round by round, and returns plain data.
 
-Gateways take turns inside every round, and every second round in reverse: a neighbour's noise and the machine's warming
-up then meet all of them, and their ratio within a round says more than any figure alone.
+Gateways take turns inside every round, in reverse order in every second round. Noise of other processes and the
+machine's warming up then affect all gateways alike, and a ratio within a round is more reliable than a single figure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from loadtest.cost import gateways
 from loadtest.cost.gateways import Gateway, Running
@@ -21,14 +21,16 @@ from loadtest.processes import Places, Processes
 EVENTS = 20
 STREAMS = {"stream": 1, "events": EVENTS, "clients": 256}
 PLAIN = {"stream": 0, "clients": 32}
-# Held streams: an event a second, so that all are open together for about ten seconds after the ramp.
+# Held streams: one event per second, so that all are open together for about ten seconds after the ramp.
 HOLD_EVENTS, HOLD_GAP_US, HOLD_RAMP = 20, 1_000_000, 8
 DIRECT = "direct"
+
+Member = TypeVar("Member")
 
 
 @dataclass
 class Bench:
-    """One run: what it was asked for, and what it has to do it with."""
+    """One run: the options, and the processes and places that it uses."""
 
     rounds: int
     seconds: float
@@ -47,22 +49,25 @@ class Bench:
         self.running = [self.start_gateway(gateway, self.endpoints) for gateway in self.gateways]
 
     def favour(self, policy: int) -> None:
-        """SCHED_BATCH for throughput: load and endpoints share cores, and woken by each other's every event they would
-        mostly switch. SCHED_OTHER for latency: who is woken may run at once."""
+        """Set the scheduling policy of load and endpoints.
+
+        SCHED_BATCH suits throughput: load and endpoints share cores and wake each other with every event, so otherwise
+        most of the time would go into switching. SCHED_OTHER suits latency: a process that is woken may run at once.
+        """
         self.places = replace(self.places, load=replace(self.places.load, policy=policy))
         self.endpoints.schedule(policy)
 
     def start_gateway(self, gateway: Gateway, endpoints: Endpoints) -> Running:
         return gateways.start(gateway, endpoints, self.processes, self.places.gateway, self.files)
 
-    def turns(self, members: list) -> Iterator:
+    def turns(self, members: list[Member]) -> Iterator[Member]:
         for number in range(self.rounds):
             yield from members if number % 2 == 0 else reversed(members)
 
-    def drive(self, target: Running, **load: Any) -> dict:
+    def drive(self, target: Running, **load: Any) -> dict[str, Any]:
         return run_client(self.places.load, [target.port], target.pids, seconds=self.seconds, **load)
 
-    def drive_direct(self, **load: Any) -> dict:
+    def drive_direct(self, **load: Any) -> dict[str, Any]:
         return run_client(self.places.load, self.endpoints.ports, self.endpoints.pids, seconds=self.seconds, **load)
 
 
@@ -70,25 +75,25 @@ def progress(text: str) -> None:
     print(f"\r\033[K{text}" if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
 
 
-def calibrate(bench: Bench) -> dict:
-    """Load and endpoints with nothing between: what they can do at most."""
-    progress("calibration: straight to the endpoints")
+def calibrate(bench: Bench) -> dict[str, Any]:
+    """Measure load and endpoints without a gateway: the most that they can do."""
+    progress("calibration: directly to the endpoints")
     bench.favour(os.SCHED_BATCH)
     return {"streams": bench.drive_direct(**STREAMS), "plain": bench.drive_direct(**PLAIN)}
 
 
-def cost(bench: Bench, what: str, load: dict) -> dict:
-    """Processor time per request under full load: for each gateway, one answer of the client a round."""
+def cost(bench: Bench, what: str, load: dict[str, Any]) -> dict[str, Any]:
+    """Measure processor time per request under full load: one result of the client per gateway and round."""
     bench.favour(os.SCHED_BATCH)
-    rounds: dict[str, list[dict]] = {running.name: [] for running in bench.running}
+    rounds: dict[str, list[dict[str, Any]]] = {running.name: [] for running in bench.running}
     for running in bench.turns(bench.running):
         progress(f"{what}: {running.name}, round {len(rounds[running.name]) + 1} of {bench.rounds}")
         rounds[running.name].append(bench.drive(running, **load))
     return {"rounds": rounds, "ratios": ratios(rounds)}
 
 
-def ratios(rounds: dict[str, list[dict]]) -> dict[str, list[float]]:
-    """Each gateway's cost over that of the first one, round by round."""
+def ratios(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
+    """The cost of each gateway divided by that of the first one, round by round."""
     yardstick, *others = rounds
     return {
         name: [
@@ -100,40 +105,40 @@ def ratios(rounds: dict[str, list[dict]]) -> dict[str, list[float]]:
     }
 
 
-def us_per_request(answer: dict) -> float:
-    return answer["pids"]["us_per_request"]
+def us_per_request(answer: dict[str, Any]) -> float:
+    return float(answer["pids"]["us_per_request"])
 
 
-def added_time(bench: Bench, saturated: float | None) -> list[dict]:
-    """First-token time under half load, less that of going straight to the endpoints.
+def added_time(bench: Bench, saturated: float | None) -> list[dict[str, Any]]:
+    """Measure first-token time under half load, less the first-token time directly at the endpoints.
 
-    Half load is two things. A gateway that can't keep up finds many events in one read, and so does many more streams a
-    second than it could one event at a time: at half of that rate its core is far more than half busy.
+    Half load is measured in two ways. An overloaded gateway finds many events in one read, and so handles many more
+    streams per second than it could with one event per read. At half of that rate its core is far more than half busy.
     """
     most = (saturated or bench.drive(bench.running[-1], **STREAMS)["requests_per_second"]) / 2
     bench.favour(os.SCHED_OTHER)
     half_busy = min(most, rate_of_half_a_core(bench, most / 2))
     return [
         {"half": "its core", **added_at(bench, half_busy)},
-        {"half": "the streams it can do at most", **added_at(bench, most)},
+        {"half": "its highest rate of streams", **added_at(bench, most)},
     ]
 
 
 def rate_of_half_a_core(bench: Bench, rate: float) -> float:
-    """Two steps towards it: the cost of a stream depends on the load, though less and less."""
+    """The rate of streams that keeps half a core busy, found in two steps: the cost of a stream depends on the load."""
     for _ in range(2):
         answer = bench.drive(bench.running[-1], **open_loop(rate, 1))
         rate *= 0.5 / max(0.05, answer["pids"]["busy"])
     return rate
 
 
-def open_loop(rate: float, seed: int) -> dict:
+def open_loop(rate: float, seed: int) -> dict[str, Any]:
     return {**STREAMS, "clients": 1024, "rate": f"{rate:.1f}", "seed": seed}
 
 
-def added_at(bench: Bench, rate: float) -> dict:
+def added_at(bench: Bench, rate: float) -> dict[str, Any]:
     members: list[Running | None] = [None, *bench.running]
-    rounds: dict[str, list[dict]] = {name_of(member): [] for member in members}
+    rounds: dict[str, list[dict[str, Any]]] = {name_of(member): [] for member in members}
     for member in bench.turns(members):
         name = name_of(member)
         progress(f"added first-token time: {name}, round {len(rounds[name]) + 1} of {bench.rounds}")
@@ -150,7 +155,7 @@ def name_of(member: Running | None) -> str:
     return member.name if member else DIRECT
 
 
-def added(rounds: dict[str, list[dict]], name: str) -> dict[str, list[float]]:
+def added(rounds: dict[str, list[dict[str, Any]]], name: str) -> dict[str, list[float]]:
     return {
         quantile: [
             one["first_token_ms"][quantile] - base["first_token_ms"][quantile]
@@ -160,14 +165,14 @@ def added(rounds: dict[str, list[dict]], name: str) -> dict[str, list[float]]:
     }
 
 
-def hold(bench: Bench) -> dict:
-    """Many streams open at once through one fresh process of each gateway; none may be lost."""
+def hold(bench: Bench) -> dict[str, Any]:
+    """Hold many streams open at once through one fresh process of each gateway; none may be lost."""
     slow = start_endpoints(bench.processes, bench.places.load, events=HOLD_EVENTS, gap_us=HOLD_GAP_US)
     answers = {}
     for gateway in bench.gateways:
         progress(f"{bench.streams} open streams: {gateway.name}")
         running = bench.start_gateway(gateway, slow)
-        # A few plain answers first: what a process loads once is no stream's memory.
+        # A few plain answers first: memory that a process allocates once is not counted as a stream's memory.
         run_client(bench.places.load, [running.port], [], stream=0, clients=8, requests=200, seconds=10)
         answers[gateway.name] = run_client(
             bench.places.load,
@@ -183,20 +188,20 @@ def hold(bench: Bench) -> dict:
 
 
 def faults(results: Any) -> int:
-    """Answers that were not whole, and open streams that were lost, anywhere in the results."""
+    """The number of bad, broken and unsent requests anywhere in the results."""
     if isinstance(results, dict):
-        own = sum(results.get(kind, 0) for kind in ("bad", "broken", "unsent"))
+        own = int(sum(results.get(kind, 0) for kind in ("bad", "broken", "unsent")))
         return own + sum(map(faults, results.values()))
     return sum(map(faults, results)) if isinstance(results, list) else 0
 
 
-def profile(bench: Bench, seconds: float, load: dict) -> dict:
-    """Nothing but load on the last gateway, for as long as a profiler wants to look at it."""
+def profile(bench: Bench, seconds: float, load: dict[str, Any]) -> dict[str, Any]:
+    """Put load on the last gateway only, for as long as a profiler needs."""
     bench.favour(os.SCHED_BATCH)
     target = bench.running[-1]
     print(f"{target.name} listens on port {target.port}; pids {' '.join(map(str, target.pids))}", flush=True)
     return run_client(bench.places.load, [target.port], target.pids, seconds=seconds, **load)
 
 
-def saturated_rate(costs: dict | None, name: str) -> float | None:
+def saturated_rate(costs: dict[str, Any] | None, name: str) -> float | None:
     return median(one["requests_per_second"] for one in costs["rounds"][name]) if costs else None

@@ -1,4 +1,4 @@
-"""The two programs in C: compiled when they are older than their source, and run."""
+"""The two programs in C: compiles them if they are older than their sources, and runs them."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def compile_program(source: Path, program: Path) -> None:
     if not shutil.which("gcc"):
         raise BenchError("gcc is missing: install it (Debian: apt-get install gcc libc6-dev)")
     BUILD.mkdir(exist_ok=True)
-    # Two runs may build at once: each writes its own file, and the last to be renamed stays.
+    # Two runs may build at the same time: each writes its own file, and the last rename wins.
     fresh = program.with_name(f"{program.name}.{os.getpid()}")
     subprocess.run(["gcc", *FLAGS, "-o", str(fresh), str(source), "-lm"], check=True)
     fresh.rename(program)
 
 
 def words(options: dict[str, Any]) -> list[str]:
-    """first_ms=5 → --first-ms 5"""
+    """Options as command-line words: first_ms=5 becomes --first-ms 5."""
     return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -45,7 +45,9 @@ def join(numbers: list[int]) -> str:
     return ",".join(map(str, numbers))
 
 
-def run_client(place: Place, ports: list[int], pids: list[int], patience: float = 120.0, **options: Any) -> dict:
+def run_client(
+    place: Place, ports: list[int], pids: list[int], patience: float = 120.0, **options: Any
+) -> dict[str, Any]:
     given = {"port": join(ports), "pids": join(pids), **options}
     done = subprocess.run(
         [str(build("client")), *words(given)],
@@ -55,12 +57,13 @@ def run_client(place: Place, ports: list[int], pids: list[int], patience: float 
         start_new_session=True,
         preexec_fn=place.take,
     )
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Fake endpoints that all behave alike."""
+    """The fake endpoints of a run, which all behave alike."""
 
     ports: list[int]
     pids: list[int]

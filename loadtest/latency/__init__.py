@@ -1,1 +1,1 @@
-"""First-token times as a client sees them, over a fleet that misbehaves: who plays it, what could be had, what was."""
+"""First-token times of a router's clients over endpoints that misbehave: scenarios, references, runs and reports."""

@@ -1,7 +1,8 @@
-"""One attempt at a fake endpoint on its way to its end: what its ticket says, written in time.
+"""The answer to one attempt at a fake endpoint, written at the times that its ticket gives.
 
-refused ──> the refusal, after its delay          in line, silent ──> nothing, until that changes or the client leaves
-due ──────> the first token, the others, the end; or a break after some of them
+refused ────────> the refusal, after its delay
+due ────────────> the first token, the others, the end; or a break after some tokens
+queued, silent ─> nothing, until the state changes or the client leaves
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from loadtest.latency.voice import HEAD, Voice, parts_of, refused
 
 @dataclass(slots=True)
 class Entry:
-    """One attempt in the log; seconds of the scenario, `first_token` counted from `at`."""
+    """One attempt in the log; times in seconds of the scenario, `first_token` counted from `at`."""
 
-    k: int | None  # None: none of the run's calls
+    k: int | None  # None: not one of the run's calls
     endpoint: str
     at: float
     first_token: float | None = None
@@ -30,7 +31,7 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class Answering:
-    """Has one timer, for the next thing that it writes; `finish` is its end, once, and tells `over`."""
+    """The answer in progress, with one timer for its next write; `finish` is called once and calls `over`."""
 
     wire: Http
     clock: Clock
@@ -38,14 +39,14 @@ class Answering:
     voice: Voice
     stream: bool
     entry: Entry
-    told_faster: float  # what a Retry-After is divided by
+    retry_after_divisor: float
     over: Callable[[Answering], None]
     timer: asyncio.TimerHandle | None = None
     written: int = 0  # tokens
-    parts: list[tuple[int, int]] = field(default_factory=list)  # still to be written: number and tokens
+    parts: list[tuple[int, int]] = field(default_factory=list)  # number and tokens of each part still to be written
 
     def begin(self) -> None:
-        """As far as it is decided: refused, due, or neither, because it is in line or is never answered."""
+        """Set the timer of an attempt that is refused or due; one that is queued or never answered has none."""
         ticket = self.ticket
         if ticket.refusal is not None:
             self.later(ticket.asked + ticket.refusal.delay, self.refuse)
@@ -65,7 +66,7 @@ class Answering:
         self.entry.became = became
         self.over(self)
 
-    # What is written.
+    # ---- Writing
 
     def refuse(self) -> None:
         refusal = self.ticket.refusal
@@ -74,7 +75,7 @@ class Answering:
             self.finish("no connection")
             self.wire.reset()
             return
-        retry_after = refusal.retry_after and refusal.retry_after / self.told_faster
+        retry_after = refusal.retry_after and refusal.retry_after / self.retry_after_divisor
         self.finish(f"{refusal.status} {refusal.code or ''}".strip())
         self.wire.write(refused(refusal.status, refusal.code, retry_after))
 
@@ -87,7 +88,7 @@ class Answering:
         self.next(HEAD)
 
     def next(self, head: bytes = b"") -> None:
-        """The next few tokens, and a timer for those after them; with the last ones goes the end."""
+        """Write the next tokens and set a timer for the following ones; the last tokens are written with the end."""
         number, tokens = self.parts.pop(0)
         cut = self.ticket.cut
         if cut is not None and self.written + tokens >= cut:
@@ -108,7 +109,7 @@ class Answering:
         self.wire.reset()
 
     def at_token(self, number: int) -> float:
-        """When so many tokens are there: the first when it is due, the last at the end."""
+        """The time of a token by its number: the first is due at `due`, the last at `ends`."""
         ticket = self.ticket
         assert ticket.due is not None
         return ticket.due + (ticket.ends - ticket.due) * number / ticket.generated

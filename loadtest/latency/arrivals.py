@@ -1,4 +1,4 @@
-"""Open-loop arrivals: when each call comes is decided before the run; a late answer delays nobody."""
+"""Open-loop arrivals: the time of each call is decided before the run, and a late answer delays no other call."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Whole = Annotated[int, Field(gt=0)]
 
 
 class TraceError(ValueError):
-    """The trace cannot be replayed; the text names the file, the line and what is wanted."""
+    """A trace that cannot be replayed; the text names the file, the line and the expected form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call number k comes at this scenario time, with so many prompt tokens, and asks for so many."""
+    """One call of a run."""
 
-    k: int
-    at: float
-    tokens: int
-    generated: int
+    k: int  # its number
+    at: float  # arrival, in seconds of the scenario
+    tokens: int  # tokens of the prompt
+    generated: int  # tokens of the answer
 
 
 class Sizes(BaseModel):
-    """Prompts are lognormal (sigma 0: all alike), at most `most` tokens; answers uniform between both `generated`."""
+    """Sizes of calls: prompts are lognormal (sigma 0: all equal), at most `most` tokens; answers are uniform."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     prompt: Annotated[float, Field(ge=1)] = 200
@@ -56,7 +56,7 @@ class Sizes(BaseModel):
 
 
 class Poisson(BaseModel):
-    """Independent of each other, `rate` a second on average."""
+    """Independent arrivals, `rate` per second on average."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["poisson"] = "poisson"
@@ -74,7 +74,7 @@ class Poisson(BaseModel):
 
 
 class Bursts(BaseModel):
-    """Every `every` seconds `size` calls at `rate` a second, Poisson; nothing between."""
+    """Bursts: every `every` seconds `size` calls with Poisson arrivals at `rate` per second, none between bursts."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["bursts"] = "bursts"
@@ -97,7 +97,7 @@ class Bursts(BaseModel):
 
 
 class Replay(BaseModel):
-    """A trace that the user gives, sped up or slowed down to `rate` a second; answers are cut to `most_generated`."""
+    """A trace given by the user, scaled to `rate` calls per second; answers have at most `most_generated` tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: Literal["trace"] = "trace"
@@ -115,7 +115,7 @@ def drawn(arrivals: Poisson | Bursts, sizes: Sizes, count: int, seed: int) -> li
 
 
 def replayed(replay: Replay, rows: list[tuple[float, int, int]], count: int) -> list[Call]:
-    """The first `count` calls of the trace; one that is too short is played again."""
+    """The first `count` calls of the trace; a trace that is too short is repeated."""
     mean_gap = (rows[-1][0] - rows[0][0]) / (len(rows) - 1)
     lap, scale = (len(rows) * mean_gap, 1 / (replay.rate * mean_gap))
     calls = []
@@ -127,7 +127,7 @@ def replayed(replay: Replay, rows: list[tuple[float, int, int]], count: int) -> 
 
 
 def read_trace(path: Path) -> list[tuple[float, int, int]]:
-    """Seconds from the first call on, prompt tokens and generated tokens of each row."""
+    """The rows of a trace: seconds since the first call, prompt tokens and generated tokens."""
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
@@ -143,8 +143,8 @@ def read_trace(path: Path) -> list[tuple[float, int, int]]:
 
 def read_row(row: dict[str, str], where: str) -> tuple[float, int, int]:
     try:
-        # Seven digits of a second, where Python takes six.
+        # Traces have seven digits of a second; Python reads six.
         at = datetime.fromisoformat(row["TIMESTAMP"][:26]).replace(tzinfo=UTC).timestamp()
         return at, int(row["ContextTokens"]), int(row["GeneratedTokens"])
     except (TypeError, ValueError) as error:
-        raise TraceError(f"{where}: {error}; a line is as 2023-11-16 18:15:46.6805900,374,44") from None
+        raise TraceError(f"{where}: {error}; a line has the form 2023-11-16 18:15:46.6805900,374,44") from None

@@ -23,7 +23,7 @@ from loadtest.latency.run import Order
 from loadtest.latency.scenarios import SCENARIOS, Scenario, ScenarioError
 from loadtest.processes import BenchError
 
-PORT = 9201  # of the first fake endpoint, where a router that runs must know it
+PORT = 9201  # port of the first fake endpoint, for a running router that must know it in advance
 ALL = "all"
 PICTURES = ".png", ".svg"
 WRONG = (BenchError, ScenarioError, DataError, TraceError, OSError)
@@ -32,50 +32,50 @@ FILE = click.Path(exists=True, path_type=Path)
 
 @click.command("run")
 @click.argument("names", nargs=-1, required=True, metavar="SCENARIO…")
-@click.option("--target", metavar="URL", help="a router that runs, as http://127.0.0.1:8080/v1; see --print-config")
+@click.option("--target", metavar="URL", help="a running router, as in http://127.0.0.1:8080/v1; see --print-config")
 @click.option(
     "--router",
     "command",
     metavar="CMD",
     help="start another router; {port}, {config} (an endpoints.yaml) and {endpoints} (URLs, with commas) are filled in",
 )
-@click.option("--speed", type=click.FloatRange(0.1, 100), default=10.0, show_default=True, help="so many times as fast")
-@click.option("--seed", type=int, default=1, show_default=True, help="of all chance; the same seed is the same fleet")
 @click.option(
-    "--runs", type=click.IntRange(1), default=1, show_default=True, help="so many seeds in a row, and medians"
+    "--speed", type=click.FloatRange(0.1, 100), default=10.0, show_default=True, help="how many times as fast"
 )
-@click.option("--calls", type=click.IntRange(1), help="the first so many of the scenario's")
+@click.option("--seed", type=int, default=1, show_default=True, help="random seed; the same seed gives the same fleet")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="number of consecutive seeds to run")
+@click.option("--calls", type=click.IntRange(1), help="run only this many calls of the scenario")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), help="a folder for run.json, calls.csv, pictures"
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="folder for run.json, calls.csv and pictures"
 )
 @click.option(
     "--data", type=FILE, help="measured first-token times: a JSON file in llmperf's form, or a folder of them"
 )
-@click.option("--trace", type=FILE, help="a CSV of TIMESTAMP, ContextTokens, GeneratedTokens to replay the arrivals of")
+@click.option("--trace", type=FILE, help="arrivals to replay: a CSV with TIMESTAMP, ContextTokens, GeneratedTokens")
 @click.option("--without", metavar="ENDPOINT", help="leave this endpoint out of the fleet")
 @click.option("--scenarios", "file", type=FILE, default=SCENARIOS, help="another file of scenarios")
 @click.option(
     "--port",
     type=click.IntRange(1, 65_500),
-    help=f"of the first fake endpoint, the others follow ({PORT} with --target, else any)",
+    help=f"port of the first fake endpoint, the others follow ({PORT} with --target, else any)",
 )
 @click.option(
     "--nice",
     type=click.IntRange(-20, 19),
     default=0,
     show_default=True,
-    help="niceness of all that is started; root may go below 0 on a busy machine",
+    help="niceness of all processes started; root may go below 0 on a busy machine",
 )
-@click.option("--print-config", is_flag=True, help="only print the endpoints.yaml that a --target needs")
+@click.option("--print-config", is_flag=True, help="only print the endpoints.yaml that --target needs")
 def run_scenarios(
     names: Sequence[str], target: str | None, command: str | None, speed: float, seed: int, runs: int,
     calls: int | None, out: Path | None, data: Path | None, trace: Path | None, without: str | None, file: Path,
     port: int | None, nice: int, print_config: bool,
 ) -> None:  # fmt: skip
-    """Play scenarios over fake endpoints, drive a router through them, and say what first token its clients got.
+    """Play scenarios over fake endpoints, drive a router through them, and report its clients' first-token times.
 
-    `all` plays every scenario of the file. Without --target or --router, firsttoken is started, and its clock told the
-    speed. The exit status is 0 if all marks are reached.
+    `all` plays every scenario of the file. Without --target or --router, firsttoken is started with a clock that runs
+    at --speed. The exit status is 0 if all marks are reached.
     """
     if target and command:
         raise click.UsageError("Either --target or --router, not both.")
@@ -100,7 +100,7 @@ def run_scenarios(
 
 
 def wanted(names: Sequence[str], file: Path, trace: Path | None) -> Iterator[Scenario]:
-    """`all` are those that can be played: without a trace, not those that replay one."""
+    """The named scenarios; `all` gives every scenario, except those that need a trace if there is none."""
     if ALL in names:
         yield from (each for each in scenarios.load(file).values() if trace or not each.needs_a_trace)
     else:
@@ -108,7 +108,7 @@ def wanted(names: Sequence[str], file: Path, trace: Path | None) -> Iterator[Sce
 
 
 def must_be_possible(chosen: Sequence[Scenario], seed: int, data: Data | None, out: Path | None) -> None:
-    """Before the first run, which takes a while: the data has what the laws want of it, and `out` can be written to."""
+    """Raise before the first run, which takes a while, if the data lacks an endpoint or `out` cannot be written."""
     for scenario in chosen:
         scenario.servers(seed, data)
     if out is not None:
@@ -123,22 +123,22 @@ def fitted(scenario: Scenario, calls: int | None, without: str | None) -> Scenar
 
 
 def remarks(order: Order, data: Path | None) -> Iterator[str]:
-    """What a reader must know to take the figures for what they are."""
-    if not order.router.lives_faster and order.speed != 1:
+    """Remarks that a reader needs to interpret the figures."""
+    if not order.router.follows_speed and order.speed != 1:
         yield (
-            f"The endpoints live {order.speed:g} times as fast; the waits of {order.router.name} are as long as they "
+            f"The endpoints run {order.speed:g} times as fast; the waits of {order.router.name} are as long as they "
             "are set: divide them, or run at --speed 1."
         )
     if any(endpoint.law.kind == "empirical" for endpoint in order.scenario.endpoints):
         yield (
             f"First-token times are samples of {data.name}."
             if data
-            else ("First-token times follow distributions fitted to percentiles; --data takes measured ones.")
+            else "First-token times follow distributions fitted to percentiles; use --data for measured ones."
         )
 
 
-def play(plan: Sequence[Order], out: Path | None, several: bool, said: Sequence[str]) -> bool:
-    """All runs of one scenario; whether every mark was reached, by the medians."""
+def play(plan: Sequence[Order], out: Path | None, several: bool, notes: Sequence[str]) -> bool:
+    """Play all runs of one scenario; returns whether the medians reach every mark."""
     reports = []
     for order in plan:
         into = out
@@ -146,14 +146,14 @@ def play(plan: Sequence[Order], out: Path | None, several: bool, said: Sequence[
             into /= order.scenario.name
         if into is not None and len(plan) > 1:
             into /= f"seed-{order.seed}"
-        reports.append(play_one(order, into, said))
+        reports.append(play_one(order, into, notes))
         tables.console().print(tables.of_report(reports[-1]))
     if len(plan) > 1:
         tables.console().print(tables.of_several(reports))
     return all(mark.ok for mark in medians.of_marks(reports))
 
 
-def play_one(order: Order, out: Path | None, said: Sequence[str]) -> Report:
+def play_one(order: Order, out: Path | None, notes: Sequence[str]) -> Report:
     with tempfile.TemporaryDirectory(prefix="latency-") as folder, watched(order) as progress:
 
         def shown(each: Order, text: str) -> Run:
@@ -161,18 +161,18 @@ def play_one(order: Order, out: Path | None, said: Sequence[str]) -> Report:
             return run.run(each, Path(folder), lambda over: progress.update(task, completed=over))
 
         seen = shown(order, "")
-        # What the same router does without an endpoint that the scenario is about.
-        without = {name: shown(order.without(name), f" without {name}") for name in order.to_do_without}
-        progress.add_task("reckoning the references", total=None)
-        told = report.of(order, seen, without, said)
+        # The same router without an endpoint that a mark names.
+        without = {name: shown(order.without(name), f" without {name}") for name in order.compared_without}
+        progress.add_task("computing the references", total=None)
+        made = report.of(order, seen, without, notes)
     if out is not None:
-        report.keep(told, order, out)
-    return told
+        report.keep(made, order, out)
+    return made
 
 
 def watched(order: Order) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Drawn rarely: it runs beside the driver.
+    # A low refresh rate: this process runs beside the driver.
     return Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
 
 
@@ -180,14 +180,16 @@ def watched(order: Order) -> Progress:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…")
 @click.option("--medians", "together", is_flag=True, help="one row for all seeds of a scenario")
 @click.option("--markdown", is_flag=True, help="print the table as Markdown")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="a picture of them: a PNG, or an SVG")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="draw a picture of the runs: a PNG or an SVG"
+)
 def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path | None) -> None:
-    """Show runs side by side, from the folders that --out made: one table, and with --out one picture.
+    """Show runs side by side, from the folders that `run --out` wrote: one table, and with --out one picture.
 
-    RUN is such a folder or one with several in it; NAME=RUN calls it by that name.
+    RUN is such a folder, or a folder that contains several; NAME=RUN gives it a name.
     """
     if out is not None and out.suffix.lower() not in PICTURES:
-        raise click.UsageError(f"--out {out}: a picture's name ends with {' or '.join(PICTURES)}.")
+        raise click.UsageError(f"--out {out}: must be a file name that ends with {' or '.join(PICTURES)}.")
     try:
         named = compare.read(runs)
     except WRONG as error:
@@ -207,10 +209,10 @@ def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path 
 @click.command("hammer")
 @click.argument("url", metavar="URL")
 @click.option("--concurrency", type=click.IntRange(1), default=32, show_default=True, help="calls at once")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="instead, so many calls a second, at random")
-@click.option("--calls", type=click.IntRange(1), help="stop after so many")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="open loop: calls per second, at random")
+@click.option("--calls", type=click.IntRange(1), help="stop after this many calls")
 @click.option(
-    "--duration", type=click.FloatRange(min=0, min_open=True), help="ask for so many seconds (10 without --calls)"
+    "--duration", type=click.FloatRange(min=0, min_open=True), help="stop after this many seconds (10 without --calls)"
 )
 @click.option("--stream/--no-stream", default=True, show_default=True, help="streams, or plain answers")
 @click.option("--model", help="by default the first that URL/models lists")
@@ -221,9 +223,9 @@ def run_hammer(
     url: str, concurrency: int, rate: float | None, calls: int | None, duration: float | None, stream: bool,
     model: str | None, key: str, prompt_tokens: int, max_tokens: int | None,
 ) -> None:  # fmt: skip
-    """Ask any OpenAI-compatible URL as fast as it answers, or at a rate, and print throughput and latency.
+    """Call any OpenAI-compatible URL as fast as it answers, or at a rate, and print throughput and latency.
 
-    URL goes up to and without /chat/completions: http://127.0.0.1:8080/v1. The exit status is 0 if all were answered.
+    URL is the base without /chat/completions: http://127.0.0.1:8080/v1. The exit status is 0 if all calls are answered.
     """
     try:
         target = Target.of(url, key)
@@ -238,6 +240,6 @@ def run_hammer(
     except BenchError as error:
         raise click.ClickException(str(error)) from None
     with Console(stderr=True).status("hammering", refresh_per_second=2):
-        blows = punctual.run(hammer.hammer(load))
-    tables.console().print(hammer.report(blows))
-    sys.exit(bool(blows.errors))
+        results = punctual.run(hammer.hammer(load))
+    tables.console().print(hammer.report(results))
+    sys.exit(bool(results.errors))

@@ -1,8 +1,8 @@
-"""A lean client of chat completions: asks over connections that it keeps, and notes when the first token was there.
+"""A small client of chat completions over kept connections, which records the time of the first token.
 
-No coroutine and no task a call: the `done` of a question is called exactly once, with its `Answer`. The first token is
-the first event with content. An answer is whole if it streamed up to `[DONE]` or, without a stream, came with its whole
-length; all else is an error, and said in its `error`.
+Calls take neither coroutine nor task: `done` is called exactly once per question, with its `Answer`. The first token is
+the first event with content. An answer is whole if it streamed up to `[DONE]` or, without a stream, arrived in full
+length; everything else is an error, described in `error`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import httptools
 
 CONNECT_WITHIN = 5.0
 EVENT_END = re.compile(rb"\r?\n\r?\n")
-SAID = 200  # characters kept of an error
+MAX_ERROR_CHARS = 200  # characters kept of an error
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came of one question; times are of time.monotonic()."""
+    """The result of one question; times are those of time.monotonic()."""
 
     sent: float
     first: float | None = None  # the first token
     ended: float | None = None
     status: int | None = None
     error: str | None = None
-    text: str = ""  # of the first token; of all, without a stream
+    text: str = ""  # text of the first token; without a stream, of the whole answer
     tokens: int = 0  # events with content
 
     @property
@@ -46,7 +46,7 @@ Done = Callable[[Answer], None]
 
 @dataclass(frozen=True)
 class Target:
-    """Where to ask: the base URL of an OpenAI-compatible API, up to and without /chat/completions."""
+    """The server to call: the base URL of an OpenAI-compatible API, without /chat/completions."""
 
     host: str
     port: int
@@ -57,7 +57,7 @@ class Target:
     def of(cls, url: str, key: str = "any") -> Target:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme != "http" or not parts.hostname:
-            raise ValueError(f"{url}: not an http:// URL, as in http://127.0.0.1:8080/v1")
+            raise ValueError(f"{url}: not an http:// URL such as http://127.0.0.1:8080/v1")
         return cls(parts.hostname, parts.port or 80, parts.path.rstrip("/"), key)
 
     @property
@@ -75,7 +75,7 @@ class Target:
 
 
 class Client:
-    """Connections to one target, opened as they are needed; the one used last is used first."""
+    """Connections to one target, opened on demand; the most recently used one is used first."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -85,7 +85,7 @@ class Client:
         self.opened = 0
 
     def ask(self, request: bytes, limit: float, done: Done) -> None:
-        """Send it now, or on a new connection; after `limit` seconds without an end, it is an error."""
+        """Send a request at once, or on a new connection; no end within `limit` seconds is an error."""
         question = Question(self, request, limit, done)
         while self.idle:
             connection = self.idle.pop()
@@ -116,7 +116,7 @@ class Client:
 
 
 class Question:
-    """One request under way; ends once."""
+    """One open request, which ends exactly once."""
 
     def __init__(self, client: Client, request: bytes, limit: float, done: Done) -> None:
         self.request, self.done = request, done
@@ -145,13 +145,13 @@ class Question:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, for one question after another."""
+    """One connection, which takes one question after another."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.question: Question | None = None
 
-    # What the transport says.
+    # ---- Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -171,10 +171,10 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             raise
         except httptools.HttpParserError as error:
-            self.end(f"no HTTP: {error}")
+            self.end(f"not HTTP: {error}")
             self.transport.abort()
 
-    # One question.
+    # ---- One question
 
     def ask(self, question: Question) -> None:
         self.question, question.connection = question, self
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         if question is not None:
             question.end(error)
 
-    # What the parser says.
+    # ---- Callbacks of the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-type":
@@ -207,7 +207,7 @@ class Connection(asyncio.Protocol):
                 self.event(event, self.question.answer)
 
     def event(self, event: bytes, answer: Answer) -> None:
-        """Events are read as JSON up to the first token; behind it only an error is."""
+        """Read one event. Events are parsed as JSON up to the first token; after it, only errors are."""
         if not event.startswith(b"data:"):
             return
         data = event[5:].strip()
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
         if self.streams:
             error = None if self.whole else "the stream ended without [DONE]"
         elif answer.status != 200:
-            error = f"{answer.status}: {error_in(self.rest) or self.rest[:SAID].decode(errors='replace')}"
+            error = f"{answer.status}: {error_in(self.rest) or self.rest[:MAX_ERROR_CHARS].decode(errors='replace')}"
         else:
             answer.text = content_of(self.rest)
             answer.first, answer.tokens, error = self.now, 1, None
@@ -244,14 +244,14 @@ def content_of(data: bytes) -> str:
         choices = json.loads(data).get("choices") or [{}]
     except (ValueError, AttributeError):
         return ""
-    said = choices[0].get("delta") or choices[0].get("message") or {}
-    return said.get("content") or ""
+    message = choices[0].get("delta") or choices[0].get("message") or {}
+    return message.get("content") or ""
 
 
 def error_in(data: bytes) -> str:
-    """The message of an error; "" where there is none."""
+    """The message of an error; "" if the data is not an error."""
     try:
         error = json.loads(data).get("error")
     except (ValueError, AttributeError):
         return ""
-    return str(error.get("message") if isinstance(error, dict) else error)[:SAID] if error else ""
+    return str(error.get("message") if isinstance(error, dict) else error)[:MAX_ERROR_CHARS] if error else ""

@@ -1,4 +1,4 @@
-"""Scenario time on a running loop: seconds since `epoch`, so many times as fast as the machine's."""
+"""Scenario time on a running event loop: seconds since `epoch`, times the speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """Before `epoch` is told, and until it has come, it is 0."""
+    """The clock of a scenario; its time is 0 until `epoch` is set and reached."""
 
     speed: float
     epoch: float | None = None
@@ -20,5 +20,5 @@ class Clock:
 
     def call_at(self, at: float, do: Callable[[], object]) -> asyncio.TimerHandle:
         if self.epoch is None:
-            raise RuntimeError("the run has not begun: there is no scenario time to wait for")
+            raise RuntimeError("the run has not begun, so no scenario time can be waited for")
         return self.loop.call_at(self.epoch + at / self.speed, do)

@@ -1,4 +1,4 @@
-"""Runs beside each other, from what `run --out` kept: one row a run, or one for all seeds of a scenario."""
+"""Runs side by side, from the folders that `run --out` wrote: one row per run, or one for all seeds of a scenario."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from loadtest.processes import BenchError
 
 HEADINGS = ("run", "scenario", *tables.TIMES, *tables.COUNTS, "mean / informed", "p99 / informed", "marks")
 
-Group = tuple[str, Sequence[Report]]  # a row's name, and the runs that it stands for
+Group = tuple[str, Sequence[Report]]  # a row's name and its runs
 
 
 def read(runs: Sequence[str]) -> list[tuple[str, Report]]:
-    """FOLDER or NAME=FOLDER; of a folder of runs each of them, by its path from there."""
+    """Read FOLDER or NAME=FOLDER; each run in a folder of runs is named by its path from there."""
     return [(name, report.read(folder)) for run in runs for name, folder in folders(run)]
 
 
@@ -30,7 +30,7 @@ def folders(run: str) -> Iterator[tuple[str, Path]]:
         return
     found = sorted(file.parent for file in folder.rglob(RUN))
     if not found:
-        raise BenchError(f"{path}: no {RUN} there or below; it is what `loadtest run --out` makes")
+        raise BenchError(f"{path}: no {RUN} there or below; `loadtest run --out` writes this file")
     for each in found:
         yield "/".join((name or folder.name, *each.relative_to(folder).parts)), each
 
@@ -40,7 +40,7 @@ def alone(named: Sequence[tuple[str, Report]]) -> list[Group]:
 
 
 def together(named: Sequence[tuple[str, Report]]) -> list[Group]:
-    """All seeds of a scenario are one row, by the part of their names before the first slash."""
+    """One row for all seeds of a scenario, grouped by the part of their names before the first slash."""
     groups: dict[tuple[str, str], list[Report]] = {}
     for name, each in named:
         groups.setdefault((name.partition("/")[0], each.run.scenario), []).append(each)
@@ -63,13 +63,13 @@ def row(reports: Sequence[Report]) -> Iterator[str]:
 
 
 def title(groups: Sequence[Group]) -> str:
-    """Of the picture: what all rows are of, as far as they are of the same."""
+    """The title of the picture: the scenario, if all rows are of the same one."""
     scenarios = {each.run.scenario for _, reports in groups for each in reports}
     return f"{scenarios.pop()}: first tokens" if len(scenarios) == 1 else "first tokens"
 
 
 def pictured(groups: Sequence[Group]) -> dict[str, Sequence[float]]:
-    """The times of each row; where all are of one scenario and seed, beside the informed one's."""
+    """The times of each row; those of `informed` too, if all rows are of one scenario and seed."""
     series: dict[str, Sequence[float]] = {
         name: [time for each in reports for time in each.times] for name, reports in groups
     }

@@ -1,8 +1,8 @@
-"""Open-loop arrivals: every call is asked at its time, whatever became of those before it; and measured from that time.
+"""The open-loop driver: sends every call at its time, independent of earlier answers, and measures from that time.
 
-`python -m loadtest.latency.driver` reads its `Drive` as JSON from standard input. Each half second it writes a line
-with the number of calls that are over, and at the end one with a JSON list of what each came to. It is a process of
-its own so that nothing else, such as a progress bar, makes it late; how late it was is in every call.
+`python -m loadtest.latency.driver` reads its `Drive` as JSON from standard input. Every half second it writes a line
+with the number of finished calls, and at the end a JSON list of all results. The driver is a process of its own, so
+that nothing else, such as a progress bar, makes it late; every result contains its lateness.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 from loadtest.latency import punctual
 from loadtest.latency.client import Answer, Client, Target
 
-TOLD_EVERY = 0.5  # seconds
-WORD = "word "  # of the padding: a token and a space, 5 bytes
-BYTES = 4  # of a prompt for each of its tokens
+REPORT_EVERY = 0.5  # seconds between two lines of progress
+WORD = "word "  # padding of prompts: a token and a space, 5 bytes
+BYTES = 4  # bytes of a prompt per token
 
-Row = tuple[int, float, int, int]  # a call: its number, scenario time, tokens of its prompt and of its answer
+Row = tuple[int, float, int, int]  # a call: number, scenario time, tokens of the prompt, tokens of the answer
 
 
 @dataclass(frozen=True)
 class Drive:
-    """What to ask, and when: call k at `epoch` + at / `speed` of time.monotonic()."""
+    """The calls to send and their times: call k is sent at `epoch` + at / `speed` of time.monotonic()."""
 
     url: str
     epoch: float
@@ -40,7 +40,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """What one call came to; seconds of the scenario, `first_token` and `ended` since the scheduled arrival."""
+    """The result of one call; seconds of the scenario, `first_token` and `ended` since the scheduled arrival."""
 
     k: int
     late: float
@@ -48,17 +48,17 @@ class Driven:
     ended: float
     status: int | None
     error: str | None
-    text: str  # the first token, in which the endpoint says its name
+    text: str  # the first token, which is the endpoint's name
 
 
 def prompt(k: int, tokens: int) -> str:
-    """The call's number, padded to about as many tokens, where four bytes are one."""
-    said = f"call {k} "
-    return said + WORD * ((tokens * BYTES - len(said)) // len(WORD))
+    """A prompt with the call's number, padded to about this many tokens of four bytes."""
+    number = f"call {k} "
+    return number + WORD * ((tokens * BYTES - len(number)) // len(WORD))
 
 
 class Driver:
-    """Asks all calls of a drive; `answers` has those that are over."""
+    """Sends all calls of a drive; `answers` has the results of the finished ones."""
 
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
@@ -69,16 +69,16 @@ class Driver:
 
     async def run(self) -> list[Driven]:
         self.follow()
-        telling = asyncio.create_task(self.tell())
+        reporting = asyncio.create_task(self.report_progress())
         try:
             await self.all_over
         finally:
-            telling.cancel()
+            reporting.cancel()
             self.client.close()
         return sorted(self.answers, key=lambda answer: answer.k)
 
     def follow(self) -> None:
-        """Prepare the next call ahead of its time, so that at its time it is only sent."""
+        """Prepare the next call ahead of its time, so that only sending is left at its time."""
         call = next(self.coming, None)
         if call is None:
             return
@@ -104,20 +104,22 @@ class Driver:
         if len(self.answers) == len(self.drive.calls):
             self.all_over.set_result(None)
 
-    async def tell(self) -> None:
+    async def report_progress(self) -> None:
         while True:
             print(len(self.answers), flush=True)
-            await asyncio.sleep(TOLD_EVERY)
+            await asyncio.sleep(REPORT_EVERY)
 
 
 async def drive(plan: Drive) -> list[Driven]:
     return await Driver(plan).run() if plan.calls else []
 
 
-def said(line: str) -> int | list[Driven]:
-    """A line of the driver's: calls that are over, or the end of it all."""
-    told: Any = json.loads(line)
-    return [Driven(**row) for row in told] if isinstance(told, list) else told
+def parsed(line: str) -> int | list[Driven]:
+    """Parse a line of the driver's output: the number of finished calls, or at the end all results."""
+    value: Any = json.loads(line)
+    if isinstance(value, list):
+        return [Driven(**row) for row in value]
+    return int(value)
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""The fake endpoints of a scenario over real sockets: one process that drives their pure servers in time.
+"""The fake endpoints of a scenario over real sockets: one process that runs their pure `Server`s in real time.
 
 `python -m loadtest.latency.endpoint` reads a `Stand` as JSON from standard input, and serves each endpoint on a port of
-its own. On one more port the run tells and asks:
+its own. One more port is for control:
 
-    POST /start {"epoch": E}    scenario time begins at E of time.monotonic(), and everything anew
+    POST /start {"epoch": E}    scenario time begins at E of time.monotonic(), with all state reset
     GET /log                    every attempt, as its endpoint saw it
 
-Before the start every question is answered at once. What an endpoint does, and when, its `Server` says, in scenario
-time; here it is divided by the speed and put on the wire.
+Before the start every call is answered at once. A `Server` decides the behaviour of its endpoint in scenario time; this
+module divides its times by the speed and writes the bytes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from loadtest.latency.voice import Voice, as_json, gauges, refused
 Json = dict[str, Any]
 
 NUMBER = re.compile(rb"\bcall (\d+) ")
-SHORT = 4  # tokens of an answer to a question that is none of the run's calls
-BYTES = 4  # of a prompt for each token
+SHORT = 4  # tokens of an answer to a request that is not one of the run's calls
+BYTES = 4  # bytes of a prompt per token
 BACKLOG = 1024
-AFTERWARDS = 600.0  # scenario seconds after the last call in which endpoints still come and go
+AFTERWARDS = 600.0  # scenario seconds after the last call in which absences still begin and end
 
 
 class Fakes:
-    """All endpoints of a stand, and the time that they share."""
+    """All endpoints of a stand, and the clock that they share."""
 
     def __init__(self, stand: Stand) -> None:
         self.stand, self.clock = stand, Clock(stand.speed)
@@ -83,7 +83,7 @@ class Fake:
         self.server: Server | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.listener: asyncio.Server | None = None
-        self.coming: list[asyncio.TimerHandle] = []  # of absences
+        self.coming: list[asyncio.TimerHandle] = []  # begins and ends of absences
 
     def start(self) -> None:
         self.forget()
@@ -103,7 +103,7 @@ class Fake:
         if self.listener is not None:
             self.listener.close()
 
-    # Whether it listens.
+    # ---- Listening
 
     @property
     def listens(self) -> bool:
@@ -117,30 +117,30 @@ class Fake:
     def follow_absences(self) -> None:
         for window in self.endpoint.absent:
             for start, until in window.spans(self.fakes.end):
-                self.coming.append(self.clock.call_at(start, self.leave))
+                self.coming.append(self.clock.call_at(start, self.stop_listening))
                 if until < self.fakes.end:
-                    self.coming.append(self.clock.call_at(until, self.come_back))
+                    self.coming.append(self.clock.call_at(until, self.listen_again))
 
-    def leave(self) -> None:
-        """Nobody listens, and no connection waits for another question; what is being answered is."""
+    def stop_listening(self) -> None:
+        """Close the listener and all idle connections; answers in progress continue."""
         assert self.listener is not None
         self.listener.close()
         for connection in list(self.connections):
             if connection.answering is None:
                 connection.reset()
 
-    def come_back(self) -> None:
+    def listen_again(self) -> None:
         task = self.clock.loop.create_task(self.listen())
         task.add_done_callback(lambda done: done.result())
 
-    # What its server decides.
+    # ---- Attempts
 
     def ask(self, connection: Connection, body: bytes) -> None:
         try:
             asked = json.loads(body)
             voice, call = self.voice_for(asked, body)
         except (ValueError, AttributeError) as error:
-            connection.write(refused(400, f"no request: {error}", None))
+            connection.write(refused(400, f"not a request: {error}", None))
             return
         stream = bool(asked.get("stream"))
         if self.server is None:
@@ -152,7 +152,7 @@ class Fake:
         entry = Entry(k, self.name, now)
         self.log.append(entry)
         answering = Answering(
-            connection, self.clock, ticket, voice, stream, entry, self.stand.told_faster, connection.over
+            connection, self.clock, ticket, voice, stream, entry, self.stand.retry_after_divisor, connection.over
         )
         connection.answering = self.answering[ticket] = answering
         answering.begin()
@@ -174,21 +174,21 @@ class Fake:
             self.turn()
 
     def turn(self) -> None:
-        """Who got a slot out of the line can be told when its first token is due."""
+        """Begin the answers of attempts that left the waiting queue for a slot."""
         assert self.server is not None
         for ticket in self.server.tick(self.clock.now()):
             self.answering[ticket].begin()
         self.arm()
 
     def load(self) -> tuple[int, int]:
-        """How many it serves, and how many are in line."""
+        """The number of running and of queued attempts."""
         if self.server is None:
             return 0, 0
         self.turn()
-        return len(self.server.running), len(self.server.line)
+        return len(self.server.running), len(self.server.queue)
 
     def arm(self) -> None:
-        """One timer, for the next slot that becomes free by itself."""
+        """Set the one timer for the next slot that becomes free by itself."""
         assert self.server is not None
         if self.timer is not None:
             self.timer.cancel()
@@ -227,11 +227,11 @@ class Connection(Http):
         elif path == "/metrics" and self.fake.endpoint.kind == "vllm":
             self.write(gauges(self.fake.stand.model, *self.fake.load()))
         else:
-            self.write(as_json(404, {"error": {"message": f"there is no {path} here", "code": "unknown_url"}}))
+            self.write(as_json(404, {"error": {"message": f"The path {path} does not exist.", "code": "unknown_url"}}))
 
 
 class Control(Http):
-    """What the run tells and asks."""
+    """A connection to the control port."""
 
     def __init__(self, fakes: Fakes) -> None:
         self.fakes = fakes
@@ -243,7 +243,7 @@ class Control(Http):
         elif path == "/log":
             self.write(as_json(200, self.fakes.log()))
         else:
-            self.write(as_json(404, {"error": f"there is no {path} here"}))
+            self.write(as_json(404, {"error": f"The path {path} does not exist."}))
 
 
 def main() -> None:

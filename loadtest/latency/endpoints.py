@@ -1,4 +1,4 @@
-"""What a scenario says about one endpoint: its law, how much it takes at once, and when it misbehaves."""
+"""The keys of one endpoint in a scenario: its law, its capacity, and the times at which it misbehaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Strict(BaseModel):
 
 
 class Window(Strict):
-    """From `start` until `until` (without it, to the end); `every`: and again after so many seconds each."""
+    """A time window from `start` until `until` (default: the end), repeated every `every` seconds."""
 
     start: Time = 0.0
     until: Seconds = inf
@@ -39,7 +39,7 @@ class Window(Strict):
         return (since % self.every if self.every else since) < self.until - self.start
 
     def spans(self, end: float) -> list[tuple[float, float]]:
-        """Each time that it holds, up to `end`."""
+        """All spans of the window up to `end`."""
         spans, start = [], self.start
         while start < end:
             spans.append((start, min(end, start + self.until - self.start)))
@@ -48,7 +48,7 @@ class Window(Strict):
 
 
 class Errors(Window):
-    """A share of the calls that come then get this status; some with a code and a Retry-After in seconds."""
+    """A window in which a share of the calls gets this status, optionally with a code and a Retry-After in seconds."""
 
     share: Share = 1.0
     status: Annotated[int, Field(ge=400, le=599)] = 503
@@ -57,43 +57,43 @@ class Errors(Window):
 
 
 class Cap(Strict):
-    """From this time on at most so many calls at once; one more is refused."""
+    """A cap from this time on: at most `most` calls at once, further ones are refused."""
 
     at: Time
     most: Whole
 
 
 class Cold(Strict):
-    """Unloaded at first, and after so many seconds without a call; the next one loads it, and all wait for that."""
+    """An endpoint unloaded at first and after `after` seconds without a call; the next call loads it, and all wait."""
 
     after: Seconds
     load: Seconds
 
 
 class Cuts(Strict):
-    """A share of the answers breaks after so many tokens."""
+    """A share of the answers breaks after `after` tokens."""
 
     share: Share
     after: Whole
 
 
 class Endpoint(Strict):
-    """One endpoint. `slots` and a queue make it wait, `caps` make it refuse; without either it takes any number."""
+    """One endpoint. Calls beyond `slots` queue, calls beyond `caps` are refused; by default both are unlimited."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
     kind: Literal["openai", "zhipu", "vllm"] = "openai"
     tier: Whole = 1
-    concurrency: Whole | None = None  # what the router is told, not what the endpoint does
+    concurrency: Whole | None = None  # as configured in the router; does not limit the endpoint
     law: AnyLaw
-    rate: Seconds = 40.0  # tokens a second after the first
+    rate: Seconds = 40.0  # tokens per second after the first
     slots: Whole | None = None
     caps: tuple[Cap, ...] = ()
     cold: Cold | None = None
-    refuses_in: Seconds = 0.05  # seconds until a refusal is said
+    refuses_in: Seconds = 0.05  # seconds until a refusal is sent
     errors: tuple[Errors, ...] = ()
     cuts: Cuts | None = None
-    silent: tuple[Window, ...] = ()  # takes the call and never answers
-    absent: tuple[Window, ...] = ()  # nobody listens
+    silent: tuple[Window, ...] = ()  # windows in which the endpoint takes calls and never answers
+    absent: tuple[Window, ...] = ()  # windows in which the endpoint does not listen
 
     @model_validator(mode="after")
     def caps_in_order(self) -> Endpoint:

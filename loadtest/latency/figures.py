@@ -1,6 +1,6 @@
-"""The figures of a run and of what could be had, reckoned alike: over the calls that count, in seconds of the scenario.
+"""The figures of a run and of its references, computed alike over the counted calls, in seconds of the scenario.
 
-A call without a first token has the driver's whole limit as its time, so that nothing gets better by failing.
+A call without a first token has the driver's whole limit as its time, so that failures never improve a figure.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class Figures:
-    """First-token times; extra attempts and retries a call; calls without a whole answer; who answered how many.
+    """First-token times, extra attempts and retries per call, failed calls, and each endpoint's share of the answers.
 
-    An extra attempt is one that no failure asked for, a retry one that did.
+    A retry is an attempt made after a failure; any other attempt after the first is an extra attempt. A failed call
+    has no whole answer.
     """
 
     name: str
@@ -71,7 +72,7 @@ def first_tokens(calls: Sequence[Outcome]) -> list[float]:
 
 
 def measured(run: Run, warmup: int) -> Figures:
-    """As the client saw it, with the attempts as the endpoints counted them."""
+    """The figures of a run: times as the client saw them, attempts as the endpoints counted them."""
     calls, asked = counted(run, warmup), run.by_call()
     extra = sum(hedges(asked[call.k]) for call in calls)
     attempts = sum(len(asked[call.k]) for call in calls)
@@ -82,17 +83,17 @@ def measured(run: Run, warmup: int) -> Figures:
 def referred(reference: Reference, warmup: int) -> Figures:
     played = [each for each in reference.played if each.k >= warmup]
     times = [each.first_token for each in played]
-    extra = sum(each.rivals for each in played)
+    extra = sum(each.hedges for each in played)
     attempts = sum(len(each.asked) for each in played)
     failed = sum(time >= DEADLINE for time in times)
     return figures(reference.name, times, extra, attempts, failed, [each.endpoint for each in played])
 
 
 def overhead(run: Run, warmup: int) -> list[float]:
-    """What router, driver, endpoints and machine took of each first token that was the call's only attempt.
+    """The time that router, driver, endpoints and machine added to each first token, for calls with one attempt.
 
-    It is the time that was measured, less what the endpoint's law and line said; in it is also what a router makes
-    a call wait in a line of its own before it asks.
+    Computed as the measured time less the time given by the endpoint's law and queue. The time that a call spends in
+    the router's own waiting queue is part of it.
     """
     alone = {k: each[0].first_token for k, each in run.by_call().items() if len(each) == 1}
     return [

@@ -1,7 +1,7 @@
-"""Plain throughput and latency of any OpenAI-compatible URL: so many at once, or so many a second.
+"""Throughput and latency of any OpenAI-compatible URL, at a concurrency or at a rate.
 
-With a rate the arrivals are Poisson's and each call is measured from its scheduled time, whatever became of those
-before it; without one, each of `concurrency` asks again as soon as its last answer is whole.
+With a rate, arrivals are Poisson and each call is measured from its scheduled time, independent of earlier answers.
+Without one, each of `concurrency` clients sends its next call as soon as its last answer is whole.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from loadtest.latency.driver import prompt
 from loadtest.processes import BenchError
 
 QUANTILES = (50, 90, 95, 99)
-MOST_ERRORS = 3  # kinds that are shown
+MAX_ERRORS_SHOWN = 3  # different errors shown, the most frequent first
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to ask for, and how hard; the first limit reached ends it, `seconds` by asking no more."""
+    """The calls to send and their limits; the first limit reached stops new calls."""
 
     target: Target
     model: str
     stream: bool = True
-    tokens: int = 16  # of the prompt
+    tokens: int = 16  # tokens of the prompt
     max_tokens: int | None = None
     concurrency: int = 32
-    rate: float | None = None  # calls a second
+    rate: float | None = None  # calls per second
     calls: int | None = None
     seconds: float | None = 10.0
     limit: float = 60.0  # seconds for one answer
@@ -51,8 +51,8 @@ class Load:
 
 
 @dataclass
-class Blows:
-    """What a hammering came to; seconds."""
+class Results:
+    """The results of a load; times in seconds."""
 
     load: Load
     took: float = 0.0
@@ -79,24 +79,24 @@ class Blows:
 
 
 class Hammer:
-    """Asks until the load's limit; how one call follows another, the two below say."""
+    """Sends calls up to the load's limit; the two subclasses decide when the next call is sent."""
 
-    def __init__(self, load: Load, tell: Callable[[int], None]) -> None:
-        self.load, self.tell = load, tell
+    def __init__(self, load: Load, on_progress: Callable[[int], None]) -> None:
+        self.load, self.on_progress = load, on_progress
         self.loop = asyncio.get_running_loop()
         self.client = Client(load.target)
-        self.blows = Blows(load)
+        self.results = Results(load)
         self.asked = self.open = 0
         self.finished: asyncio.Future[None] = self.loop.create_future()
 
-    async def run(self) -> Blows:
+    async def run(self) -> Results:
         self.began = time.monotonic()
         self.begin()
         await self.finished
-        self.blows.took = time.monotonic() - self.began
-        self.blows.connections = self.client.opened
+        self.results.took = time.monotonic() - self.began
+        self.results.connections = self.client.opened
         self.client.close()
-        return self.blows
+        return self.results
 
     def begin(self) -> None:
         raise NotImplementedError
@@ -105,7 +105,7 @@ class Hammer:
         raise NotImplementedError
 
     def more(self, at: float) -> bool:
-        """Whether a call at this time would still be within the limit."""
+        """True if a call at this time is still within the limits."""
         calls, seconds = self.load.calls, self.load.seconds
         return (calls is None or self.asked < calls) and (seconds is None or at - self.began < seconds)
 
@@ -117,8 +117,8 @@ class Hammer:
 
     def over(self, scheduled: float, answer: Answer) -> None:
         self.open -= 1
-        self.blows.add(scheduled, answer)
-        self.tell(self.blows.calls)
+        self.results.add(scheduled, answer)
+        self.on_progress(self.results.calls)
         self.freed()
 
     def finish(self) -> None:
@@ -127,14 +127,14 @@ class Hammer:
 
 
 class ClosedLoop(Hammer):
-    """As many at once as the load's concurrency: each asks again when its answer is over."""
+    """A closed loop of `concurrency` clients: each sends its next call when its answer is over."""
 
     def begin(self) -> None:
         for _ in range(self.load.concurrency):
             self.again()
 
     def freed(self) -> None:
-        # Not from within the parser that told us: its connection is free when it returns.
+        # Not called directly: the parser that called back must return before its connection is free.
         self.loop.call_soon(self.again)
 
     def again(self) -> None:
@@ -146,7 +146,7 @@ class ClosedLoop(Hammer):
 
 
 class OpenLoop(Hammer):
-    """So many a second, at random: Poisson's arrivals, whatever became of those before."""
+    """An open loop: Poisson arrivals at `rate` per second, independent of earlier answers."""
 
     def begin(self) -> None:
         self.rng, self.at, self.last = Random(self.load.seed), self.began, False
@@ -170,15 +170,15 @@ class OpenLoop(Hammer):
             self.finish()
 
 
-async def hammer(load: Load, tell: Callable[[int], None] = lambda _: None) -> Blows:
-    return await (ClosedLoop if load.rate is None else OpenLoop)(load, tell).run()
+async def hammer(load: Load, on_progress: Callable[[int], None] = lambda _: None) -> Results:
+    return await (ClosedLoop if load.rate is None else OpenLoop)(load, on_progress).run()
 
 
-# ---- What is told of it
+# ---- The report
 
 
 def first_model(url: str, key: str) -> str:
-    """The first model that a server lists; who serves none says so."""
+    """The first model that a server lists; raises a BenchError if it lists none."""
     try:
         answer = httpx.get(f"{url}/models", headers={"authorization": f"Bearer {key}"}, timeout=10, trust_env=False)
         models = answer.raise_for_status().json()["data"]
@@ -187,24 +187,24 @@ def first_model(url: str, key: str) -> str:
         raise BenchError(f"{url}/models lists no model ({error}): name one with --model") from None
 
 
-def report(blows: Blows) -> RenderableType:
-    """What was asked for, a table of the answers that were whole, and what became of all."""
-    load = blows.load
-    how = f"{load.rate:g} a second" if load.rate else f"{load.concurrency} at once"
+def report(results: Results) -> RenderableType:
+    """The report: the load, a table of the whole answers, and a summary of all calls."""
+    load = results.load
+    how = f"{load.rate:g} per second" if load.rate else f"{load.concurrency} at once"
     asked = f"{load.target.url}, {load.model}: {'streams' if load.stream else 'plain answers'}, {how}"
-    return Group(Text(asked), *([table(blows)] if blows.whole else []), Text("\n".join(said_of(blows))))
+    return Group(Text(asked), *([table(results)] if results.whole else []), Text("\n".join(summary(results))))
 
 
-def table(blows: Blows) -> Table:
-    """Milliseconds of the answers that were whole."""
-    load, shown = blows.load, Table()
-    for heading in ("ms", *(f"p{q}" for q in QUANTILES), "mean", "most"):
+def table(results: Results) -> Table:
+    """A table of the whole answers, in milliseconds."""
+    load, shown = results.load, Table()
+    for heading in ("ms", *(f"p{q}" for q in QUANTILES), "mean", "max"):
         shown.add_column(heading, justify="left" if heading == "ms" else "right")
-    for name, times in (("first token", blows.first), ("whole answer", blows.whole)):
-        if times and (load.stream or times is blows.whole):
+    for name, times in (("first token", results.first), ("whole answer", results.whole)):
+        if times and (load.stream or times is results.whole):
             shown.add_row(name, *(f"{1000 * value:,.1f}" for value in figures(times)))
     if load.rate:
-        shown.add_row("sent late by", *(f"{1000 * value:,.1f}" for value in figures(blows.late)))
+        shown.add_row("sent late by", *(f"{1000 * value:,.1f}" for value in figures(results.late)))
     return shown
 
 
@@ -212,12 +212,13 @@ def figures(times: list[float]) -> list[float]:
     return [*np.percentile(times, QUANTILES), float(np.mean(times)), max(times)] if times else []
 
 
-def said_of(blows: Blows) -> Iterator[str]:
-    took = max(blows.took, 1e-9)
-    tokens = f", {blows.tokens / took:,.0f} events with content a second" if blows.load.stream else ""
+def summary(results: Results) -> Iterator[str]:
+    took = max(results.took, 1e-9)
+    whole = len(results.whole) / took
+    tokens = f", {results.tokens / took:,.0f} events with content per second" if results.load.stream else ""
     yield (
-        f"{blows.calls:,} calls in {blows.took:.1f} s: {len(blows.whole) / took:,.1f} whole answers a second{tokens}; "
-        f"{blows.connections} connections, {blows.errors.total()} errors"
+        f"{results.calls:,} calls in {results.took:.1f} s: {whole:,.1f} whole answers per second{tokens}; "
+        f"{results.connections} connections, {results.errors.total()} errors"
     )
-    for error, times in blows.errors.most_common(MOST_ERRORS):
+    for error, times in results.errors.most_common(MAX_ERRORS_SHOWN):
         yield f"{times} times: {error}"

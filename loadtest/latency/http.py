@@ -1,4 +1,4 @@
-"""The least of an HTTP/1.1 server: the requests of one connection, one after another, over httptools."""
+"""A minimal HTTP/1.1 server over httptools: the requests of one connection, one after another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httptools
 
 
 class Http(asyncio.Protocol):
-    """`asked` is told each request; who is asked writes the answer before the next one comes."""
+    """One connection. `asked` is called with each request, and its answer is written before the next request."""
 
     transport: asyncio.Transport
 
@@ -34,7 +34,7 @@ class Http(asyncio.Protocol):
         self.transport.write(data)
 
     def reset(self) -> None:
-        """The other side reads an error, where a close would be an end."""
+        """Reset the connection: the peer reads an error, not an end."""
         linger = struct.pack("ii", 1, 0)
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()

@@ -1,14 +1,14 @@
-"""First-token laws: how long an endpoint that is asked takes to its first token, when nothing is in its way.
+"""First-token laws: the distribution of an endpoint's first-token time, without queueing, loading or failures.
 
-A law is a value with three readings of the same distribution:
+A law is a value with three views of the same distribution:
 
-    first_token(u, at, tokens)      the time that the chance u in (0, 1) stands for
-    survival(times, at, tokens)     the share that takes longer
+    first_token(u, at, tokens)      the quantile of u in (0, 1)
+    survival(times, at, tokens)     the share of calls that take longer
     mean(at, tokens)
 
-for a call of so many prompt tokens that arrived at scenario time `at`; all in seconds. `state(at)` is equal for two
-moments at which the law is the same. Some kinds learn the seed, the endpoint's name or the data only when a run begins:
-`bound` gives the law of that run, and to read one that was not bound is an error.
+for a call with `tokens` prompt tokens that arrived at scenario time `at`; all in seconds. `state(at)` is equal for two
+times at which the law is the same. Some kinds depend on the seed, the endpoint's name or the data, which are known only
+when a run begins: `bound` returns the law of that run, and reading an unbound one is an error.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Floats = NDArray[np.float64]
 Data = Mapping[str, Sequence[float]]  # measured first-token times by endpoint
 
 NORMAL = NormalDist()
-EDGE = 1e-9  # keeps a chance off the ends of (0, 1)
-SPELLS = 200  # of each kind are drawn for an endpoint; then they come again
+EDGE = 1e-9  # distance that a quantile keeps from 0 and 1
+SPELLS = 200  # spells of each kind that are drawn for an endpoint; then the sequence repeats
 
 
 class DataError(ValueError):
-    """The data that the user gave lacks what a scenario asks for."""
+    """The user's data lacks an endpoint that a scenario needs."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a law is told when a run begins. Without `data`, empirical laws take their stand-ins."""
+    """The facts that a law needs from a run. Without `data`, empirical laws use their `stand_in`."""
 
     seed: int
     endpoint: str
@@ -51,7 +51,7 @@ class Given:
 
 
 class Law(BaseModel):
-    """The base of all kinds; a value that never changes."""
+    """The base of all kinds of laws; an immutable value."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,7 +67,7 @@ class Law(BaseModel):
 
     @property
     def reads(self) -> bool:
-        """Whether the prompt's size matters."""
+        """True if the prompt's size matters."""
         return False
 
     def state(self, at: float) -> Hashable:
@@ -78,7 +78,7 @@ class Law(BaseModel):
 
 
 class Constant(Law):
-    """Always the same."""
+    """A law with one constant time."""
 
     kind: Literal["constant"] = "constant"
     seconds: Seconds
@@ -94,7 +94,7 @@ class Constant(Law):
 
 
 class Lognormal(Law):
-    """`sigma` is the standard deviation of the logarithm; hosted models have about 0.25 to 0.5."""
+    """A lognormal law; `sigma` is the standard deviation of the logarithm, about 0.25 to 0.5 for hosted models."""
 
     kind: Literal["lognormal"] = "lognormal"
     median: Seconds
@@ -112,7 +112,7 @@ class Lognormal(Law):
 
 
 class Samples(Law):
-    """One of these measured times, each as likely; in order."""
+    """A law of measured times, in ascending order, each equally likely."""
 
     kind: Literal["samples"] = "samples"
     times: tuple[float, ...]
@@ -137,7 +137,10 @@ class Part(BaseModel):
 
 
 class Mixture(Law):
-    """A share of the calls follows another law: stalls, two sorts of machines. The quicker parts come first."""
+    """A mixture: each part's share of the calls follows its law, as with stalls or two kinds of machines.
+
+    The quicker parts come first.
+    """
 
     kind: Literal["mixture"] = "mixture"
     parts: Annotated[tuple[Part, ...], Field(min_length=1)]
@@ -159,10 +162,12 @@ class Mixture(Law):
             u -= part.share
         else:
             part = self.parts[-1]
-        return part.law.first_token(min(max(u / part.share, EDGE), 1 - EDGE), at, tokens)  # 0 or 1 but for rounding
+        # Rounding may give exactly 0 or 1.
+        return part.law.first_token(min(max(u / part.share, EDGE), 1 - EDGE), at, tokens)
 
     def survival(self, times: Floats, at: float = 0.0, tokens: int = 0) -> Floats:
-        return np.sum([part.share * part.law.survival(times, at, tokens) for part in self.parts], axis=0)
+        total: Floats = np.sum([part.share * part.law.survival(times, at, tokens) for part in self.parts], axis=0)
+        return total
 
     def mean(self, at: float = 0.0, tokens: int = 0) -> float:
         return math.fsum(part.share * part.law.mean(at, tokens) for part in self.parts)
@@ -176,7 +181,7 @@ class Mixture(Law):
 
 
 class Linear(Law):
-    """Reading the prompt takes time: so many seconds for each of its tokens are added to another law."""
+    """A law plus the time to read the prompt: `per_token` seconds are added for each of its tokens."""
 
     kind: Literal["linear"] = "linear"
     base: AnyLaw
@@ -209,7 +214,7 @@ class From(BaseModel):
 
 
 class Schedule(Law):
-    """Another law from each of these times on; `every` makes it come again after so many seconds."""
+    """A sequence of laws, each from its time on; repeats after `every` seconds."""
 
     kind: Literal["schedule"] = "schedule"
     laws: Annotated[tuple[From, ...], Field(min_length=1)]
@@ -229,7 +234,7 @@ class Schedule(Law):
         return self.model_copy(update={"laws": laws})
 
     def number(self, at: float) -> int:
-        """Which of the laws holds then."""
+        """The index of the law at this time."""
         at = max(at, 0.0) % self.every if self.every else max(at, 0.0)
         return bisect_right(self.laws, at, key=lambda each: each.at) - 1
 
@@ -252,7 +257,7 @@ class Schedule(Law):
 
 
 class Spells(Schedule):
-    """A schedule of two laws in turn."""
+    """A schedule that alternates between two laws."""
 
     @property
     def reads(self) -> bool:
@@ -263,11 +268,11 @@ class Spells(Schedule):
         return number % 2, self.laws[number].law.state(at)
 
 
-# ---- Laws that only a run makes definite
+# ---- Laws that depend on a run
 
 
 class Unbound(Law):
-    """A law that is told its rest when a run begins."""
+    """A law that cannot be read until it is bound to a run."""
 
     def first_token(self, u: float, at: float = 0.0, tokens: int = 0) -> float:
         raise TypeError(f"{self!r} is not bound to a run")
@@ -280,9 +285,10 @@ class Unbound(Law):
 
 
 class TwoState(Unbound):
-    """Normal and contended spells in turn, each endpoint at its own times; the seconds are the spells' means.
+    """Alternating normal and contended spells, at times of each endpoint's own.
 
-    `periods: exponential` draws their lengths, `fixed` takes them as they are.
+    `normal_for` and `contended_for` are mean lengths in seconds; `periods: fixed` makes them exact, `exponential` draws
+    them.
     """
 
     kind: Literal["two-state"] = "two-state"
@@ -303,7 +309,7 @@ class TwoState(Unbound):
 
 
 class Empirical(Unbound):
-    """The times that somebody measured at this endpoint of the user's data; without data, what stands in for them."""
+    """The times measured at this endpoint of the user's data; without data, the law `stand_in`."""
 
     kind: Literal["empirical"] = "empirical"
     endpoint: str

@@ -1,4 +1,4 @@
-"""Whether a run reached what its scenario wants: each mark as a figure beside its bound; the warm-up does not count."""
+"""The marks of a run: each as a figure and its bound. Calls of the warm-up do not count."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Times = Mapping[int, float]  # seconds to the first token by call
 
 @dataclass(frozen=True)
 class Reached:
-    """`figure` is None where the run has nothing to reckon it from; then it is not reached."""
+    """One mark of a run. `figure` is None if no call of the run concerns the mark; then it is not reached."""
 
     mark: str
     figure: float | None
@@ -36,7 +36,7 @@ class Reached:
 
 
 def times(calls: Sequence[Outcome]) -> Times:
-    """With the deadline for calls without a first token."""
+    """First-token times by call; the deadline for calls without a first token."""
     return {call.k: DEADLINE if call.first_token is None else min(call.first_token, DEADLINE) for call in calls}
 
 
@@ -51,13 +51,16 @@ def marks(
     without: Mapping[str, Times],
     data: Data | None = None,
 ) -> list[Reached]:
-    """In the scenario's order. `without`: the times of the same router, or of the informed one, without an endpoint."""
+    """The marks in the scenario's order; `without` has the times of the same router without an endpoint, by name."""
     judge = Judge(scenario, run, references, without, data)
     return [judge.reached(mark) for mark in scenario.marks]
 
 
 def hedges(asked: Sequence[Asked]) -> int:
-    """The attempts of a call, in order, that no failure before them asked for; the first is not one of them."""
+    """The number of extra attempts of a call: attempts after the first that do not follow a failure.
+
+    `asked` has the call's attempts in order.
+    """
     extra = failures = 0
     for number, attempt in enumerate(asked):
         if number and failures:
@@ -69,7 +72,7 @@ def hedges(asked: Sequence[Asked]) -> int:
 
 
 class Judge:
-    """Holds what the marks are reckoned from."""
+    """The facts from which the marks are computed."""
 
     def __init__(
         self,
@@ -90,22 +93,22 @@ class Judge:
 
     @singledispatchmethod
     def reached(self, mark: wanted.Mark) -> Reached:
-        raise TypeError(f"no such mark: {mark!r}")
+        raise TypeError(f"unknown mark: {mark!r}")
 
-    # Of all scenarios.
+    # ---- Marks of all scenarios
 
     @reached.register
     def _(self, mark: wanted.Answered) -> Reached:
         able = [call for call in self.calls if self.references["clairvoyant"].get(call.k, DEADLINE) < mark.within]
         done = [call for call in able if call.first_token is not None and call.error is None]
-        return Reached("answered, of those that any could answer", share(len(done), len(able)), 1.0, at_least=True)
+        return Reached("answered, of the answerable calls", share(len(done), len(able)), 1.0, at_least=True)
 
     @reached.register
     def _(self, mark: wanted.Extra) -> Reached:
         extra = sum(hedges(self.asked[call.k]) for call in self.calls)
-        return Reached("extra attempts a call", share(extra, len(self.calls)), mark.at_most)
+        return Reached("extra attempts per call", share(extra, len(self.calls)), mark.at_most)
 
-    # Of first-token times.
+    # ---- Marks of first-token times
 
     @reached.register
     def _(self, mark: wanted.Within) -> Reached:
@@ -115,15 +118,16 @@ class Judge:
     @reached.register
     def _(self, mark: wanted.Compared) -> Reached:
         figure = self.ratio(mean if mark.kind == "mean" else p99, self.times, self.references["informed"])
-        return Reached(f"{mark.kind}, times the informed one's", figure, mark.at_most)
+        return Reached(f"{mark.kind}, as a multiple of informed", figure, mark.at_most)
 
     @reached.register
     def _(self, mark: wanted.Without) -> Reached:
         later = {call.k: self.times[call.k] for call in self.calls if call.at >= mark.after}
         figure = self.ratio(p99, later, self.without.get(mark.endpoint, {}))
-        return Reached(f"p99 from {mark.after:g} s on, times that without {mark.endpoint}", figure, mark.at_most)
+        text = f"p99 from {mark.after:g} s on, as a multiple of p99 without {mark.endpoint}"
+        return Reached(text, figure, mark.at_most)
 
-    # Of who was asked.
+    # ---- Marks of the chosen endpoints
 
     @reached.register
     def _(self, mark: wanted.Refused) -> Reached:
@@ -135,7 +139,8 @@ class Judge:
     def _(self, mark: wanted.Soonest) -> Reached:
         went = [(self.first(call), self.best(call.at, call.tokens)) for call in self.calls if self.asked[call.k]]
         right = sum(first == best for first, best in went)
-        return Reached("go where the first token is soonest", share(right, len(went)), mark.at_least, at_least=True)
+        text = "calls that go to the quickest endpoint for their size"
+        return Reached(text, share(right, len(went)), mark.at_least, at_least=True)
 
     @reached.register
     def _(self, mark: wanted.Goes) -> Reached:
@@ -149,25 +154,25 @@ class Judge:
         calls = list(self.between(mark.after, mark.until))
         ours = sum(call.endpoint == mark.endpoint for call in calls)
         theirs = sum(self.informed[call.k].endpoint == mark.endpoint for call in calls)
-        text = f"answers of {mark.endpoint} from {mark.after:g} s on, times the informed one's"
+        text = f"answers of {mark.endpoint} from {mark.after:g} s on, as a multiple of informed"
         return Reached(text, share(ours, theirs), mark.at_least, at_least=True)
 
     @reached.register
     def _(self, mark: wanted.Leaves) -> Reached:
         left = [self.first(call) != old for call, old, _ in self.after_switches(mark.within, 2 * mark.within)]
-        text = f"leave an endpoint {mark.within:g} s after it was the best"
+        text = f"calls that avoid the former best endpoint, {mark.within:g} s after the change"
         return Reached(text, share(sum(left), len(left)), 0.5, at_least=True)
 
     @reached.register
     def _(self, mark: wanted.Finds) -> Reached:
         found = [self.first(call) == new for call, _, new in self.after_switches(mark.within, None)]
-        text = f"go to an endpoint {mark.within:g} s after it became the best"
+        text = f"calls that go to the new best endpoint, {mark.within:g} s after the change"
         return Reached(text, share(sum(found), len(found)), 0.5, at_least=True)
 
-    # Steps.
+    # ---- Steps
 
     def ratio(self, figure: Callable[[Times], float], ours: Times, theirs: Times) -> float | None:
-        """Over the calls that both have."""
+        """The ratio of a figure, computed over the calls that both sides have."""
         both = ours.keys() & theirs.keys()
         if not both:
             return None
@@ -184,7 +189,7 @@ class Judge:
         return (call for call in self.calls if after <= call.at and (until is None or call.at < until))
 
     def after_switches(self, since: float, until: float | None) -> Iterator[tuple[Outcome, str, str]]:
-        """The calls that come so long after another endpoint became the best, and the old and the new one."""
+        """Calls `since` to `until` seconds after a change of the best endpoint, with the old and the new one."""
         seconds = range(int(max((call.at for call in self.calls), default=0)) + 2)
         tokens = int(np.median([call.tokens for call in self.calls])) if self.calls else 0
         best = [self.best(second, tokens) for second in seconds]

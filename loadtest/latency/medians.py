@@ -1,4 +1,4 @@
-"""Several runs of one scenario as one: figure by figure, the median."""
+"""Medians over several runs of one scenario, figure by figure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from loadtest.latency.report import Report
 
 
 def of_figures(reports: Sequence[Report]) -> list[Figures]:
-    """Of what was measured, and of each reference that all of them have."""
+    """The medians of the measured figures, then of each reference."""
     together = zip(*([each.figures, *each.references] for each in reports), strict=True)
     return [of_some(several) for several in together]
 
 
 def of_some(several: Sequence[Figures]) -> Figures:
-    """`failed` is the sum: one is one too many."""
+    """The medians of several figures; `failed` is their sum, because a single failed call matters."""
     endpoints = sorted({endpoint for each in several for endpoint in each.shares})
     p50, p90, p95, p99, mean = (median(column) for column in zip(*(each.times for each in several), strict=True))
     return Figures(
@@ -31,7 +31,7 @@ def of_some(several: Sequence[Figures]) -> Figures:
 
 
 def of_ratios(reports: Sequence[Report]) -> dict[str, list[float]]:
-    """Medians of each run's own ratios: what its seed made hard for the router was as hard for the reference."""
+    """The medians of the runs' own ratios: within a run, router and reference have the same seed."""
     return {
         name: [median(column) for column in zip(*(each.ratios[name] for each in reports), strict=True)]
         for name in reports[0].ratios
@@ -39,7 +39,7 @@ def of_ratios(reports: Sequence[Report]) -> dict[str, list[float]]:
 
 
 def of_marks(reports: Sequence[Report]) -> list[Reached]:
-    """A mark that one of the runs has no figure for has none."""
+    """The medians of the marks; a mark without a figure in any run has none."""
     together = zip(*(each.marks for each in reports), strict=True)
     return [replace(several[0], figure=of_known([mark.figure for mark in several])) for several in together]
 

@@ -1,4 +1,4 @@
-"""The pictures of a run: how long first tokens took, when and from whom, and what the extra attempts were."""
+"""The pictures of a run: the distribution of first-token times, each call over time, and the extra attempts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from loadtest.latency.play import DEADLINE
 from loadtest.latency.results import Outcome, Run
 from loadtest.latency.servers import Server
 
-# Okabe and Ito's: told apart by all eyes.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 GREYS = {
     "random": ("#bbbbbb", ":"),
@@ -25,12 +25,12 @@ GREYS = {
     "informed": ("#444444", "-."),
     "clairvoyant": ("#000000", ":"),
 }
-STEP = 0.5  # seconds between two looks at an endpoint
+STEP = 0.5  # seconds between two samples of an endpoint's state
 SHADE: dict[str, Any] = {"color": "#888888", "alpha": 0.1, "linewidth": 0}
-STRIP = 0.018  # of the picture's height, for an endpoint that is not itself at times
-TROUBLE = 1.5  # times its own best mean; a bad spell of `roadmap` is 1.9
+STRIP = 0.018  # share of the picture's height for the strip of one impaired endpoint
+TROUBLE = 1.5  # an endpoint counts as slow above this multiple of its best mean; a bad spell of `roadmap` is 1.9
 WINDOW = 10.0  # seconds over which extra attempts are counted
-USUAL_TOKENS = 200  # of a prompt, for which an endpoint's mean is asked
+USUAL_TOKENS = 200  # tokens of the prompt for which an endpoint's mean is computed
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -38,7 +38,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
-    """The share of calls with their first token within so many seconds; references are grey."""
+    """Draw the share of calls with their first token within a time; references are grey."""
     figure, axes = canvas(title)
     coloured = ((colour, style) for style in ("-", "--", "-.") for colour in COLOURS)
     for name, times in series.items():
@@ -59,7 +59,10 @@ def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
 
 
 def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[str, Server], warmup: int) -> None:
-    """Each call at its time, coloured by who answered it; shaded where an endpoint is not itself: a strip says who."""
+    """Draw each call at its time, coloured by the endpoint that answered it.
+
+    Times at which an endpoint is impaired are shaded; a strip above the picture has the colour of that endpoint.
+    """
     figure, axes = canvas(title)
     palette = colours(list(servers))
     end = calls[-1].at
@@ -79,13 +82,16 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
     plainly(axes.yaxis)
     shown, _ = axes.get_legend_handles_labels()
     if strips(axes, palette, {name: list(troubles(server, end)) for name, server in servers.items()}):
-        shown.append(Patch(**SHADE, label="not itself: who, is\nin the strip above"))
+        shown.append(Patch(**SHADE, label="impaired: see the\nstrips above"))
     figure.legend(handles=shown, loc="outside right upper", markerscale=3)
     save(figure, file)
 
 
 def strips(axes: Any, palette: Mapping[str, str], ill: Mapping[str, Sequence[tuple[float, float]]]) -> int:
-    """Shade the times of trouble, the darker the more endpoints have it, and draw above whose they are; how many."""
+    """Shade the times at which endpoints are impaired, and draw a strip per endpoint above; returns their number.
+
+    The shade is darker where more endpoints are impaired.
+    """
     names = [name for name, spans in ill.items() if spans]
     for number, name in enumerate(reversed(names)):
         for start, until in ill[name]:
@@ -100,7 +106,7 @@ def strips(axes: Any, palette: Mapping[str, str], ill: Mapping[str, Sequence[tup
 
 
 def extra(file: Path, title: str, run: Run, budget: float) -> None:
-    """Attempts that no failure asked for, and those that one did, for a hundred calls that arrived about then."""
+    """Draw extra attempts and retries per hundred calls, over the time at which the calls arrived."""
     figure, axes = canvas(title)
     asked = run.by_call()
     arrived = np.array([call.at for call in run.calls])
@@ -113,15 +119,15 @@ def extra(file: Path, title: str, run: Run, budget: float) -> None:
         share = 100 * np.histogram(arrived, edges, weights=counts)[0] / calls
         axes.bar(edges[:-1], share, WINDOW * 0.9, below, align="edge", color=colour, label=label)
         below += share
-    axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label="the budget for extra ones")
-    axes.set(xlabel="seconds of the scenario", ylabel="more attempts for 100 calls", xlim=(0, arrived[-1]))
-    axes.set_ylim(0, 1.05 * max(*below, 110 * budget))  # so that the budget's line is seen also where all is below it
+    axes.axhline(100 * budget, color="#444444", linestyle="--", linewidth=1, label="budget for extra attempts")
+    axes.set(xlabel="seconds of the scenario", ylabel="further attempts per 100 calls", xlim=(0, arrived[-1]))
+    axes.set_ylim(0, 1.05 * max(*below, 110 * budget))  # the budget's line is always visible
     figure.legend(loc="outside right upper")
     save(figure, file)
 
 
 def troubles(server: Server, end: float) -> Iterator[tuple[float, float]]:
-    """When it is away, silent, failing, or more than `TROUBLE` times as slow as at its best."""
+    """The spans in which a server is absent, silent, failing, or slower than `TROUBLE` times its best mean."""
     endpoint, times = server.endpoint, np.arange(0, end + STEP, STEP)
     means = [server.law.mean(at, USUAL_TOKENS) for at in times]
     slow = TROUBLE * min(means)
@@ -138,7 +144,7 @@ def troubles(server: Server, end: float) -> Iterator[tuple[float, float]]:
 
 
 def plainly(axis: Axis) -> None:
-    """A logarithmic axis with 0.2, 0.5, 1, 2, 5 on it, not with powers."""
+    """Label a logarithmic axis with 0.2, 0.5, 1, 2, 5 instead of powers."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

@@ -1,7 +1,7 @@
-"""An event loop whose timers are exact: asyncio's own rounds each wait up to a whole millisecond.
+"""An event loop with exact timers: asyncio's own rounds each wait up to a whole millisecond.
 
-At `--speed 10` that would be ten of the scenario's, in the endpoints and again in the driver. select() takes
-microseconds, and waits for the epoll instance itself, so it costs one system call and knows no limit of connections.
+At `--speed 10` that would be ten milliseconds of the scenario, in the endpoints and again in the driver. select() takes
+microseconds. It waits for the epoll instance itself, so it costs one system call and limits no connections.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 PR_SET_TIMERSLACK = 29
-SLACK = 1_000  # nanoseconds by which the kernel may delay a wait; it takes 50,000 otherwise
+SLACK = 1_000  # nanoseconds by which the kernel may delay a wait; its default is 50,000
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class PunctualSelector(selectors.EpollSelector):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """asyncio.run on such a loop, with what is there already kept from the collector's walks."""
+    """asyncio.run on a loop with exact timers; existing objects are frozen, so the collector does not scan them."""
     ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, SLACK)
     gc.collect()
     gc.freeze()

@@ -1,16 +1,16 @@
-"""What could be had: the calls of a run as four would have it that know nothing, one thing, the laws, or the draws.
+"""The references: the same calls, played by four policies that know more or less than a router can.
 
-random        asks anybody of the best tier
-best fixed    always asks the same endpoint of the best tier first: the one with the lowest mean, in hindsight
-informed      knows every law at every moment and who can take a call, but not the draws: asks the lowest mean of the
-              best tier that can take it, and hedges with the delay and the rival that minimise
+random        tries a random endpoint of the best tier
+best fixed    always tries the same endpoint of the best tier first: the one with the lowest mean, in hindsight
+informed      knows every law at every time and which endpoints can take a call, but not the draws; tries the lowest
+              mean of the best tier that can take the call, and hedges with the delay d and the target that minimise
 
                   E[min(X, d + Y)] + price · P(X > d)
 
-              with one price for the whole run, the lowest at which there are at most BUDGET hedges a call
-clairvoyant   knows the draws: asks who will answer first, of all tiers; needs no hedge
+              with one price for the whole run, the lowest at which there are at most BUDGET hedges per call
+clairvoyant   knows the draws: tries the endpoint that will answer first, of all tiers; needs no hedge
 
-Failures are tried elsewhere at once, by the same rule. None sees what its choice means for the calls that come later.
+A failed attempt is retried elsewhere at once, by the same rule. No policy considers later calls in its choice.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from loadtest.latency.play import DEADLINE, Hedge, Play, Played
 from loadtest.latency.scenarios import Scenario
 from loadtest.latency.servers import Server
 
-BUDGET = 0.1  # hedges a call
-PRICES = (1e-3, 1e3)  # seconds a hedge, between which the informed one's is sought
-HALVINGS = 12  # to 0.4 % of the price
-TENTH = 0.1  # seconds: how exactly a line is known
+BUDGET = 0.1  # hedges per call
+PRICES = (1e-3, 1e3)  # bounds of the price of a hedge, in seconds
+HALVINGS = 12  # steps of the search for the price, which give it to 0.4 %
+TENTH = 0.1  # seconds to which the wait in a queue is rounded
 
 
 @dataclass(frozen=True)
 class Reference:
-    """One of the four over all calls, the warm-up included; `note` is what it had to choose once."""
+    """The result of one policy over all calls, including the warm-up; `note` names its one choice for the whole run."""
 
     name: str
     played: Sequence[Played]
     note: str = ""
 
     def mean(self, warmup: int) -> float:
-        """Of the first-token times, with the deadline for calls that were never answered."""
+        """The mean first-token time, with the deadline for calls that were never answered."""
         return fmean(min(played.first_token, DEADLINE) for played in self.played if played.k >= warmup)
 
     @property
     def extra(self) -> float:
-        """Hedges a call."""
-        return sum(played.rivals for played in self.played) / len(self.played)
+        """Hedges per call."""
+        return sum(played.hedges for played in self.played) / len(self.played)
 
 
 def references(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data | None = None) -> dict[str, Reference]:
-    """All four, by name, for the same seed, calls and data as the run's."""
+    """All four references by name, for the seed, calls and data of a run."""
     four = (
         random(scenario, seed, calls, data),
         best_fixed(scenario, seed, calls, data),
@@ -67,7 +67,7 @@ def references(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data 
 
 def random(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data | None = None) -> Reference:
     servers = scenario.servers(seed, data)
-    return Reference("random", Play(servers, calls, Anybody(servers, chance(seed, "random"))).run())
+    return Reference("random", Play(servers, calls, RandomChoice(servers, chance(seed, "random"))).run())
 
 
 def best_fixed(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data | None = None) -> Reference:
@@ -87,7 +87,7 @@ def informed(
     def at(price: float) -> Reference:
         servers = scenario.servers(seed, data)
         played = Play(servers, calls, Informed(servers, price, memory)).run()
-        return Reference("informed", played, "no hedges" if price == inf else f"{price:.3g} s a hedge")
+        return Reference("informed", played, "no hedges" if price == inf else f"{price:.3g} s per hedge")
 
     best, (low, high) = at(inf), PRICES
     for _ in range(HALVINGS if budget else 0):
@@ -108,15 +108,15 @@ def clairvoyant(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data
 # ---- The four policies
 
 
-class Blind:
-    """Never hedges."""
+class Unhedged:
+    """The base of the policies that never hedge."""
 
     def hedge(self, call: Call, asked: str, now: float) -> Hedge | None:
         return None
 
 
 @dataclass
-class Anybody(Blind):
+class RandomChoice(Unhedged):
     servers: Mapping[str, Server]
     rng: Random
 
@@ -126,7 +126,7 @@ class Anybody(Blind):
 
 
 @dataclass
-class Fixed(Blind):
+class Fixed(Unhedged):
     order: Sequence[str]
 
     def first(self, call: Call, tried: Collection[str], now: float) -> str | None:
@@ -134,7 +134,7 @@ class Fixed(Blind):
 
 
 @dataclass
-class Clairvoyant(Blind):
+class Clairvoyant(Unhedged):
     servers: Mapping[str, Server]
 
     def first(self, call: Call, tried: Collection[str], now: float) -> str | None:
@@ -145,7 +145,7 @@ class Clairvoyant(Blind):
 
 @dataclass
 class Memory:
-    """What the informed one has reckoned, for all prices."""
+    """Results that the informed policy has computed, shared by all prices."""
 
     times: dict[tuple[str, Hashable], Floats] = field(default_factory=dict)
     curves: dict[Hashable, Curve] = field(default_factory=dict)
@@ -165,28 +165,28 @@ class Informed:
         if self.price == inf:
             return None
         server = self.servers[asked]
-        rivals = [other for other in self.servers.values() if other is not server and other.takes(now)]
-        found = [(*self.curve(server, rival, call, now).best(self.price), rival.name) for rival in rivals]
-        _, delay, rival = min(found, default=(inf, inf, ""))
-        return Hedge(delay, rival) if delay < inf else None
+        targets = [other for other in self.servers.values() if other is not server and other.takes(now)]
+        found = [(*self.curve(server, target, call, now).best(self.price), target.name) for target in targets]
+        _, delay, name = min(found, default=(inf, inf, ""))
+        return Hedge(delay, name) if delay < inf else None
 
-    def curve(self, server: Server, rival: Server, call: Call, now: float) -> Curve:
-        ours, lines = self.law(server, call), self.line(server, call, now)
-        theirs, others = self.law(rival, call), self.line(rival, call, now)
-        key = *ours, lines, *theirs, others
+    def curve(self, server: Server, target: Server, call: Call, now: float) -> Curve:
+        law, queueing = self.law(server, call), self.queueing(server, call, now)
+        target_law, target_queueing = self.law(target, call), self.queueing(target, call, now)
+        key = *law, queueing, *target_law, target_queueing
         if key not in self.memory.curves:
             times = self.memory.times
-            self.memory.curves[key] = Curve(times[ours] + lines, times[theirs] + others)
+            self.memory.curves[key] = Curve(times[law] + queueing, times[target_law] + target_queueing)
         return self.memory.curves[key]
 
     def law(self, server: Server, call: Call) -> tuple[str, Hashable]:
-        """The key of its times, which are kept."""
+        """The key of the server's times in `memory`, where they are computed once."""
         key = server.name, server.state(call.at, call.tokens)
         if key not in self.memory.times:
             self.memory.times[key] = server.known(call.at, call.tokens)
         return key
 
-    def line(self, server: Server, call: Call, now: float) -> float:
+    def queueing(self, server: Server, call: Call, now: float) -> float:
         return round(server.wait(call.at, call.tokens, now) / TENTH) * TENTH
 
 
@@ -197,7 +197,7 @@ def best_tier(servers: Iterable[Server]) -> list[Server]:
 
 
 def expected(server: Server, call: Call, now: float) -> float:
-    """Seconds to the first token, where a refusal is followed by another try."""
+    """Expected seconds to the first token, if refused attempts are repeated."""
     failing = server.endpoint.failing(now)
     share = failing.share if failing else 0.0
     wait = server.wait(call.at, call.tokens, now) + server.law.mean(call.at, call.tokens)
@@ -205,16 +205,21 @@ def expected(server: Server, call: Call, now: float) -> float:
 
 
 class Curve:
-    """E[min(X, d + Y)] and P(X > d) for each delay d that may be best; X and Y are equally likely times, in order."""
+    """E[min(X, d + Y)] and P(X > d) for each delay d that may be best.
 
-    def __init__(self, waits: Floats, rivals: Floats) -> None:
-        # A hedge is best just after a time at which X may come: these times themselves, all of them in the last tenth.
+    X is the wait at the first endpoint and Y the wait at the hedge target; both are equally likely times in ascending
+    order.
+    """
+
+    def __init__(self, waits: Floats, hedge_waits: Floats) -> None:
+        # The best delay is just after a possible time of X. The candidates are such times, all of them in the last
+        # tenth.
         some, last = waits[:: max(1, len(waits) // 50)], waits[-(len(waits) // 10) :]
         candidates = np.unique(np.concatenate([[0.0], some, last]))
-        sums = np.concatenate([[0.0], np.cumsum(rivals)])
+        sums = np.concatenate([[0.0], np.cumsum(hedge_waits)])
         left = waits[None, :] - candidates[:, None]
-        below = np.searchsorted(rivals, left.ravel(), side="right").reshape(left.shape)
-        shorter = (sums[below] + left * (len(rivals) - below)) / len(rivals)  # E[min(left, Y)]
+        below = np.searchsorted(hedge_waits, left.ravel(), side="right").reshape(left.shape)
+        shorter = (sums[below] + left * (len(hedge_waits) - below)) / len(hedge_waits)  # E[min(left, Y)]
         late = left > 0
         self.delays = candidates
         self.means = np.where(late, candidates[:, None] + shorter, waits[None, :]).mean(axis=1)
@@ -222,7 +227,7 @@ class Curve:
         self.alone = float(waits.mean())
 
     def best(self, price: float) -> tuple[float, float]:
-        """The least of mean + price · share, and its delay; inf where nothing is better than no hedge."""
+        """The least mean + price · share, and its delay; a delay of inf if no hedge is best."""
         costs = self.means + price * self.shares
         number = int(np.argmin(costs))
         return (float(costs[number]), float(self.delays[number])) if costs[number] < self.alone else (self.alone, inf)

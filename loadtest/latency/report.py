@@ -1,4 +1,4 @@
-"""What is told of one run: its figures, those of the references, the marks; kept in a folder, and read again."""
+"""The report of one run: its figures, those of the references, and the marks; written to a folder and read again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PICTURES = FIRST_TOKEN, TIMELINE, EXTRA = "first-token.png", "timeline.png", "ex
 
 @dataclass(frozen=True)
 class Report:
-    """`reference_times` are the first-token times of the calls that count, for the pictures."""
+    """The report of one run; `reference_times` has the first-token times of the counted calls, for the pictures."""
 
     title: str
     run: Run
@@ -39,7 +39,7 @@ class Report:
 
     @property
     def ratios(self) -> dict[str, list[float]]:
-        """What was measured over each reference: its percentiles, then its mean."""
+        """The measured times divided by those of each reference: the percentiles, then the mean."""
         mine = self.figures.times
         return {
             each.name: [ours / theirs for ours, theirs in zip(mine, each.times, strict=True)]
@@ -58,20 +58,23 @@ class Report:
         return {**asdict(self), "run": self.run.as_json()}
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> Report:
+    def from_json(cls, data: dict[str, Any]) -> Report:
         return cls(
             **{
-                **said,
-                "run": Run.from_json(said["run"]),
-                "figures": Figures(**said["figures"]),
-                "references": [Figures(**each) for each in said["references"]],
-                "marks": [Reached(**each) for each in said["marks"]],
+                **data,
+                "run": Run.from_json(data["run"]),
+                "figures": Figures(**data["figures"]),
+                "references": [Figures(**each) for each in data["references"]],
+                "marks": [Reached(**each) for each in data["marks"]],
             }
         )
 
 
 def of(order: Order, run: Run, without: Mapping[str, Run], remarks: Sequence[str] = ()) -> Report:
-    """The references are played here, which takes a while. `without`: of the same router, without an endpoint."""
+    """The report of a run. Plays the references, which takes a while.
+
+    `without` has the runs of the same router without an endpoint, by that endpoint's name.
+    """
     scenario, warmup = order.scenario, order.scenario.warmup
     four = references(scenario, order.seed, order.calls, order.data)
     return Report(
@@ -92,7 +95,7 @@ def of(order: Order, run: Run, without: Mapping[str, Run], remarks: Sequence[str
 
 
 def keep(report: Report, order: Order, folder: Path) -> None:
-    """run.json, calls.csv and the three pictures."""
+    """Write run.json, calls.csv and the three pictures."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RUN).write_text(json.dumps(report.as_json()) + "\n")
     run = report.run
@@ -104,9 +107,9 @@ def keep(report: Report, order: Order, folder: Path) -> None:
 
 
 def read(path: Path) -> Report:
-    """From the folder that --out made, or its run.json."""
+    """Read a report from the folder that --out wrote, or from its run.json."""
     file = path / RUN if path.is_dir() else path
     try:
         return Report.from_json(json.loads(file.read_text()))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BenchError(f"{file}: not what `loadtest run --out` writes ({error!r})") from None
+        raise BenchError(f"{file}: not a file that `loadtest run --out` wrote ({error!r})") from None

@@ -1,6 +1,6 @@
-"""What a run came to: every call as its client saw it, every attempt as its endpoint did; as JSON, and calls as CSV.
+"""The results of a run: every call as its client saw it, every attempt as its endpoint saw it; as JSON, calls as CSV.
 
-All times are seconds of the scenario: multiplied by the speed again, where the run was faster.
+All times are seconds of the scenario: measured times are multiplied by the speed.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One call. `first_token` and `ended` count from the arrival as it was scheduled, so lateness is in them."""
+    """One call. `first_token` and `ended` count from the scheduled arrival, so they include `late`."""
 
     k: int
     at: float
-    tokens: int  # of the prompt
+    tokens: int  # tokens of the prompt
     first_token: float | None
     ended: float
     status: int | None
     error: str | None  # None: the whole answer arrived
-    endpoint: str | None  # whose first token it was
-    late: float  # sent so much later than scheduled
+    endpoint: str | None  # the endpoint of the first token
+    late: float  # seconds from the scheduled time until the call was sent
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One attempt, as its endpoint logged it: it came `at`, and its first token was due `first_token` later."""
+    """One attempt, as its endpoint logged it: it arrived `at`, and its first token was due `first_token` later."""
 
     k: int
     endpoint: str
     at: float
-    first_token: float | None  # None: refused, never answered, or left while it was in line
+    first_token: float | None  # None: refused, never answered, or cancelled while queued
     became: str  # "served", "cancelled", "cut", "no connection", "waiting", or a status and a code, as in "429 1302"
 
     @property
     def failed(self) -> bool:
-        """It was refused or broke; nobody had to be impatient."""
+        """True if the attempt was refused or broke; a cancelled attempt did not fail."""
         return self.became not in ("served", "cancelled", "waiting")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run; `calls` in order of their number, `attempts` by endpoint and in order of time."""
+    """One run; `calls` are in order of their number, `attempts` by endpoint and then in order of time."""
 
     scenario: str
     seed: int
@@ -66,12 +66,12 @@ class Run:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> Run:
-        calls = [Outcome(**each) for each in said["calls"]]
-        return cls(**{**said, "calls": calls, "attempts": [Asked(**each) for each in said["attempts"]]})
+    def from_json(cls, data: dict[str, Any]) -> Run:
+        calls = [Outcome(**each) for each in data["calls"]]
+        return cls(**{**data, "calls": calls, "attempts": [Asked(**each) for each in data["attempts"]]})
 
     def write_csv(self, file: Path) -> None:
-        """A row for every call, with the number of attempts that its endpoints counted."""
+        """Write a row for every call, with the number of attempts that the endpoints counted."""
         attempts = Counter(asked.k for asked in self.attempts)
         with file.open("w", newline="") as opened:
             writer = csv.DictWriter(opened, [*Outcome.__dataclass_fields__, "attempts"])

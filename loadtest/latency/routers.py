@@ -1,4 +1,4 @@
-"""The router under test: started with an endpoints.yaml made for the scenario, or one that runs already."""
+"""The router under test: started with an endpoints.yaml for the scenario, or already running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY = "a-key"
 
 @dataclass(frozen=True)
 class Router:
-    """How to come by it: a `target` that runs, a `command` to start, or, with neither, firsttoken."""
+    """The choice of a router: a running `target`, a `command` to start one, or, with neither, firsttoken."""
 
     target: str | None = None
     command: str | None = None
@@ -33,26 +33,24 @@ class Router:
         return self.target or self.command or OURS
 
     @property
-    def lives_faster(self) -> bool:
-        """Whether its own clock is told the speed; another router's waits stay as long as they are."""
+    def follows_speed(self) -> bool:
+        """True if the router's own clock runs at the scenario's speed; the waits of other routers do not change."""
         return not self.target and not self.command
 
 
 @dataclass(frozen=True)
 class Running:
     url: str
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[Any] | None = None
 
     def must_live(self, processes: Processes) -> None:
         if self.process is not None and self.process.poll() is not None:
-            said = processes.log_of("router").read_text()[-2000:]
-            raise BenchError(
-                f"the router ended in the middle of the run, with {self.process.returncode}; it said:\n{said}"
-            )
+            log = processes.log_of("router").read_text()[-2000:]
+            raise BenchError(f"the router ended during the run, with status {self.process.returncode}; its log:\n{log}")
 
 
 def endpoints_yaml(endpoints: Sequence[Endpoint], ports: Mapping[str, int], policy: Mapping[str, Any]) -> str:
-    """As the scenario describes them to a router; what they will do is not in it."""
+    """The endpoints as the scenario describes them to a router, without their behaviour."""
     listed = [
         {
             "name": endpoint.name,
@@ -75,7 +73,7 @@ def url_of(port: int) -> str:
 def start(
     router: Router, processes: Processes, place: Place, config: str, ports: Mapping[str, int], speed: float
 ) -> Running:
-    """Ready to be asked."""
+    """Start the router, unless it is already running; returns when it accepts connections."""
     if router.target:
         return Running(Target.of(router.target).url)
     (port,) = free_ports(1)
@@ -96,11 +94,11 @@ def words(router: Router, port: int, file: Path, ports: Mapping[str, int]) -> li
         return [word.format(**facts) for word in shlex.split(router.command)]
     except (KeyError, ValueError, IndexError) as error:
         raise BenchError(
-            f"--router {router.command}: {error}; it may have {{port}}, {{config}}, {{endpoints}}"
+            f"--router {router.command}: {error}; the allowed fields are {{port}}, {{config}}, {{endpoints}}"
         ) from None
 
 
 def environment(router: Router, speed: float) -> dict[str, str]:
-    """Ours, without what would configure a firsttoken otherwise."""
+    """The environment of the router: this process's own, without variables that would configure firsttoken."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FIRSTTOKEN_")}
-    return inherited | ({"FIRSTTOKEN_SPEED": f"{speed:g}"} if router.lives_faster else {})
+    return inherited | ({"FIRSTTOKEN_SPEED": f"{speed:g}"} if router.follows_speed else {})

@@ -1,7 +1,7 @@
-"""One run of a scenario: its fake endpoints, the router and the driver as processes, and what all of them saw.
+"""One run of a scenario: starts its fake endpoints, the router and the driver as processes, and collects the results.
 
 The router has the first core to itself; endpoints and driver, which are mostly idle, share the others. All of them
-reckon from one `epoch` of the machine's monotonic clock.
+count time from one `epoch` of the machine's monotonic clock.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from loadtest.latency.scenarios import Scenario, Without
 from loadtest.latency.stand import Stand
 from loadtest.processes import BenchError, Places, Processes, free_ports, must_be_free, raise_file_limit
 
-LEAD = 1.0  # seconds from telling everybody when it begins until it does
-Told = Callable[[int], None]  # how many calls are over, for who watches
+LEAD = 1.0  # seconds between announcing the epoch to all processes and the epoch
+OnProgress = Callable[[int], None]  # called with the number of finished calls
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be run: the calls of a scenario for one seed, against one router, so many times as fast."""
+    """The options of a run: the calls of a scenario for one seed, the router, and the speed."""
 
     scenario: Scenario
     calls: Sequence[Call]
@@ -43,26 +43,26 @@ class Order:
     router: Router
     data: Data | None = None
     nice: int = 0
-    port: int | None = None  # of the first fake endpoint, the others follow; None takes any
-    left_out: frozenset[str] = frozenset()  # endpoints that keep their port, where nobody listens
+    port: int | None = None  # port of the first fake endpoint, the others follow; None takes any free ones
+    omitted: frozenset[str] = frozenset()  # endpoints that are not started; their ports stay unused
 
     def ports(self) -> dict[str, int]:
-        """Who is left out leaves a gap: a router that runs already was told the ports of all."""
+        """Ports by endpoint. Omitted endpoints leave gaps, because a running router is configured with all ports."""
         names = self.scenario.names
         first = self.port
         ports = free_ports(len(names)) if first is None else [first + number for number in range(len(names))]
-        return {name: port for name, port in zip(names, ports, strict=True) if name not in self.left_out}
+        return {name: port for name, port in zip(names, ports, strict=True) if name not in self.omitted}
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        return tuple(each for each in self.scenario.endpoints if each.name not in self.left_out)
+        return tuple(each for each in self.scenario.endpoints if each.name not in self.omitted)
 
     def without(self, name: str) -> Order:
-        return replace(self, left_out=self.left_out | {name})
+        return replace(self, omitted=self.omitted | {name})
 
     @property
-    def to_do_without(self) -> list[str]:
-        """Endpoints that a mark compares the run with one without."""
+    def compared_without(self) -> list[str]:
+        """The endpoints without which the run is repeated, because a mark compares the two."""
         return sorted({mark.endpoint for mark in self.scenario.marks if isinstance(mark, Without)})
 
     def config(self, ports: Mapping[str, int]) -> str:
@@ -71,26 +71,26 @@ class Order:
 
 @dataclass(frozen=True)
 class Fakes:
-    """The process of the endpoints, by its control port."""
+    """The process of the fake endpoints, reached over its control port."""
 
     control: int
 
     def start(self, epoch: float) -> None:
-        self._say("POST", "start", {"epoch": epoch})
+        self._request("POST", "start", {"epoch": epoch})
 
     def log(self) -> list[Asked]:
-        return [Asked(**each) for each in self._say("GET", "log") if each["k"] is not None]
+        return [Asked(**each) for each in self._request("GET", "log") if each["k"] is not None]
 
-    def _say(self, method: str, path: str, body: object = None) -> Any:
+    def _request(self, method: str, path: str, body: object = None) -> Any:
         url = f"http://127.0.0.1:{self.control}/{path}"
         with httpx.Client(trust_env=False, timeout=30) as client:
             return client.request(method, url, json=body).raise_for_status().json()
 
 
-def run(order: Order, folder: Path, tell: Told = lambda _: None) -> Run:
-    """Everything that it started has ended when it returns or raises; their logs are in `folder`."""
+def run(order: Order, folder: Path, on_progress: OnProgress = lambda _: None) -> Run:
+    """Run an order. All processes have ended when this returns or raises; their logs are in `folder`."""
     if order.nice < 0 and os.geteuid() != 0:
-        raise BenchError("--nice below 0 is for root")
+        raise BenchError("--nice below 0 needs root")
     raise_file_limit()
     places = Places.of_this_machine(order.nice)
     with Processes(folder) as processes:
@@ -102,7 +102,7 @@ def run(order: Order, folder: Path, tell: Told = lambda _: None) -> Run:
         must_answer(order, running.url, config)
         epoch = time.monotonic() + LEAD
         fakes.start(epoch)
-        driven = drive(order, running.url, epoch, processes, places, tell)
+        driven = drive(order, running.url, epoch, processes, places, on_progress)
         running.must_live(processes)
         attempts = fakes.log()
     return Run(
@@ -126,17 +126,20 @@ def start_fakes(order: Order, processes: Processes, places: Places, ports: Mappi
         control=control,
         data=None if order.data is None else {name: list(times) for name, times in order.data.items()},
         model=routers.MODEL,
-        told_faster=1.0 if order.router.lives_faster else order.speed,
+        retry_after_divisor=1.0 if order.router.follows_speed else order.speed,
     )
     command = [sys.executable, "-m", "loadtest.latency.endpoint"]
-    process = processes.start("endpoints", command, places.load, told=stand.as_json())
+    process = processes.start("endpoints", command, places.load, stdin=stand.as_json())
     processes.wait_ready("endpoints", process, control)
     return Fakes(control)
 
 
 def must_answer(order: Order, url: str, config: str) -> None:
-    """Before it counts: who cannot answer now is not configured. Ours is, and should learn nothing from it."""
-    if order.router.lives_faster:
+    """Raise a BenchError unless the router answers one call before the run.
+
+    firsttoken is not called: its configuration is known to fit, and it should learn nothing before the run.
+    """
+    if order.router.follows_speed:
         return
     body = {"model": routers.MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     try:
@@ -146,27 +149,29 @@ def must_answer(order: Order, url: str, config: str) -> None:
         problem = f"{type(error).__name__}: {error}"
     if problem:
         raise BenchError(
-            f"{url} does not serve the model {routers.MODEL!r}: {problem}\nAs an endpoints.yaml it needs:\n{config}"
+            f"{url} does not serve the model {routers.MODEL!r}: {problem}\nIt needs this endpoints.yaml:\n{config}"
         )
 
 
-def drive(order: Order, url: str, epoch: float, processes: Processes, places: Places, tell: Told) -> list[Driven]:
+def drive(
+    order: Order, url: str, epoch: float, processes: Processes, places: Places, on_progress: OnProgress
+) -> list[Driven]:
     rows = [(call.k, call.at, call.tokens, call.generated) for call in order.calls]
     plan = Drive(url=url, epoch=epoch, speed=order.speed, calls=rows, model=routers.MODEL)
     command = [sys.executable, "-m", "loadtest.latency.driver"]
-    process = processes.start("driver", command, places.load, told=json.dumps(asdict(plan)), listen=True)
+    process = processes.start("driver", command, places.load, stdin=json.dumps(asdict(plan)), listen=True)
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            told = driver.said(line)
-            if isinstance(told, list):
-                return told
-            tell(told)
-    raise BenchError(f"the driver ended without a result; it said:\n{processes.log_of('driver').read_text()[-2000:]}")
+            parsed = driver.parsed(line)
+            if isinstance(parsed, list):
+                return parsed
+            on_progress(parsed)
+    raise BenchError(f"the driver ended without a result; its log:\n{processes.log_of('driver').read_text()[-2000:]}")
 
 
 def outcome(call: Call, driven: Driven) -> Outcome:
-    """`driven` in the words of the results; the first token says whose it is."""
+    """The outcome of a call from the driver's result; the text of the first token is the endpoint's name."""
     return Outcome(
         k=call.k,
         at=call.at,

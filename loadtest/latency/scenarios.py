@@ -1,4 +1,4 @@
-"""What scenarios.yaml may say, and the fleet and the calls that a scenario means for one seed."""
+"""The form of scenarios.yaml, and the fleet and calls of a scenario for one seed."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from loadtest.latency.laws import Data, Seconds, Share
 from loadtest.latency.servers import Server
 
 SCENARIOS = Path(__file__).parent / "scenarios.yaml"
-WARM_UP = 200  # calls that are not counted
+WARM_UP = 200  # calls at the start that are not counted
 
 Ratio = Annotated[float, Field(gt=0)]
 
 
 class ScenarioError(ValueError):
-    """Scenarios or data that cannot be used; the text names the file, the place in it, and what is wanted."""
+    """Scenarios or data that cannot be used; the text names the file, the place in it, and the expected form."""
 
 
-# ---- What is to be reached. Each kind is reckoned in marks.py.
+# ---- Marks: the goals of a scenario. marks.py computes each kind.
 
 
 class Answered(Strict):
-    """Every call that any endpoint could have answered within so many seconds is answered."""
+    """Every call that any endpoint could have answered within `within` seconds is answered."""
 
     kind: Literal["answered"] = "answered"
     within: Seconds = 120.0
 
 
 class Extra(Strict):
-    """Attempts that no failure asked for, for each call."""
+    """Extra attempts per call: those that do not follow a failure."""
 
     kind: Literal["extra"] = "extra"
     at_most: Share = 0.1
 
 
 class Within(Strict):
-    """The share of calls with their first token within so many seconds."""
+    """The share of calls with their first token within `seconds`."""
 
     kind: Literal["within"] = "within"
     seconds: Seconds
@@ -52,14 +52,14 @@ class Within(Strict):
 
 
 class Compared(Strict):
-    """The mean, or the 99th percentile, as a multiple of the informed one's."""
+    """The mean, or the 99th percentile, as a multiple of that of `informed`."""
 
     kind: Literal["mean", "p99"]
     at_most: Ratio
 
 
 class Without(Strict):
-    """The 99th percentile of the calls from `after` on as a multiple of what it is without an endpoint."""
+    """The 99th percentile of the calls from `after` on, as a multiple of that without an endpoint."""
 
     kind: Literal["p99-without"] = "p99-without"
     endpoint: str
@@ -76,28 +76,28 @@ class Refused(Strict):
 
 
 class Leaves(Strict):
-    """Most calls no longer first ask the endpoint that was the best, so many seconds after another became it."""
+    """Most calls no longer try the former best endpoint first, `within` seconds after another became the best."""
 
     kind: Literal["leaves"] = "leaves"
     within: Seconds
 
 
 class Finds(Strict):
-    """Most calls first ask the endpoint that is the best, so many seconds after it became it."""
+    """Most calls try the best endpoint first, `within` seconds after it became the best."""
 
     kind: Literal["finds"] = "finds"
     within: Seconds
 
 
 class Soonest(Strict):
-    """The share of calls that first ask the endpoint with the lowest mean for their size."""
+    """The share of calls that first try the endpoint with the lowest mean for their size."""
 
     kind: Literal["soonest"] = "soonest"
     at_least: Share
 
 
 class Goes(Strict):
-    """The share of the calls from `after` to `until` that first ask an endpoint."""
+    """The share of the calls from `after` to `until` that first try an endpoint."""
 
     kind: Literal["goes"] = "goes"
     endpoint: str
@@ -107,7 +107,7 @@ class Goes(Strict):
 
 
 class Serves(Strict):
-    """An endpoint's share of the answers from `after` to `until`, as a multiple of what the informed one has of it."""
+    """An endpoint's share of the answers from `after` to `until`, as a multiple of its share under `informed`."""
 
     kind: Literal["serves"] = "serves"
     endpoint: str
@@ -126,7 +126,7 @@ Mark = Annotated[
 
 
 class Scenario(Strict):
-    """A fleet, the calls that come, and what is to be reached. Times are seconds since the start, at true speed."""
+    """A scenario: a fleet, its calls, and its marks. Times are seconds since the start, at true speed."""
 
     name: str
     story: str
@@ -135,13 +135,13 @@ class Scenario(Strict):
     warmup: Annotated[int, Field(ge=0)] = WARM_UP
     sizes: Sizes = Sizes()
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
-    policy: Mapping[str, Any] = {}  # of the router: keys of `defaults` in endpoints.yaml
+    policy: Mapping[str, Any] = {}  # the router's policy: keys of `defaults` in endpoints.yaml
     marks: Annotated[tuple[Mark, ...], Field(validate_default=True)] = ()
 
     @field_validator("marks")
     @classmethod
     def with_those_of_all(cls, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:
-        """Whatever a scenario wants, every call is answered and the budget is kept."""
+        """Add the marks of all scenarios: every call is answered, and extra attempts stay within the budget."""
         kinds = {mark.kind for mark in marks}
         return tuple(mark for mark in (Answered(), Extra()) if mark.kind not in kinds) + marks
 
@@ -152,7 +152,7 @@ class Scenario(Strict):
             raise ValueError(f"two endpoints have the same name: {', '.join(names)}")
         for mark in self.marks:
             if isinstance(mark, Without | Goes | Serves) and mark.endpoint not in names:
-                raise ValueError(f"a mark speaks of {mark.endpoint}, the endpoints are {', '.join(names)}")
+                raise ValueError(f"a mark names {mark.endpoint}, but the endpoints are {', '.join(names)}")
         return self
 
     @property
@@ -164,12 +164,12 @@ class Scenario(Strict):
         return isinstance(self.arrivals, Replay)
 
     def without(self, name: str) -> Scenario:
-        """The same calls for the other endpoints; the marks that speak of this one go with it."""
+        """The scenario without an endpoint and without the marks that name it; the calls stay the same."""
         if name not in self.names:
-            raise ScenarioError(f"{self.name} has no endpoint {name}; it has {', '.join(self.names)}")
+            raise ScenarioError(f"{self.name} has no endpoint {name}; its endpoints are {', '.join(self.names)}")
         left = tuple(endpoint for endpoint in self.endpoints if endpoint.name != name)
         if not left:
-            raise ScenarioError(f"{self.name} has no endpoint but {name}")
+            raise ScenarioError(f"{self.name} has no endpoint other than {name}")
         marks = tuple(mark for mark in self.marks if getattr(mark, "endpoint", None) != name)
         return self.model_copy(update={"endpoints": left, "marks": marks})
 
@@ -177,11 +177,11 @@ class Scenario(Strict):
         return {endpoint.name: Server(endpoint, seed, data) for endpoint in self.endpoints}
 
     def arriving(self, seed: int, trace: Path | None = None) -> list[Call]:
-        """The calls in order. A trace takes the place of the arrivals and sizes, at about the same rate."""
+        """The calls in order. A trace replaces the arrivals and sizes, at about the same rate."""
         arrivals = self.arrivals
         if trace is None:
             if isinstance(arrivals, Replay):
-                raise ScenarioError(f"{self.name} replays a trace: say which with --trace FILE")
+                raise ScenarioError(f"{self.name} replays a trace: name one with --trace FILE")
             return drawn(arrivals, self.sizes, self.calls, seed)
         if not isinstance(arrivals, Replay):
             arrivals = Replay(rate=arrivals.mean_rate, most_generated=self.sizes.generated[1])
@@ -194,17 +194,17 @@ class Scenario(Strict):
 def load(path: Path = SCENARIOS) -> dict[str, Scenario]:
     """All scenarios of a file, by name."""
     try:
-        said = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ScenarioError(f"{path}: {error}") from None
-    if not isinstance(said, dict) or not all(isinstance(each, dict) for each in said.values()):
+    if not isinstance(content, dict) or not all(isinstance(each, dict) for each in content.values()):
         raise ScenarioError(f"{path}: must be a mapping from a scenario's name to its keys")
     scenarios, problems = {}, []
-    for name, keys in said.items():
+    for name, keys in content.items():
         try:
             scenarios[name] = Scenario.model_validate({"name": name, **keys})
         except ValidationError as error:
-            problems += [f"{path}: {name}{place(each['loc'], keys)}: {told(each)}" for each in true_ones(error)]
+            problems += [f"{path}: {name}{place(each['loc'], keys)}: {message(each)}" for each in true_ones(error)]
     if problems:
         raise ScenarioError("\n".join(problems))
     return scenarios
@@ -213,54 +213,54 @@ def load(path: Path = SCENARIOS) -> dict[str, Scenario]:
 def find(name: str, path: Path = SCENARIOS) -> Scenario:
     scenarios = load(path)
     if name not in scenarios:
-        raise ScenarioError(f"{path}: no scenario {name}; there are {', '.join(scenarios)}")
+        raise ScenarioError(f"{path}: no scenario {name}; the scenarios are {', '.join(scenarios)}")
     return scenarios[name]
 
 
 def true_ones(error: ValidationError) -> list[Any]:
-    """Not that a list is too short because what is in it is wrong."""
+    """The errors without those of lists that are too short only because their items are wrong."""
     errors = error.errors()
     inner = {each["loc"][:length] for each in errors for length in range(len(each["loc"]))}
     return [each for each in errors if not (each["type"] == "too_short" and each["loc"] in inner)]
 
 
-def place(loc: Iterable[int | str], said: Any) -> str:
-    """`.endpoints[0].law.median`; without the kinds that pydantic puts into the way."""
+def place(loc: Iterable[int | str], value: Any) -> str:
+    """The place of an error, as in `.endpoints[0].law.median`, without the kinds that pydantic inserts."""
     text = ""
     for step in loc:
         if isinstance(step, int):
-            said = said[step] if isinstance(said, list) and step < len(said) else None
+            value = value[step] if isinstance(value, list) and step < len(value) else None
             text += f"[{step}]"
-        elif not (isinstance(said, dict) and step == said.get("kind") and step not in said):
-            said = said.get(step) if isinstance(said, dict) else None
+        elif not (isinstance(value, dict) and step == value.get("kind") and step not in value):
+            value = value.get(step) if isinstance(value, dict) else None
             text += f".{step}"
     return text
 
 
-def told(error: Any) -> str:
+def message(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown key"
     return str(error["msg"]).removeprefix("Value error, ").lower()
 
 
 def read_data(path: Path) -> Data:
-    """First-token times by endpoint, from a file {"endpoint": {"ttft_s": [seconds, …]}, …} or all such in a folder."""
+    """First-token times by endpoint, from a file {"endpoint": {"ttft_s": [seconds, …]}, …} or a folder of such."""
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     data: dict[str, list[float]] = {}
     for file in files:
         try:
-            said = json.loads(file.read_text())
-            data |= {name: [a_time(time) for time in each["ttft_s"]] for name, each in said.items()}
+            content = json.loads(file.read_text())
+            data |= {name: [a_time(time) for time in each["ttft_s"]] for name, each in content.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             form = '{"endpoint": {"ttft_s": [seconds, …]}, …}'
-            raise ScenarioError(f"{file}: {error!r}; first-token times are given as {form}") from None
+            raise ScenarioError(f"{file}: {error!r}; first-token times have the form {form}") from None
     if not any(data.values()):
-        raise ScenarioError(f"{path}: no first-token times; wanted is a JSON file, or a folder with one")
+        raise ScenarioError(f"{path}: no first-token times; give a JSON file, or a folder that contains one")
     return data
 
 
-def a_time(said: Any) -> float:
-    time = float(said)
+def a_time(value: Any) -> float:
+    time = float(value)
     if not 0 < time < inf:
-        raise ValueError(f"{said} is no time to a first token")
+        raise ValueError(f"{value} is not a first-token time")
     return time

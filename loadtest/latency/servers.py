@@ -1,13 +1,13 @@
-"""One endpoint as a machine over scenario time: it is asked, says when the first token is due, and counts who is there.
+"""One endpoint as a state machine over scenario time: takes attempts, sets their first-token times, counts slots.
 
-    ask ──┬─ absent, failing, over its cap ──> refused                  (nothing to end)
-          ├─ silent ─────────────────────────> due = inf                (until it is ended)
-          ├─ a slot is free ─────────────────> due, ends                (until `ends`, or until it is ended)
-          └─ all slots are taken ────────────> due = None, in line ──> due, ends, when its turn comes
+    ask ──┬─ absent, failing, over its cap ──> refused                (nothing to end)
+          ├─ silent ─────────────────────────> due = inf              (until it is ended)
+          ├─ a slot is free ─────────────────> due, ends              (until `ends`, or until it is ended)
+          └─ all slots are taken ────────────> due = None, queued ──> due, ends, when it gets a slot
 
-Whatever ends by itself ends at its exact time, however late anybody looks: `tick` is only how to learn who got a slot.
-What chance decides is a function of (seed, endpoint, call, attempt), and the law is that of the moment at which the
-call arrived, so that a call's first-token time here is the same whenever it is asked for.
+Attempts end at their exact times, however late `tick` is called: it only returns the attempts that got a slot. Random
+draws are a function of (seed, endpoint, call, attempt), and the law is that of the time at which the call arrived. A
+call's first-token time at an endpoint is therefore the same whenever it is tried there.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from loadtest.latency.draws import uniform
 from loadtest.latency.endpoints import Endpoint
 from loadtest.latency.laws import Data, Floats, Given, Law
 
-POINTS = 500  # of a law, for whom it is known: a share of 0.2 % is still seen
+POINTS = 500  # samples that represent a law: a share of 0.2 % is still visible
 CHANCES = [(number + 0.5) / POINTS for number in range(POINTS)]
-GRAIN = 64  # tokens: prompts are told apart so finely when a law is looked up
+GRAIN = 64  # tokens to which prompt sizes are rounded when a law is looked up
 
 
 class Refusal(NamedTuple):
-    """What is said instead of an answer, `delay` seconds after the call came. Status 0: the connection was refused."""
+    """The refusal of an attempt, sent after `delay` seconds. Status 0: the connection is refused."""
 
     status: int
     code: str | None
@@ -43,7 +43,7 @@ class Refusal(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One attempt. `due` is None while it is in line, inf where it is never answered; `cut`: tokens until it breaks."""
+    """One attempt. `due` is None while queued, inf if never answered; the answer breaks after `cut` tokens."""
 
     k: int
     at: float
@@ -59,25 +59,25 @@ class Ticket:
 
 
 class Server:
-    """Told of a call by `ask` and of a client that left by `end`; `now` never goes back."""
+    """One endpoint: `ask` begins an attempt, `end` ends one whose client left; `now` never decreases."""
 
     def __init__(self, endpoint: Endpoint, seed: int, data: Data | None = None) -> None:
         self.endpoint, self.name, self.seed = endpoint, endpoint.name, seed
         self.law: Law = endpoint.law.bound(Given(seed, endpoint.name, data))
-        self.running: set[Ticket] = set()  # hold a slot
-        self.line: deque[Ticket] = deque()
+        self.running: set[Ticket] = set()  # attempts that hold a slot
+        self.queue: deque[Ticket] = deque()
         self._silent: set[Ticket] = set()
         self._ends: list[tuple[float, int, Ticket]] = []
         self._begun: list[Ticket] = []
         self._seen: Counter[int] = Counter()
         self._loaded_at, self._idle_since = -inf, -inf
         self._probes = count(1)
-        self._order = count()  # of tickets that end at the same time
+        self._order = count()  # tie-breaker for tickets that end at the same time
 
-    # What happens to it.
+    # ---- Events
 
     def ask(self, k: int | None, at: float, tokens: int, generated: int, now: float) -> Ticket:
-        """A call that arrived at `at` asks now. A k of None is nobody's call: a probe, whose draw goes by its order."""
+        """Begin an attempt for a call that arrived at `at`; a k of None is a probe, drawn by its sequence number."""
         self._pass(now)
         k = -next(self._probes) if k is None else k
         ticket = Ticket(k, at, tokens, generated, self._seen[k], now)
@@ -89,13 +89,13 @@ class Server:
             ticket.due = inf
             self._silent.add(ticket)
         elif self.full:
-            self.line.append(ticket)
+            self.queue.append(ticket)
         else:
             self._begin(ticket, now)
         return ticket
 
     def end(self, ticket: Ticket, now: float) -> None:
-        """It was served, or its client left: what it held is free. To say so twice changes nothing."""
+        """End an attempt that was served or whose client left, and free its slot; a second call has no effect."""
         self._pass(now)
         if ticket in self._begun:
             self._begun.remove(ticket)
@@ -104,27 +104,27 @@ class Server:
 
     @property
     def next_at(self) -> float:
-        """When the first of those in line gets a slot, if nobody leaves before; inf where nobody is in line."""
-        return self._ends[0][0] if self.line and self._ends else inf
+        """The time at which the first queued attempt gets a slot if no client leaves; inf if the queue is empty."""
+        return self._ends[0][0] if self.queue and self._ends else inf
 
     def tick(self, now: float) -> list[Ticket]:
-        """Those who got a slot out of the line since the last time, with their `due`."""
+        """The attempts that got a slot from the queue since the last call, with their `due`."""
         self._pass(now)
         begun, self._begun = self._begun, []
         return begun
 
-    # What is seen of it.
+    # ---- State
 
     @property
     def in_flight(self) -> int:
-        return len(self.running) + len(self.line) + len(self._silent)
+        return len(self.running) + len(self.queue) + len(self._silent)
 
     @property
     def full(self) -> bool:
         return self.endpoint.slots is not None and len(self.running) >= self.endpoint.slots
 
     def takes(self, now: float) -> bool:
-        """Whether a call that came now would be answered, but for bad luck."""
+        """True if a call that arrived now would be answered, apart from random failures."""
         self._pass(now)
         failing = self.endpoint.failing(now)
         return not (
@@ -135,36 +135,36 @@ class Server:
         )
 
     def wait(self, at: float, tokens: int, now: float) -> float:
-        """Expected seconds until a call that came now would begin to be answered: the line, and the loading."""
+        """Expected seconds that a call which arrived now would spend in the queue and for loading."""
         self._pass(now)
         loading = self._loading(now)
         if not self.full:
             return loading
         generated = sum(each.generated for each in self.running) / len(self.running)
         held = self.law.mean(at, tokens) + generated / self.endpoint.rate
-        return loading + (len(self.line) + 1) * held / len(self.running)
+        return loading + (len(self.queue) + 1) * held / len(self.running)
 
     def state(self, at: float, tokens: int) -> Hashable:
-        """Equal for two calls for which the law is the same, but for less than `GRAIN` tokens."""
+        """A key that is equal for two calls with the same law and prompt sizes within `GRAIN` tokens."""
         return round(tokens / GRAIN) if self.law.reads else 0, self.law.state(at)
 
     def known(self, at: float, tokens: int) -> Floats:
-        """The law for such a call as `POINTS` times, each as likely, in order."""
+        """The law for a call as `POINTS` equally likely times, in ascending order."""
         return np.sort([self.law.first_token(u, at, tokens) for u in CHANCES])
 
     def foreseen(self, call: Call, now: float) -> float:
-        """Seconds from now to the first token if the call came now, for whom even the draws are known; inf: none."""
+        """Seconds to the first token if the call were tried now, from the actual draws; inf if there is none."""
         ticket = Ticket(call.k, call.at, call.tokens, call.generated, self._seen[call.k], now)
         if not self.takes(now) or self._refusal(ticket, now):
             return inf
         begins, slots = now + self._loading(now), sorted(each.ends for each in self.running)
         if self.full:
-            for other in (*self.line, ticket):
+            for other in (*self.queue, ticket):
                 begins = heappop(slots)
                 heappush(slots, begins + self._first_token(other) + other.generated / self.endpoint.rate)
         return begins + self._first_token(ticket) - now
 
-    # Steps.
+    # ---- Steps
 
     def _refusal(self, ticket: Ticket, now: float) -> Refusal | None:
         endpoint, failing = self.endpoint, self.endpoint.failing(now)
@@ -199,7 +199,7 @@ class Server:
         return cold.load if not self.running and now - max(self._idle_since, self._loaded_at) > cold.after else 0.0
 
     def _pass(self, now: float) -> None:
-        """Time has passed: who is done leaves, at the time at which it was done."""
+        """Advance the time: free the slots of all attempts that have ended, each at its own time."""
         while self._ends and self._ends[0][0] <= now:
             ends, _, ticket = heappop(self._ends)
             if not ticket.ended:
@@ -211,13 +211,13 @@ class Server:
         if ticket in self.running:
             self.running.remove(ticket)
             self._idle_since = now
-            self._next_in_line(now)
-        elif ticket in self.line:
-            self.line.remove(ticket)
+            self._next_queued(now)
+        elif ticket in self.queue:
+            self.queue.remove(ticket)
 
-    def _next_in_line(self, now: float) -> None:
-        if self.line:
-            ticket = self.line.popleft()
+    def _next_queued(self, now: float) -> None:
+        if self.queue:
+            ticket = self.queue.popleft()
             self._begin(ticket, now)
             self._begun.append(ticket)
 

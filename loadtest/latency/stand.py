@@ -1,4 +1,4 @@
-"""What the process of the fake endpoints is told: the endpoints, their chance, the calls, and the ports."""
+"""The input of the process of the fake endpoints: the endpoints, the seed, the calls, and the ports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest.latency.endpoints import Endpoint
 
 
 class Stand(BaseModel):
-    """Travels as JSON; `data` are measured times by endpoint, where the user gave some."""
+    """The input as an object, sent as JSON; `data` has the measured times by endpoint that the user gave."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,12 +23,12 @@ class Stand(BaseModel):
     control: int
     data: dict[str, list[float]] | None = None
     model: str = "m"
-    told_faster: float = 1.0  # what a Retry-After is divided by: the speed, for a router whose own clock is not faster
+    retry_after_divisor: float = 1.0  # the speed, for a router whose own clock does not follow it
 
     def as_json(self) -> str:
-        """Not pydantic's own: that has no infinity, which windows without an end have."""
+        """The stand as JSON with infinities, which windows without an end have and pydantic's own JSON lacks."""
         return json.dumps(self.model_dump())
 
     @classmethod
-    def from_json(cls, said: str) -> Stand:
-        return cls.model_validate(json.loads(said))
+    def from_json(cls, text: str) -> Stand:
+        return cls.model_validate(json.loads(text))

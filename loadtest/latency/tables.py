@@ -1,4 +1,4 @@
-"""What a run, or several of one scenario, look like in a terminal."""
+"""The tables of one run, or of several runs of a scenario, for a terminal."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from loadtest.latency.report import Report
 
 TIMES = ("p50", "p90", "p95", "p99", "mean")
 COUNTS = ("extra", "retries", "failed")
-LATE = 0.02  # of the median first token: from there on the driver's lateness is worth a word
-FEW = 0.0051  # of the answers: an endpoint with less, which would be 0 %, is not named
-WIDTH = (
-    160  # columns that there are at least, for a table or a pipe: lines that wrap are better than figures that are cut
-)
+LATE = 0.02  # share of the median first token above which the driver's lateness gets a remark
+FEW = 0.0051  # share of the answers below which an endpoint is not named: it would show as 0 %
+# Least width in columns, also for a pipe: wrapped lines are better than truncated figures.
+WIDTH = 160
 
 
 def console() -> Console:
@@ -29,7 +28,7 @@ def console() -> Console:
 
 
 def of_report(report: Report) -> RenderableType:
-    """Figures, references, ratios, overhead; then the marks, and what a reader should know of the run."""
+    """The report of a run: figures, references, ratios, overhead; then the marks and the remarks."""
     table = of_figures(report.title, [report.figures, *report.references], report.ratios)
     if report.overhead:
         table.add_section()
@@ -38,7 +37,7 @@ def of_report(report: Report) -> RenderableType:
 
 
 def of_several(reports: Sequence[Report]) -> RenderableType:
-    """Several seeds of one scenario: every figure, ratio and mark is the median of the runs'."""
+    """The report of several seeds of a scenario: every figure, ratio and mark is the median over the runs."""
     first = reports[0].run
     title = f"{first.scenario}, medians of {len(reports)} runs: {first.router}"
     table = of_figures(title, medians.of_figures(reports), medians.of_ratios(reports))
@@ -46,7 +45,7 @@ def of_several(reports: Sequence[Report]) -> RenderableType:
 
 
 def of_figures(title: str, several: Sequence[Figures], ratios: Mapping[str, Sequence[float]]) -> Table:
-    """What was measured comes first."""
+    """A table of figures, the measured ones first, and of ratios."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("first token, seconds", no_wrap=True)
     for heading in (*TIMES, *COUNTS):
@@ -70,7 +69,7 @@ def counts(figures: Figures) -> tuple[str, str, str]:
 
 
 def answered_by(figures: Figures) -> str:
-    """Who answered most comes first."""
+    """The endpoints' shares of the answers, the largest first."""
     shares = sorted(figures.shares.items(), key=lambda each: -each[1])
     return ", ".join(f"{name} {100 * share:.0f}" for name, share in shares if share >= FEW)
 
@@ -98,7 +97,7 @@ def remarks(report: Report) -> Iterator[str]:
     usual, most = np.percentile(report.late, (50, 99))
     word = " (not negligible: the machine is too busy for this speed)" if most > LATE * report.figures.p50 else ""
     yield (
-        f"The driver asked {seconds(usual)} s late in the median, {seconds(most)} s in the 99th percentile{word}; "
-        "it is in the figures."
+        f"The driver sent calls {seconds(usual)} s late in the median, {seconds(most)} s in the 99th percentile{word}; "
+        "the figures include this."
     )
     yield from report.remarks

@@ -1,4 +1,4 @@
-"""What the fake endpoints write: streams in few writes, whole answers, refusals as OpenAI and Zhipu word them."""
+"""The bytes that fake endpoints write: streams in few writes, whole answers, errors as OpenAI and Zhipu send them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-WRITES = 2  # at most, of a stream after its first token: what a token costs a router, scripts/bench shows
+WRITES = 2  # most writes of a stream after its first token: scripts/bench measures the cost per token
 HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
 )
 LAST = b"0\r\n\r\n"
 WORD = " word"
-# By status: type and code of OpenAI's errors.
+# Type and code of OpenAI's errors, by status.
 OPENAI = {429: ("rate_limit_error", "rate_limit_exceeded"), 503: ("server_error", "overloaded")}
 
 
 def parts_of(tokens: int) -> list[int]:
-    """How many tokens each write carries: the first alone, the others about evenly."""
+    """The tokens of each write: the first token alone, the others spread evenly."""
     rest = max(0, tokens - 1)
     writes = min(WRITES, rest)
     return [1, *((rest * (n + 1)) // writes - (rest * n) // writes for n in range(writes))]
@@ -35,7 +35,7 @@ def as_json(status: int, content: object, *headers: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How one answer of an endpoint is worded; its first token is the endpoint's name."""
+    """The wording of one answer; its first token is the endpoint's name."""
 
     endpoint: str
     model: str
@@ -58,7 +58,7 @@ class Voice:
         return {"id": "chatcmpl-fake", "object": kind, "created": 1700000000, "model": self.model, **more}
 
     def event(self, number: int, tokens: int) -> bytes:
-        """The first says whose the answer is."""
+        """One event of a stream; the first event has the endpoint's name."""
         role = '"role":"assistant",' if number == 0 else ""
         return self.chunk(f'{{{role}"content":"{self.text(number, tokens)}"}}', "null")
 
@@ -77,7 +77,7 @@ class Voice:
         return self.chunk("{}", '"stop"') + usage + _chunked("data: [DONE]\n\n") + LAST
 
     def stream(self) -> bytes:
-        """All of it at once."""
+        """The whole stream as one write."""
         return HEAD + b"".join(self.event(*part) for part in enumerate(parts_of(self.tokens))) + self.end()
 
     def whole(self) -> bytes:
@@ -87,7 +87,7 @@ class Voice:
 
 
 def gauges(model: str, running: int, waiting: int) -> bytes:
-    """A page of metrics as vLLM has it, as far as a load goes; nothing on its cache, which is not played."""
+    """A page of vLLM's metrics with the load only; the cache is not simulated."""
     lines = []
     for what, count in (("running", running), ("waiting", waiting)):
         name = f"vllm:num_requests_{what}"
@@ -96,7 +96,7 @@ def gauges(model: str, running: int, waiting: int) -> bytes:
 
 
 def refused(status: int, code: str | None, retry_after: float | None) -> bytes:
-    """Zhipu's codes are numbers, and its errors have nothing but a code and a message."""
+    """An error response. Zhipu's codes are numbers, and its errors have only a code and a message."""
     headers = [] if retry_after is None else [f"retry-after: {retry_after:g}"]
     if code is not None and code.isdigit():
         error: dict[str, str | None] = {"code": code, "message": f"refused by the load test's fake of Zhipu ({code})"}

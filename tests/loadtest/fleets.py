@@ -1,4 +1,4 @@
-"""Small scenarios for tests of the load test's pure side."""
+"""Small scenarios for tests of the pure modules of `loadtest.latency`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ STALLING = {
 }
 
 
-def endpoint(name: str, law: Any = QUICK, **said: Any) -> dict[str, Any]:
-    return {"name": name, "law": law, **said}
+def endpoint(name: str, law: Any = QUICK, **keys: Any) -> dict[str, Any]:
+    return {"name": name, "law": law, **keys}
 
 
 def constant(seconds: float) -> dict[str, Any]:
     return {"kind": "constant", "seconds": seconds}
 
 
-def fleet(*endpoints: dict[str, Any], **said: Any) -> Scenario:
-    """Ten calls a second, of which none is a warm-up."""
+def fleet(*endpoints: dict[str, Any], **keys: Any) -> Scenario:
+    """A scenario with ten calls per second and no warm-up."""
     usual = {"name": "small", "story": "", "arrivals": {"kind": "poisson", "rate": 10}, "calls": 600, "warmup": 0}
-    return Scenario.model_validate({**usual, "endpoints": endpoints, **said})
+    return Scenario.model_validate({**usual, "endpoints": endpoints, **keys})

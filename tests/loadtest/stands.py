@@ -1,4 +1,4 @@
-"""Fake endpoints of the latency load test in this process, for tests: constant laws, so that every time is known."""
+"""Fake endpoints of `loadtest.latency` in this process, for tests: constant laws, so that every time is known."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from loadtest.processes import free_ports
 SPEED = 50.0
 
 
-def told(story: Callable[[], Awaitable[None]]) -> None:
-    """Run it, on a loop that sees all transports closed before it ends."""
+def run_story(story: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine on a loop that closes all transports before it ends."""
 
     async def limited() -> None:
         async with asyncio.timeout(10):
@@ -40,7 +40,7 @@ def calls(count: int, every: float = 0.1, tokens: int = 40, generated: int = 6) 
 async def standing(
     *endpoints: Endpoint, begun: float | None = 0.0, asked: Sequence[Call] = (), **more: Any
 ) -> AsyncIterator[Fakes]:
-    """Serving them, at scenario time `begun`; None: not started yet."""
+    """Serve endpoints whose scenario time is `begun`; None: not started yet."""
     control, *ports = free_ports(1 + len(endpoints))
     stand = Stand(
         endpoints=endpoints,

@@ -1,4 +1,4 @@
-"""Arrivals come at their rate, whatever the answers do; a trace is replayed at another, and again where it is short."""
+"""Arrivals have their rate, independent of answers; a trace is replayed at another rate, and repeated if too short."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trace(tmp_path: Path) -> Path:
 
 
 @given(rate=st.floats(0.1, 50), seed=st.integers(0, 1000))
-def test_poisson_arrivals_come_at_their_rate(rate: float, seed: int) -> None:
+def test_poisson_arrivals_have_their_rate(rate: float, seed: int) -> None:
     calls = drawn(Poisson(rate=rate), Sizes(), 1000, seed)
     gaps = np.diff([0, *(call.at for call in calls)])
     assert (gaps > 0).all()
@@ -41,7 +41,7 @@ def test_the_gaps_of_poisson_arrivals_are_exponential() -> None:
     assert np.abs(expected - np.arange(1, 20_001) / 20_000).max() < 0.016
 
 
-def test_the_same_seed_is_the_same_calls() -> None:
+def test_the_same_seed_gives_the_same_calls() -> None:
     one, again, other = (drawn(Poisson(rate=10), Sizes(), 50, seed) for seed in (1, 1, 2))
     assert one == again != other
 
@@ -67,7 +67,7 @@ def test_sizes_have_their_median_and_stay_within_their_bounds() -> None:
 def test_a_trace_is_replayed_at_another_rate_with_short_answers(trace: Path) -> None:
     rows = read_trace(trace)
     assert rows == [(0, 374, 44), (1, 396, 1), (4, 0, 3)]
-    # Three calls in four seconds are one in two seconds; a lap takes six.
+    # Three calls in four seconds are one call in two seconds; one lap of the trace takes six.
     assert replayed(Replay(rate=0.5, most_generated=8), rows, 4) == [
         Call(0, 0, 374, 8), Call(1, 1, 396, 1), Call(2, 4, 1, 3), Call(3, 6, 374, 8),
     ]  # fmt: skip
@@ -75,17 +75,17 @@ def test_a_trace_is_replayed_at_another_rate_with_short_answers(trace: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("TIMESTAMP,ContextTokens\n", "trace.csv:1: no column GeneratedTokens"),
-        (TRACE + "yesterday,1,1\n", r"trace.csv:5: .*yesterday.*; a line is as 2023"),
+        (TRACE + "yesterday,1,1\n", r"trace.csv:5: .*yesterday.*; a line has the form 2023"),
         (TRACE + "2023-11-16 18:15:50.7,many,1\n", "trace.csv:5: .*many"),
         (TRACE + "2023-11-16 18:15:49.0,1,1\n", "trace.csv:5: earlier than the line before"),
         ("\n".join(TRACE.split("\n")[:2]), "needs two calls"),
     ],
 )
-def test_a_trace_that_cannot_be_replayed_says_where(tmp_path: Path, text: str, told: str) -> None:
+def test_a_trace_that_cannot_be_replayed_says_where(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
-    with pytest.raises(TraceError, match=told):
+    with pytest.raises(TraceError, match=expected):
         read_trace(path)

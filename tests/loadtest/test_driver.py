@@ -1,4 +1,4 @@
-"""The driver asks each call at its time and measures from it; its client knows a whole answer from a broken one."""
+"""The driver sends each call at its time and measures from it; its client distinguishes whole and broken answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from loadtest.latency.client import Answer, Client, Target
 from loadtest.latency.driver import Drive, Driven, drive, prompt
 from loadtest.processes import free_ports
-from tests.loadtest.stands import SPEED, calls, endpoint, standing, told, url
+from tests.loadtest.stands import SPEED, calls, endpoint, run_story, standing, url
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
@@ -54,10 +54,10 @@ def test_every_call_is_answered_and_measured_from_its_scheduled_arrival() -> Non
                 assert answer.ended > answer.first_token
             assert sorted((each["k"], each["became"]) for each in fakes.log()) == [(k, "served") for k in range(20)]
 
-    told(story)
+    run_story(story)
 
 
-def test_a_late_driver_says_so_and_its_lateness_is_in_the_times() -> None:
+def test_a_late_driver_reports_its_lateness_and_the_times_include_it() -> None:
     async def story() -> None:
         async with standing(endpoint()) as fakes:
             answers = await driven(url(fakes), fakes.clock.loop.time() - 10 / SPEED, count=1)
@@ -65,58 +65,58 @@ def test_a_late_driver_says_so_and_its_lateness_is_in_the_times() -> None:
             assert answers[0].first_token is not None
             assert answers[0].first_token >= 10.5
 
-    told(story)
+    run_story(story)
 
 
-def test_a_slow_answer_delays_no_call_behind_it() -> None:
+def test_a_slow_answer_delays_no_later_call() -> None:
     async def story() -> None:
         async with standing(endpoint(slots=1, first_token=5)) as fakes:
             assert fakes.clock.epoch is not None
             await driven(url(fakes), fakes.clock.epoch, count=4)
             assert [each["at"] < 5 for each in fakes.log()] == [True] * 4
 
-    told(story)
+    run_story(story)
 
 
-def test_what_is_not_whole_within_the_limit_is_an_error() -> None:
+def test_an_answer_that_is_not_whole_within_the_limit_is_an_error() -> None:
     async def story() -> None:
         async with standing(endpoint(silent=[{}])) as fakes:
             (answer,) = await driven(url(fakes), fakes.clock.loop.time(), count=1, limit=2)
             assert (answer.first_token, answer.error) == (None, "no end within 0.04 s")
 
-    told(story)
+    run_story(story)
 
 
-def test_who_is_not_there_is_an_error() -> None:
+def test_a_server_that_does_not_listen_is_an_error() -> None:
     async def story() -> None:
         (port,) = free_ports(1)
         (answer,) = await driven(f"http://127.0.0.1:{port}/v1", asyncio.get_running_loop().time(), count=1)
         assert answer.error is not None
         assert answer.error.startswith("no connection")
 
-    told(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize("tokens", [1, 10, 1000])
-def test_a_prompt_has_about_four_bytes_a_token(tokens: int) -> None:
+def test_a_prompt_has_about_four_bytes_per_token(tokens: int) -> None:
     assert prompt(17, tokens).startswith("call 17 ")
     assert abs(len(prompt(17, tokens)) - 4 * tokens) <= 8
 
 
-# ---- What its client makes of an answer
+# ---- Answers, as the driver's client reads them
 
 
 async def answered(*answers: bytes, cut: bool = False, pieces: int = 1 << 16) -> list[Answer]:
-    """Ask once for each of these answers, which come in pieces of so many bytes; `cut`: and no more."""
+    """Send one question per answer; the server sends the answers in pieces of `pieces` bytes, and with `cut` no end."""
     left = list(answers)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while left:
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
-            said = left.pop(0)
-            for start in range(0, len(said), pieces):
-                writer.write(said[start : start + pieces])
+            received = left.pop(0)
+            for start in range(0, len(received), pieces):
+                writer.write(received[start : start + pieces])
                 await asyncio.sleep(0)
             if cut:
                 break
@@ -145,7 +145,7 @@ def test_the_first_token_is_the_first_event_with_content_however_it_is_cut(piece
         assert (answer.ok, answer.text, answer.tokens, answer.status) == (True, "Hi", 2, 200)
         assert answer.first is not None
 
-    told(story)
+    run_story(story)
 
 
 def test_a_connection_is_kept_for_the_next_question() -> None:
@@ -154,11 +154,11 @@ def test_a_connection_is_kept_for_the_next_question() -> None:
         answers = await answered(chunked(TOKEN, DONE), plain(whole), chunked(TOKEN, DONE))
         assert [(answer.ok, answer.text) for answer in answers] == [(True, "Hi")] * 3
 
-    told(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("received", "error"),
     [
         (chunked(TOKEN), "the stream ended without [DONE]"),
         (chunked(TOKEN, b'data: {"error":{"message":"it broke"}}\n\n'), "it broke"),
@@ -166,12 +166,12 @@ def test_a_connection_is_kept_for_the_next_question() -> None:
         (plain(b"<html>", 502), "502: <html>"),
     ],
 )
-def test_what_is_not_whole_is_an_error(said: bytes, error: str) -> None:
+def test_an_answer_that_is_not_whole_is_an_error(received: bytes, error: str) -> None:
     async def story() -> None:
-        (answer,) = await answered(said)
+        (answer,) = await answered(received)
         assert (answer.ok, answer.error) == (False, error)
 
-    told(story)
+    run_story(story)
 
 
 def test_a_connection_that_breaks_is_an_error() -> None:
@@ -179,10 +179,10 @@ def test_a_connection_that_breaks_is_an_error() -> None:
         (answer,) = await answered(STREAM + b"5\r\n", cut=True)
         assert (answer.ok, answer.error) == (False, "the connection broke: closed")
 
-    told(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1", "http://", "ftp://x"])
-def test_only_plain_http_can_be_asked(url: str) -> None:
+def test_only_plain_http_is_supported(url: str) -> None:
     with pytest.raises(ValueError, match="not an http:// URL"):
         Target.of(url)

@@ -1,4 +1,4 @@
-"""The fake endpoints over real sockets do what their servers decide, and log every attempt."""
+"""The fake endpoints over real sockets follow their servers' decisions, and log every attempt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.latency.endpoint import Fakes
 from loadtest.latency.stand import Stand
-from tests.loadtest.stands import endpoint, standing, told, url
+from tests.loadtest.stands import endpoint, run_story, standing, url
 
 Json = dict[str, Any]
 
@@ -34,11 +34,11 @@ def log(fakes: Fakes) -> list[tuple[Any, ...]]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110  # it is the fake's state, which nobody signals
+    while not condition():  # noqa: ASYNC110  # the fake's state has no event to wait for
         await asyncio.sleep(0.001)
 
 
-def test_a_stream_is_what_the_sdk_takes_for_whole() -> None:
+def test_the_sdk_reads_a_stream_as_whole() -> None:
     async def story() -> None:
         async with standing(endpoint()) as fakes:
             sdk = AsyncOpenAI(base_url=url(fakes), api_key="any", http_client=DefaultAsyncHttpxClient(trust_env=False))
@@ -54,10 +54,10 @@ def test_a_stream_is_what_the_sdk_takes_for_whole() -> None:
             assert chunks[-1].usage.total_tokens == 46
             assert log(fakes) == [(3, "alpha", 0.5, "served")]
 
-    told(story)
+    run_story(story)
 
 
-def test_an_answer_that_does_not_stream_is_whole_when_the_last_token_would_be_there() -> None:
+def test_a_plain_answer_arrives_at_the_time_of_its_last_token() -> None:
     async def story() -> None:
         async with standing(endpoint(rate=40)) as fakes:
             before = fakes.clock.now()
@@ -66,10 +66,10 @@ def test_an_answer_that_does_not_stream_is_whole_when_the_last_token_would_be_th
             assert said["usage"]["prompt_tokens"] == 40
             assert fakes.clock.now() - before >= 0.5 + 6 / 40
 
-    told(story)
+    run_story(story)
 
 
-def test_the_model_and_its_health_are_told() -> None:
+def test_models_and_health_are_served() -> None:
     async def story() -> None:
         async with standing(endpoint()) as fakes, httpx.AsyncClient(trust_env=False) as http:
             assert (await http.get(f"{url(fakes)}/models")).json()["data"][0]["id"] == "m"
@@ -77,11 +77,11 @@ def test_the_model_and_its_health_are_told() -> None:
             assert (await http.get(f"{url(fakes)}/else")).status_code == 404
             assert fakes.log() == []
 
-    told(story)
+    run_story(story)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("openai", "rate_limit_exceeded"), ("zhipu", "1302")])
-def test_one_call_too_many_is_refused_as_the_kind_words_it(kind: str, code: str) -> None:
+def test_a_call_over_the_cap_is_refused_with_the_error_of_the_kind(kind: str, code: str) -> None:
     async def story() -> None:
         async with standing(endpoint(kind=kind, first_token=50, caps=[{"at": 0, "most": 1}])) as fakes:
             first = asyncio.create_task(ask(fakes, 0))
@@ -91,21 +91,21 @@ def test_one_call_too_many_is_refused_as_the_kind_words_it(kind: str, code: str)
             assert log(fakes)[1][3].startswith("429")
             assert (await first).status_code == 200
 
-    told(story)
+    run_story(story)
 
 
-def test_a_retry_after_is_in_the_seconds_of_who_is_told() -> None:
-    async def story(told_faster: float, expected: str) -> None:
+def test_a_retry_after_is_in_the_seconds_of_the_client() -> None:
+    async def story(retry_after_divisor: float, expected: str) -> None:
         errors = [{"status": 503, "retry_after": 5}]
-        async with standing(endpoint(errors=errors), told_faster=told_faster) as fakes:
+        async with standing(endpoint(errors=errors), retry_after_divisor=retry_after_divisor) as fakes:
             refused = await ask(fakes)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, expected)
 
-    told(lambda: story(1, "5"))
-    told(lambda: story(50, "0.1"))
+    run_story(lambda: story(1, "5"))
+    run_story(lambda: story(50, "0.1"))
 
 
-def test_who_is_silent_never_answers_and_logs_that_the_client_left() -> None:
+def test_a_silent_endpoint_never_answers_and_logs_that_the_client_left() -> None:
     async def story() -> None:
         async with standing(endpoint(silent=[{}])) as fakes:
             with pytest.raises(httpx.ReadTimeout):
@@ -113,10 +113,10 @@ def test_who_is_silent_never_answers_and_logs_that_the_client_left() -> None:
                     await http.post(f"{url(fakes)}/chat/completions", json=asking(2, stream=True))
             await until(lambda: log(fakes) == [(2, "alpha", None, "cancelled")])
 
-    told(story)
+    run_story(story)
 
 
-def test_nobody_listens_while_an_endpoint_is_absent() -> None:
+def test_an_absent_endpoint_does_not_listen() -> None:
     async def story() -> None:
         async with (
             standing(endpoint(absent=[{"start": 200, "until": 400}])) as fakes,
@@ -132,10 +132,10 @@ def test_nobody_listens_while_an_endpoint_is_absent() -> None:
             await until(lambda: fake.listens)
             assert (await http.get(f"{url(fakes)}/models")).status_code == 200
 
-    told(story)
+    run_story(story)
 
 
-def test_who_waits_in_line_gets_the_slot_of_a_client_that_left() -> None:
+def test_a_queued_call_gets_the_slot_of_a_client_that_left() -> None:
     async def story() -> None:
         async with standing(endpoint(slots=1, first_token=20)) as fakes:
             first = asyncio.create_task(ask(fakes, 0, stream=True))
@@ -148,10 +148,10 @@ def test_who_waits_in_line_gets_the_slot_of_a_client_that_left() -> None:
             assert (left, served) == ("cancelled", "served")
             assert waited >= 20
 
-    told(story)
+    run_story(story)
 
 
-def test_a_vllm_tells_its_load_and_others_do_not() -> None:
+def test_only_a_vllm_reports_its_load() -> None:
     async def story() -> None:
         fleet = endpoint(kind="vllm", slots=1, first_token=20), endpoint("beta")
         async with standing(*fleet) as fakes, httpx.AsyncClient(trust_env=False) as http:
@@ -167,7 +167,7 @@ def test_a_vllm_tells_its_load_and_others_do_not() -> None:
             assert (await http.get(f"{url(fakes, 'beta').removesuffix('/v1')}/metrics")).status_code == 404
             await asyncio.gather(*both)
 
-    told(story)
+    run_story(story)
 
 
 def test_a_stream_that_is_cut_breaks_after_its_tokens() -> None:
@@ -186,10 +186,10 @@ def test_a_stream_that_is_cut_breaks_after_its_tokens() -> None:
             assert b"[DONE]" not in received
             assert log(fakes)[0][3] == "cut"
 
-    told(story)
+    run_story(story)
 
 
-def test_before_the_start_everything_is_answered_at_once_and_counts_for_nothing() -> None:
+def test_before_the_start_all_calls_are_answered_at_once_and_not_counted() -> None:
     async def story() -> None:
         async with (
             standing(endpoint(first_token=1000), begun=None) as fakes,
@@ -201,21 +201,21 @@ def test_before_the_start_everything_is_answered_at_once_and_counts_for_nothing(
             assert fakes.clock.epoch is not None
             assert (await http.get(f"{control}/log")).json() == []
 
-    told(story)
+    run_story(story)
 
 
-def test_a_question_that_is_no_call_gets_a_time_and_no_number() -> None:
+def test_a_request_that_is_not_one_of_the_calls_gets_a_time_and_no_number() -> None:
     async def story() -> None:
         async with standing(endpoint()) as fakes:
             assert (await ask(fakes, None)).status_code == 200
             assert log(fakes) == [(None, "alpha", 0.5, "served")]
 
-    told(story)
+    run_story(story)
 
 
-def test_a_stand_travels_as_json() -> None:
+def test_a_stand_is_the_same_after_a_round_trip_through_json() -> None:
     async def story() -> None:
         async with standing(endpoint(silent=[{}], absent=[{"start": 5, "until": 6}])) as fakes:
             assert Stand.from_json(fakes.stand.as_json()) == fakes.stand
 
-    told(story)
+    run_story(story)

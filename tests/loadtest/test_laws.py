@@ -1,4 +1,4 @@
-"""Laws: what is drawn, what survives and the mean are one distribution; and it depends on nothing but names."""
+"""Laws: draws, survival and mean belong to one distribution, and draws depend only on names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.loadtest.fleets import QUICK, STALLING, constant
 
 DRAWS = 20_000
 CHANCES = [uniform(1, "tested", k) for k in range(DRAWS)]
-# The largest distance between a law and so many draws from it is above this once in ten thousand times.
+# The largest distance between a law and DRAWS draws from it exceeds this once in ten thousand times.
 KOLMOGOROV = 2.23 / math.sqrt(DRAWS)
 AT, TOKENS = 100.0, 1000
 
 MEASURED = {"far": [0.2, 0.3, 0.3, 0.4, 9.0]}
-TOLD = Given(seed=3, endpoint="tested", data=MEASURED)
+GIVEN = Given(seed=3, endpoint="tested", data=MEASURED)
 LAWS: dict[str, Any] = {
     "constant": constant(0.7),
     "lognormal": QUICK,
@@ -37,12 +37,12 @@ LAWS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def law(said: Any, told: Given = TOLD) -> Law:
-    read: Law = TypeAdapter(AnyLaw).validate_python(said)
-    return read.bound(told)
+def law(keys: Any, given: Given = GIVEN) -> Law:
+    read: Law = TypeAdapter(AnyLaw).validate_python(keys)
+    return read.bound(given)
 
 
-BOUND = {name: law(said) for name, said in LAWS.items()}
+BOUND = {name: law(keys) for name, keys in LAWS.items()}
 
 
 @pytest.fixture(params=BOUND)
@@ -50,26 +50,26 @@ def any_law(request: pytest.FixtureRequest) -> Law:
     return BOUND[request.param]
 
 
-def test_what_is_drawn_survives_as_the_law_says(any_law: Law) -> None:
+def test_draws_follow_the_survival_function(any_law: Law) -> None:
     drawn = np.array([any_law.first_token(u, AT, TOKENS) for u in CHANCES])
     points = np.geomspace(0.01, 200, 400)
     survived = (drawn[None, :] > points[:, None]).mean(axis=1)
     assert np.abs(survived - any_law.survival(points, AT, TOKENS)).max() < KOLMOGOROV
 
 
-def test_the_mean_is_that_of_what_is_drawn(any_law: Law) -> None:
+def test_the_mean_is_the_mean_of_the_draws(any_law: Law) -> None:
     drawn = np.array([any_law.first_token(u, AT, TOKENS) for u in CHANCES])
     assert abs(drawn.mean() - any_law.mean(AT, TOKENS)) <= 4 * drawn.std() / math.sqrt(DRAWS) + 1e-9
 
 
 @given(u=st.floats(0, 1, exclude_min=True, exclude_max=True), at=st.floats(0, 1e5), tokens=st.integers(1, 100_000))
-def test_every_chance_is_a_time(u: float, at: float, tokens: int) -> None:
+def test_every_quantile_is_a_time(u: float, at: float, tokens: int) -> None:
     for each in BOUND.values():
         assert 0 < each.first_token(u, at, tokens) < math.inf
 
 
 @given(at=st.floats(0, 1000), later=st.floats(0, 1000), u=st.floats(0.01, 0.99))
-def test_moments_of_the_same_state_have_the_same_law(at: float, later: float, u: float) -> None:
+def test_times_of_the_same_state_have_the_same_law(at: float, later: float, u: float) -> None:
     for each in BOUND.values():
         if each.state(at) == each.state(later):
             assert each.first_token(u, at, TOKENS) == each.first_token(u, later, TOKENS)
@@ -83,41 +83,41 @@ def test_a_prompts_size_adds_its_time() -> None:
     assert not law(QUICK).reads
 
 
-def test_a_schedule_changes_at_its_times_and_comes_again() -> None:
+def test_a_schedule_changes_at_its_times_and_repeats() -> None:
     tested = law(
         {"kind": "schedule", "every": 180, "laws": [{"at": 0, "law": constant(1)}, {"at": 60, "law": constant(2)}]}
     )
     assert [tested.mean(at) for at in (0, 59.9, 60, 179.9, 180, 240)] == [1, 1, 2, 2, 1, 2]
 
 
-def test_spells_are_the_endpoints_own_and_as_long_as_they_are_told() -> None:
-    said = {
+def test_spells_are_drawn_per_endpoint_with_their_configured_means() -> None:
+    keys = {
         "kind": "two-state", "normal": constant(1), "contended": constant(9), "normal_for": 30, "contended_for": 10,
     }  # fmt: skip
-    ours, again, others = (law(said, Given(1, name)) for name in ("a", "a", "b"))
+    ours, again, others = (law(keys, Given(1, name)) for name in ("a", "a", "b"))
     moments = np.arange(0, 5000, 0.5)
     contended = [[each.mean(at) == 9 for at in moments] for each in (ours, again, others)]
     assert contended[0] == contended[1] != contended[2]
     assert 0.15 < np.mean(contended[0]) < 0.35
-    fixed = law({**said, "periods": "fixed"})
+    fixed = law({**keys, "periods": "fixed"})
     assert [fixed.mean(at) for at in (0, 29, 30, 39, 40, 70)] == [1, 1, 9, 9, 1, 9]
 
 
-def test_without_data_a_stand_in_is_taken_and_with_data_its_endpoint_must_be_there() -> None:
-    said = {"kind": "empirical", "endpoint": "near", "stand_in": constant(3)}
-    assert law(said, Given(1, "x")).mean() == 3
+def test_without_data_the_stand_in_is_used_and_with_data_the_endpoint_must_exist() -> None:
+    keys = {"kind": "empirical", "endpoint": "near", "stand_in": constant(3)}
+    assert law(keys, Given(1, "x")).mean() == 3
     with pytest.raises(DataError, match="no first-token times of near; it has far"):
-        law(said)
+        law(keys)
 
 
-def test_what_a_run_must_tell_first_cannot_be_read_before() -> None:
+def test_a_law_that_depends_on_a_run_cannot_be_read_unbound() -> None:
     for kind in ("measured", "two states"):
         with pytest.raises(TypeError, match="not bound"):
             TypeAdapter(AnyLaw).validate_python(LAWS[kind]).first_token(0.5)
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("keys", "expected"),
     [
         ({"kind": "mixture", "parts": [{"share": 0.5, "law": QUICK}]}, "come to 0.5 instead of 1"),
         ({"kind": "schedule", "laws": [{"at": 5, "law": QUICK}]}, "begin at 0 and rise"),
@@ -125,9 +125,9 @@ def test_what_a_run_must_tell_first_cannot_be_read_before() -> None:
         ({"kind": "lognormal", "median": -1, "sigma": 1}, "greater than 0"),
     ],
 )
-def test_a_law_that_makes_no_sense_is_refused(said: Any, told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
-        law(said)
+def test_an_invalid_law_is_refused(keys: Any, expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        law(keys)
 
 
 # ---- Draws

@@ -1,4 +1,4 @@
-"""Marks: each figure from a run of a few calls, by hand; and what the references reach of what every scenario wants."""
+"""Marks: each figure of a run with a few calls, computed by hand; and the marks that the references reach."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SMALL = endpoint("small", {"kind": "linear", "per_token": 0.001, "base": constan
 LARGE = endpoint("large", constant(1))
 
 
-def call(k: int, first_token: float | None = 1.0, who: str | None = "a", **said: Any) -> Outcome:
+def call(k: int, first_token: float | None = 1.0, who: str | None = "a", **keys: Any) -> Outcome:
     usual = {"at": float(k), "tokens": 100, "ended": 2.0, "status": 200, "error": None, "late": 0.0}
-    return Outcome(k=k, first_token=first_token, endpoint=who, **(usual | said))
+    return Outcome(k=k, first_token=first_token, endpoint=who, **(usual | keys))
 
 
 def asked(k: int, who: str = "a", became: str = "served", at: float | None = None) -> Asked:
@@ -40,20 +40,20 @@ def reached(
     theirs: Sequence[Played] | None = None,
     **without: dict[int, float],
 ) -> Reached:
-    """One mark; the references have had every first token after a second, from `a`, unless `theirs` says otherwise."""
+    """One mark of a run. By default the references have every first token after a second, from `a`."""
     scenario = fleet(*fleet_of, marks=[mark])
     played = theirs or [Played(each.k, 1.0, "a", ("a",), 0) for each in calls]
     references = {name: Reference(name, played) for name in ("informed", "clairvoyant")}
     run = Run("small", 1, 1.0, "tested", calls, attempts)
     (found,) = [
         each
-        for each, said in zip(marks(scenario, run, references, without), scenario.marks, strict=True)
-        if said.kind == mark["kind"]
+        for each, goal in zip(marks(scenario, run, references, without), scenario.marks, strict=True)
+        if goal.kind == mark["kind"]
     ]
     return found
 
 
-def test_what_nobody_could_answer_in_time_need_not_be_answered() -> None:
+def test_calls_that_no_endpoint_could_answer_in_time_do_not_count() -> None:
     theirs = [Played(k, 1.0 if k < 3 else float("inf"), "a", ("a",), 0) for k in range(5)]
     calls = [call(0), call(1, None, None), call(2, error="cut"), call(3), call(4, None, None)]
     found = reached({"kind": "answered"}, calls, theirs=theirs)
@@ -62,7 +62,7 @@ def test_what_nobody_could_answer_in_time_need_not_be_answered() -> None:
     assert reached({"kind": "answered"}, calls[:1] + calls[3:], theirs=theirs).ok
 
 
-def test_an_attempt_after_a_failure_is_no_extra_one() -> None:
+def test_an_attempt_after_a_failure_is_not_an_extra_attempt() -> None:
     failed = asked(0, "a", "503")
     assert hedges([asked(0)]) == hedges([failed, asked(0, "b")]) == hedges([failed, failed, asked(0)]) == 0
     assert hedges([asked(0, became="cancelled"), asked(0, "b")]) == 1
@@ -74,13 +74,13 @@ def test_an_attempt_after_a_failure_is_no_extra_one() -> None:
     assert (found.figure, found.bound, found.ok) == (0.25, 0.1, False)
 
 
-def test_a_share_is_within_some_seconds_and_what_never_came_is_not() -> None:
+def test_the_share_within_some_seconds_excludes_calls_without_a_first_token() -> None:
     found = reached({"kind": "within", "seconds": 5, "at_least": 0.5}, [call(0, 5.0), call(1, 5.1), call(2, None)])
     assert found.figure == pytest.approx(1 / 3)
     assert not found.ok
 
 
-def test_mean_and_p99_are_told_as_multiples_of_the_informed_ones() -> None:
+def test_mean_and_p99_are_multiples_of_those_of_informed() -> None:
     calls = [call(k, 1.0 if k else 11.0) for k in range(10)]
     assert reached({"kind": "mean", "at_most": 1.5}, calls).figure == pytest.approx(2.0)
     assert reached({"kind": "p99", "at_most": 20}, calls).figure == pytest.approx(1 + 10 * 0.91)
@@ -95,7 +95,7 @@ def test_the_warm_up_does_not_count() -> None:
     assert [each.ok for each in found] == [True, True, True]
 
 
-def test_what_an_endpoint_costs_is_told_by_a_run_without_it() -> None:
+def test_the_cost_of_an_endpoint_is_measured_by_a_run_without_it() -> None:
     calls = [call(k, 30.0 if k < 5 else 2.0) for k in range(10)]
     mark = {"kind": "p99-without", "endpoint": "a", "after": 5, "at_most": 1.3}
     found = reached(mark, calls, a=dict.fromkeys(range(10), 1.0))
@@ -111,7 +111,7 @@ def test_refusals_are_a_share_of_the_attempts() -> None:
     assert (found.figure, found.ok) == (0.5, True)
 
 
-def test_a_share_goes_to_an_endpoint_by_who_is_asked_first() -> None:
+def test_the_first_attempt_decides_which_endpoint_a_call_goes_to() -> None:
     calls = [call(k, who="b") for k in range(10)]
     attempts = [asked(k, "a" if k == 9 else "b") for k in range(10)] + [asked(3, "a", at=3.5)]
     mark = {"kind": "goes", "endpoint": "a", "after": 5, "at_most": 0.03}
@@ -119,7 +119,7 @@ def test_a_share_goes_to_an_endpoint_by_who_is_asked_first() -> None:
     assert reached({**mark, "until": 9}, calls, attempts).ok
 
 
-def test_an_endpoint_serves_as_much_as_it_does_for_the_informed_one() -> None:
+def test_the_share_of_an_endpoint_is_a_multiple_of_its_share_under_informed() -> None:
     theirs = [Played(k, 1.0, "a" if k < 8 else "b", ("a",), 0) for k in range(10)]
     calls = [call(k, who="a" if k < 6 else "b") for k in range(10)]
     found = reached({"kind": "serves", "endpoint": "a", "after": 2, "at_least": 0.8}, calls, theirs=theirs)
@@ -127,7 +127,7 @@ def test_an_endpoint_serves_as_much_as_it_does_for_the_informed_one() -> None:
     assert not found.ok
 
 
-def test_calls_go_where_the_first_token_is_soonest_for_their_size() -> None:
+def test_calls_go_to_the_quickest_endpoint_for_their_size() -> None:
     sizes = [100, 100, 5000, 5000]
     calls = [call(k, tokens=tokens) for k, tokens in enumerate(sizes)]
     attempts = [asked(0, "small"), asked(1, "large"), asked(2, "large"), asked(3, "large")]
@@ -145,11 +145,11 @@ def test_most_calls_leave_and_find_an_endpoint_in_time() -> None:
     assert reached({"kind": "finds", "within": 30}, calls, attempts, fleet_of).figure == pytest.approx(29 / 30)
 
 
-# ---- What the references themselves reach
+# ---- The marks that references reach
 
 
 def as_run(scenario: Scenario, calls: Sequence[Call], reference: Reference) -> Run:
-    """A reference as if it were a router."""
+    """The result of a reference as the run of a router."""
     outcomes = [
         call(each.k, None if isinf(each.first_token) else each.first_token, each.endpoint, at=one.at, tokens=one.tokens)
         for one, each in zip(calls, reference.played, strict=True)
@@ -162,7 +162,7 @@ def as_run(scenario: Scenario, calls: Sequence[Call], reference: Reference) -> R
 @pytest.mark.parametrize(
     "name", ["switching", "throttled", "all-slow", "long-prompts", "newcomer-good", "newcomer-bad"]
 )
-def test_who_knows_the_laws_reaches_what_a_scenario_wants(name: str) -> None:
+def test_informed_without_hedges_reaches_the_marks_of_a_scenario(name: str) -> None:
     scenario = scenarios.find(name)
     calls = scenario.arriving(1)
     known = informed(scenario, 1, calls, budget=0.0)

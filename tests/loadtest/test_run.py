@@ -1,4 +1,4 @@
-"""run plays a scenario with the real router and keeps what it saw; compare shows such runs side by side."""
+"""run plays a scenario with the real router and writes the results; compare shows such runs side by side."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from loadtest.latency.routers import Router
 from loadtest.latency.run import Order
 from loadtest.latency.scenarios import load
 from tests.loadtest.stands import endpoint as an_endpoint
-from tests.loadtest.stands import standing, told
+from tests.loadtest.stands import run_story, standing
 
-CALLS = 400  # the silence begins after the three hundredth
-RESERVE = 3 + 60 / 10  # hedges that the budget allows at once, and in a minute
+CALLS = 400  # the silence begins after call 300
+RESERVE = 3 + 60 / 10  # hedges that the budget allows at once, plus those of one minute
 
 
 def invoke(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-# ---- The whole of it, with the real router
+# ---- A whole run, with the real router
 
 
 @pytest.fixture(scope="module", params=["mixed", "one-silent"])
 def kept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was shortened."""
+    """The folder of a shortened run."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     done = invoke("run", request.param, "--calls", CALLS, "--speed", 10, "--out", folder)
     assert done.exit_code in (0, 1), done.output
     assert "measured / informed" in done.output
-    assert "answered, of those that any could answer" in done.output
+    assert "answered, of the answerable calls" in done.output
     return folder
 
 
-def test_every_call_is_answered_and_what_was_asked_is_within_the_budget(kept: Path) -> None:
+def test_every_call_is_answered_and_attempts_stay_within_the_budget(kept: Path) -> None:
     told_of = report.read(kept)
     run = told_of.run
     assert [call.k for call in run.calls] == list(range(CALLS))
@@ -61,7 +61,7 @@ def test_every_call_is_answered_and_what_was_asked_is_within_the_budget(kept: Pa
     assert {each.name for each in told_of.references} == {"random", "best fixed", "informed", "clairvoyant"}
 
 
-def test_what_it_saw_is_kept(kept: Path) -> None:
+def test_the_results_are_written(kept: Path) -> None:
     with (kept / "calls.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["k"]) for row in rows] == list(range(CALLS))
@@ -71,7 +71,7 @@ def test_what_it_saw_is_kept(kept: Path) -> None:
             assert image.width > 500
 
 
-def test_runs_are_shown_beside_each_other(kept: Path, tmp_path: Path) -> None:
+def test_runs_are_shown_side_by_side(kept: Path, tmp_path: Path) -> None:
     picture = tmp_path / "beside.png"
     done = invoke("compare", f"one={kept}", kept, "--out", picture)
     assert done.exit_code == 0, done.output
@@ -89,21 +89,21 @@ def test_no_figure_is_cut_in_a_narrow_window(kept: Path) -> None:
 # ---- Any router
 
 
-def test_a_router_that_runs_is_told_what_it_needs() -> None:
-    said = invoke("run", "mixed", "--target", "http://127.0.0.1:1/v1", "--print-config").output
-    assert "base_url: http://127.0.0.1:9201/v1" in said
-    assert said.count("models:") == 5
+def test_the_configuration_for_a_running_router_can_be_printed() -> None:
+    text = invoke("run", "mixed", "--target", "http://127.0.0.1:1/v1", "--print-config").output
+    assert "base_url: http://127.0.0.1:9201/v1" in text
+    assert text.count("models:") == 5
 
 
-def test_a_router_that_does_not_serve_is_said_to_and_shown_what_it_needs() -> None:
+def test_a_router_that_does_not_serve_the_model_is_an_error_with_the_configuration() -> None:
     done = invoke("run", "one-slow", "--calls", 2, "--target", "http://127.0.0.1:1/v1")
     assert done.exit_code == 1
     assert "does not serve the model 'm'" in done.output
     assert "http://127.0.0.1:9202/v1" in done.output
 
 
-def test_no_router_at_all_can_be_measured_as_one_endpoint_is(tmp_path: Path) -> None:
-    """The driver asks the first endpoint: what is left is the measuring's own."""
+def test_a_single_endpoint_can_be_measured_without_a_router(tmp_path: Path) -> None:
+    """The driver calls the first endpoint directly, so only the overhead of measuring is left."""
     file = tmp_path / "scenarios.yaml"
     file.write_text(json.dumps({"still": still(calls=20)}))
     done = invoke(
@@ -126,17 +126,17 @@ def still(**more: Any) -> dict[str, Any]:
     }
 
 
-# ---- What is said of what cannot be done
+# ---- Errors of the command line
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         (("run", "mixde"), "no scenario mixde"),
         (("run", "azure"), "--trace FILE"),
-        (("run", "mixed", "--without", "nobody"), "no endpoint nobody"),
+        (("run", "mixed", "--without", "unknown"), "no endpoint unknown"),
         (("run", "mixed", "--target", "http://x/v1", "--router", "x"), "not both"),
-        (("run", "mixed", "--router", "x {prot}"), "it may have {port}, {config}, {endpoints}"),
+        (("run", "mixed", "--router", "x {prot}"), "the allowed fields are {port}, {config}, {endpoints}"),
         (("run", "mixed", "one-slow", "--print-config"), "for one scenario"),
         (("compare", "."), "no run.json"),
         (("compare", ".", "--out", "picture.txt"), "ends with .png or .svg"),
@@ -144,45 +144,43 @@ def still(**more: Any) -> dict[str, Any]:
         (("hammer", "http://127.0.0.1:1/v1"), "name one with --model"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_what_to_do_instead(
-    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_command_line_is_an_error_that_says_what_to_do(
+    words: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = invoke(*words)
     assert done.exit_code in (1, 2)
-    assert said in done.output
+    assert text in done.output
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "text"),
     [
         ({"alpha": {"ttft_s": [0.5]}}, "the data has no first-token times of together_13b; it has alpha"),
-        ({"together_13b": {"ttft_s": [0.5, -1]}}, "-1 is no time to a first token"),
-        ({"together_13b": [0.5]}, "first-token times are given as"),
+        ({"together_13b": {"ttft_s": [0.5, -1]}}, "-1 is not a first-token time"),
+        ({"together_13b": [0.5]}, "first-token times have the form"),
     ],
 )
-def test_data_that_a_scenario_cannot_use_is_told_before_anything_is_started(
-    data: Any, said: str, tmp_path: Path
-) -> None:
+def test_unusable_data_is_an_error_before_any_process_starts(data: Any, text: str, tmp_path: Path) -> None:
     file = tmp_path / "times.json"
     file.write_text(json.dumps(data))
     done = invoke("run", "mixed", "--data", file)
-    assert (done.exit_code, said in done.output) == (1, True), done.output
+    assert (done.exit_code, text in done.output) == (1, True), done.output
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_run_and_not_after_it(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     done = invoke("run", "one-slow", "--router", "x {prot}", "--out", file / "runs")
     assert "Not a directory" in done.output
 
 
-def test_a_port_that_is_taken_is_told_by_its_number() -> None:
+def test_a_port_in_use_is_an_error_with_its_number() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = invoke("run", "one-slow", "--port", port)
     assert done.exit_code == 1
-    assert f"port {port} cannot be listened on" in done.output
+    assert f"cannot listen on port {port}" in done.output
 
 
 def test_hammer_is_a_command() -> None:
@@ -195,7 +193,7 @@ def test_hammer_is_a_command() -> None:
             assert done.exit_code == 0, done.output
             assert "5 calls" in done.output
 
-    told(story)
+    run_story(story)
 
 
 # ---- The figures
@@ -215,7 +213,7 @@ def test_a_call_without_a_first_token_counts_with_the_whole_deadline() -> None:
     assert (measured.mean, measured.failed, measured.shares) == (60.5, 1, {"alpha": 0.5})
 
 
-def test_extra_attempts_and_retries_are_told_apart_and_the_warm_up_is_not_counted() -> None:
+def test_extra_attempts_and_retries_are_counted_separately_without_the_warm_up() -> None:
     attempts = [
         Asked(0, "alpha", 0.0, 1.0, "cancelled"),
         Asked(0, "beta", 0.5, 1.0, "served"),
@@ -254,9 +252,9 @@ def test_a_mark_without_a_figure_in_one_run_has_none() -> None:
     assert medians.of_marks([a_report([1.0], 0.5), a_report([1.0], None)])[0].ok is False
 
 
-def test_a_report_travels_as_json() -> None:
-    said = json.dumps(a_report([1.0, 2.0], 0.5).as_json())
-    assert json.dumps(Report.from_json(json.loads(said)).as_json()) == said
+def test_a_report_is_the_same_after_a_round_trip_through_json() -> None:
+    text = json.dumps(a_report([1.0, 2.0], 0.5).as_json())
+    assert json.dumps(Report.from_json(json.loads(text)).as_json()) == text
 
 
 @pytest.mark.parametrize(
@@ -270,20 +268,20 @@ def test_a_report_travels_as_json() -> None:
         ("newcomer-good", ["newcomer"]),
     ],
 )
-def test_the_timeline_shades_what_the_story_tells_of(name: str, ill: list[str]) -> None:
+def test_the_timeline_shades_the_troubles_of_the_story(name: str, ill: list[str]) -> None:
     servers = load()[name].servers(1)
     assert [each for each, server in servers.items() if list(plots.troubles(server, 200.0))] == ill
 
 
 @pytest.mark.parametrize("name", load())
-def test_every_scenario_says_what_it_is_about(name: str) -> None:
+def test_every_scenario_has_a_story_and_marks(name: str) -> None:
     assert load()[name].story
 
 
-def test_who_is_left_out_leaves_a_gap_for_a_router_that_was_told_all_ports() -> None:
+def test_an_omitted_endpoint_leaves_a_gap_in_the_ports() -> None:
     scenario = load()["one-slow"]
     order = Order(scenario, scenario.arriving(1), 1, 10.0, Router(), port=9201)
-    assert order.to_do_without == ["alpha"]
+    assert order.compared_without == ["alpha"]
     without = order.without("alpha")
     assert without.ports() == {"beta": 9202, "gamma": 9203}
     assert "alpha" not in without.config(without.ports())

@@ -1,4 +1,4 @@
-"""scenarios.yaml is sound, and another file that is not says where and why."""
+"""scenarios.yaml is valid, and the errors of an invalid file name the place and the reason."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ small:
 """
 
 
-def test_all_that_are_promised_are_there() -> None:
+def test_all_documented_scenarios_exist() -> None:
     assert ALL.keys() >= WANTED
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_scenario_is_fit_for_two_cores_at_ten_times_the_speed(name: str) -> None:
+def test_every_scenario_suits_two_cores_at_ten_times_the_speed(name: str) -> None:
     scenario = ALL[name]
     assert scenario.calls - scenario.warmup >= 2000
     assert scenario.warmup == WARM_UP
@@ -67,16 +67,16 @@ def test_without_an_endpoint_the_calls_are_the_same_and_its_marks_are_gone() -> 
     assert left.names == ["beta", "gamma"]
     assert left.arriving(3) == scenario.arriving(3)
     assert [mark.kind for mark in left.marks] == ["answered", "extra"]
-    with pytest.raises(ScenarioError, match="one-slow has no endpoint delta; it has alpha, beta, gamma"):
+    with pytest.raises(ScenarioError, match="one-slow has no endpoint delta; its endpoints are alpha, beta, gamma"):
         scenario.without("delta")
-    with pytest.raises(ScenarioError, match="has no endpoint but one"):
+    with pytest.raises(ScenarioError, match="has no endpoint other than one"):
         fleet(endpoint("one")).without("one")
 
 
-def test_a_trace_takes_the_place_of_the_arrivals_and_some_scenarios_need_one(tmp_path: Path) -> None:
+def test_a_trace_replaces_the_arrivals_and_some_scenarios_need_one(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,5000,44\n2023-11-16 18:15:47,7,1\n")
-    with pytest.raises(ScenarioError, match="azure replays a trace: say which with --trace FILE"):
+    with pytest.raises(ScenarioError, match="azure replays a trace: name one with --trace FILE"):
         ALL["azure"].arriving(1)
     assert [ALL[name].needs_a_trace for name in ("azure", "mixed")] == [True, False]
     for name in ("azure", "mixed", "cold"):
@@ -88,8 +88,8 @@ def test_a_trace_takes_the_place_of_the_arrivals_and_some_scenarios_need_one(tmp
 
 
 def test_data_is_read_from_a_file_or_a_folder_and_its_endpoints_are_those_of_mixed(tmp_path: Path) -> None:
-    told = {endpoint.law.endpoint for endpoint in ALL["mixed"].endpoints if isinstance(endpoint.law, Empirical)}
-    (tmp_path / "measured.json").write_text(json.dumps({name: {"ttft_s": [1, 2.5], "requests": 2} for name in told}))
+    names = {endpoint.law.endpoint for endpoint in ALL["mixed"].endpoints if isinstance(endpoint.law, Empirical)}
+    (tmp_path / "measured.json").write_text(json.dumps({name: {"ttft_s": [1, 2.5], "requests": 2} for name in names}))
     for path in (tmp_path, tmp_path / "measured.json"):
         data = scenarios.read_data(path)
         assert {server.law.mean() for server in ALL["mixed"].servers(1, data).values()} == {1.75}
@@ -104,7 +104,7 @@ def test_data_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "told"),
+    ("good", "bad", "expected"),
     [
         ("seconds: 1", "secs: 1", "small.endpoints[0].law.seconds: field required"),
         ("seconds: 1", "seconds: 0", "small.endpoints[0].law.seconds: input should be greater than 0"),
@@ -114,7 +114,7 @@ def test_data_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         ("name: beta", "nam: beta", "small.endpoints[1].nam: unknown key"),
         ("name: beta", "name: b eta", "small.endpoints[1].name: string should match pattern"),
         ("kind: constant", "kind: fixed", "endpoints[0].law: input tag 'fixed' found using 'kind' does not match"),
-        ("story: two", "story: two\n  marks: [{kind: goes, endpoint: x, at_most: 1}]", "a mark speaks of x, the endp"),
+        ("story: two", "story: two\n  marks: [{kind: goes, endpoint: x, at_most: 1}]", "a mark names x, but the endp"),
         ("story: two", "story: two\n  calls: 100", "small.calls: input should be greater than 200"),
         ("story: two", "story: two\n  sizes: {generated: [9, 3]}", "sizes: generated is [least, most], not [9, 3]"),
         ("name: beta", "name: beta\n      absent: [{start: 9, until: 3}]", "absent[0]: until (3) must be more than st"),
@@ -123,16 +123,18 @@ def test_data_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         ("small:", "small", "mapping values are not allowed here"),
     ],
 )  # fmt: skip
-def test_a_bad_file_says_where_and_what(tmp_path: Path, good: str, bad: str, told: str) -> None:
+def test_the_error_of_a_bad_file_names_the_place_and_the_reason(
+    tmp_path: Path, good: str, bad: str, expected: str
+) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(FILE.replace(good, bad, 1))
     with pytest.raises(ScenarioError) as error:
         scenarios.load(path)
-    assert told in str(error.value)
+    assert expected in str(error.value)
     assert str(error.value).startswith(str(path))
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(FILE.replace("seconds: 1", "seconds: 0").replace("median: 1", "median: 0"))
     with pytest.raises(ScenarioError) as error:
@@ -140,11 +142,11 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_scenario_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_scenario_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(FILE)
     assert scenarios.find("small", path).names == ["alpha", "beta"]
-    with pytest.raises(ScenarioError, match=r"mine.yaml: no scenario big; there are small"):
+    with pytest.raises(ScenarioError, match=r"mine.yaml: no scenario big; the scenarios are small"):
         scenarios.find("big", path)
     with pytest.raises(ScenarioError, match=r"none.yaml"):
         scenarios.load(tmp_path / "none.yaml")
@@ -161,11 +163,11 @@ def columns(heading: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("heading", "model", "left_out"),
+    ("heading", "model", "omitted"),
     [("A scenario", Scenario, {"name"}), ("Arrivals", Sizes, set()), ("An endpoint", Endpoint, set())],
 )
-def test_every_key_is_explained(heading: str, model: type[BaseModel], left_out: set[str]) -> None:
-    assert columns(heading).keys() == model.model_fields.keys() - left_out
+def test_every_key_is_explained(heading: str, model: type[BaseModel], omitted: set[str]) -> None:
+    assert columns(heading).keys() == model.model_fields.keys() - omitted
 
 
 @pytest.mark.parametrize(("heading", "kinds"), [("A law", AnyLaw), ("A mark", Mark)])
@@ -181,11 +183,11 @@ def test_every_kind_is_explained_with_its_keys(heading: str, kinds: Any) -> None
         assert model.model_fields.keys() - {"kind"} <= explained[kind], kind
 
 
-def test_every_scenario_is_told_of() -> None:
+def test_every_scenario_is_documented() -> None:
     assert columns("Those that there are").keys() == ALL.keys()
 
 
-def test_marks_that_are_said_take_the_place_of_those_of_all() -> None:
-    said = fleet(endpoint("a", QUICK), endpoint("b", constant(1)), marks=[{"kind": "extra", "at_most": 0.02}])
-    assert {mark.kind: mark for mark in said.marks}.keys() == {"answered", "extra"}
-    assert [mark.at_most for mark in said.marks if mark.kind == "extra"] == [0.02]
+def test_marks_of_a_scenario_replace_those_of_all_scenarios() -> None:
+    scenario = fleet(endpoint("a", QUICK), endpoint("b", constant(1)), marks=[{"kind": "extra", "at_most": 0.02}])
+    assert {mark.kind: mark for mark in scenario.marks}.keys() == {"answered", "extra"}
+    assert [mark.at_most for mark in scenario.marks if mark.kind == "extra"] == [0.02]

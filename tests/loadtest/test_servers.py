@@ -1,4 +1,4 @@
-"""Servers over scenario time: slots and caps are never exceeded and always given back, lines are served in order."""
+"""Servers over scenario time: slots and caps are never exceeded and always freed, queues are served in order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from loadtest.latency.servers import Server, Ticket
 from tests.loadtest.fleets import QUICK, constant, endpoint
 
 
-def server(law: Any = QUICK, seed: int = 1, **said: Any) -> Server:
-    return Server(Endpoint.model_validate(endpoint("tested", law, **said)), seed)
+def server(law: Any = QUICK, seed: int = 1, **keys: Any) -> Server:
+    return Server(Endpoint.model_validate(endpoint("tested", law, **keys)), seed)
 
 
 def ask(tested: Server, now: float, k: int | None = 0, generated: int = 10) -> Ticket:
@@ -32,7 +32,7 @@ def test_a_first_token_is_due_after_its_draw_and_the_end_after_its_tokens() -> N
     assert (ticket.due, ticket.ends) == (3.5, 4.0)
 
 
-def test_a_call_has_the_same_time_whenever_and_after_whomever_it_asks() -> None:
+def test_a_call_has_the_same_time_whenever_and_in_whatever_order_it_asks() -> None:
     early, late = server(), server()
     for k in range(50):
         ask(late, 0.1 * k, k + 100)
@@ -42,13 +42,13 @@ def test_a_call_has_the_same_time_whenever_and_after_whomever_it_asks() -> None:
     assert a_rival.due == pytest.approx(at_once.due + 3)
 
 
-def test_the_second_time_that_a_call_asks_is_another_draw() -> None:
+def test_the_second_attempt_of_a_call_is_another_draw() -> None:
     tested = server()
     first, second, other = (ask(tested, 0.0, k) for k in (7, 7, 8))
     assert len({first.due, second.due, other.due}) == 3
 
 
-def test_nobodys_calls_have_draws_by_their_order() -> None:
+def test_probes_have_draws_by_their_sequence() -> None:
     one, other = server(), server()
     assert [ask(one, 1.0, None).due for _ in range(3)] == [ask(other, 1.0, None).due for _ in range(3)]
     assert ask(one, 1.0, None).due != ask(one, 1.0, 1).due
@@ -64,7 +64,7 @@ def test_a_share_of_the_answers_breaks_off() -> None:
 # ---- Refusals
 
 
-def test_over_its_cap_an_account_refuses_in_its_vendors_words() -> None:
+def test_over_its_cap_an_account_refuses_with_its_vendors_error() -> None:
     caps = [{"at": 0, "most": 2}, {"at": 10, "most": 1}]
     zhipu, other = (server(constant(1), kind=kind, caps=caps) for kind in ("zhipu", "openai"))
     for tested, code in ((zhipu, "1302"), (other, None)):
@@ -86,7 +86,7 @@ def test_in_an_error_burst_a_share_of_the_calls_fails() -> None:
     assert ask(tested, 20.0).refusal is None
 
 
-def test_nobody_listens_while_it_is_absent() -> None:
+def test_an_absent_endpoint_refuses_connections() -> None:
     tested = server(absent=[{"until": 60}])
     refusal = ask(tested, 59.9).refusal
     assert refusal is not None
@@ -95,7 +95,7 @@ def test_nobody_listens_while_it_is_absent() -> None:
     assert ask(tested, 60.0).refusal is None
 
 
-def test_a_silent_one_takes_calls_and_holds_them_until_they_leave() -> None:
+def test_a_silent_endpoint_holds_calls_until_their_clients_leave() -> None:
     tested = server(silent=[{"start": 5}], slots=1)
     tickets = [ask(tested, 6.0, k) for k in range(3)]
     assert [ticket.due for ticket in tickets] == [inf] * 3
@@ -105,10 +105,10 @@ def test_a_silent_one_takes_calls_and_holds_them_until_they_leave() -> None:
     assert tested.in_flight == 0
 
 
-# ---- Slots, lines and loading
+# ---- Slots, queues and loading
 
 
-def test_who_is_in_line_begins_when_one_before_it_ends_however_late_one_looks() -> None:
+def test_a_queued_call_begins_when_an_earlier_one_ends_however_late_the_tick() -> None:
     tested = server(constant(1), slots=1, rate=10)
     first, second, third = (ask(tested, 0.0, k) for k in range(3))
     assert (first.ends, second.due, third.due) == (2.0, None, None)
@@ -119,7 +119,7 @@ def test_who_is_in_line_begins_when_one_before_it_ends_however_late_one_looks() 
     assert tested.next_at == inf
 
 
-def test_who_leaves_makes_room_at_once() -> None:
+def test_a_call_that_leaves_frees_its_slot_at_once() -> None:
     tested = server(constant(1), slots=1, rate=10)
     first, second, third = (ask(tested, 0.0, k) for k in range(3))
     tested.end(second, 0.2)
@@ -128,7 +128,7 @@ def test_who_leaves_makes_room_at_once() -> None:
     assert third.due == 1.5
 
 
-def test_who_leaves_before_anybody_looked_is_not_told_of() -> None:
+def test_a_call_that_leaves_before_the_tick_is_not_returned() -> None:
     tested = server(constant(1), slots=1, rate=10)
     first, second = (ask(tested, 0.0, k) for k in range(2))
     tested.end(first, 0.5)
@@ -136,7 +136,7 @@ def test_who_leaves_before_anybody_looked_is_not_told_of() -> None:
     assert tested.tick(0.7) == []
 
 
-def test_an_unloaded_model_makes_all_wait_until_it_is_loaded() -> None:
+def test_all_calls_wait_until_an_unloaded_model_is_loaded() -> None:
     tested = server(constant(0.3), cold={"after": 30, "load": 10}, rate=10)
     assert tested.wait(0, 100, 0.0) == 10
     assert [ask(tested, now, k).due for k, now in enumerate((0.0, 4.0, 11.0))] == [10.3, 10.3, 11.3]
@@ -144,7 +144,7 @@ def test_an_unloaded_model_makes_all_wait_until_it_is_loaded() -> None:
     assert ask(tested, 74.0, 4).due == 84.3
 
 
-def test_a_load_that_nobody_waits_for_any_more_goes_on() -> None:
+def test_loading_continues_after_the_waiting_call_left() -> None:
     tested = server(constant(0.3), cold={"after": 30, "load": 10})
     tested.end(ask(tested, 0.0), 1.0)
     assert ask(tested, 12.0, 1).due == 12.3
@@ -154,7 +154,7 @@ Steps = st.lists(st.tuples(st.floats(0, 2), st.integers(0, 3)), min_size=1, max_
 
 
 @given(steps=Steps, slots=st.one_of(st.none(), st.integers(1, 3)), cap=st.one_of(st.none(), st.integers(1, 5)))
-def test_slots_and_caps_hold_and_all_is_given_back(steps: Any, slots: int | None, cap: int | None) -> None:
+def test_slots_and_caps_hold_and_all_slots_are_freed(steps: Any, slots: int | None, cap: int | None) -> None:
     caps = [] if cap is None else [{"at": 0, "most": cap}]
     tested = server(slots=slots, caps=caps, rate=5, silent=[{"start": 20, "until": 25}])
     now, tickets, begun = 0.0, [], []
@@ -170,18 +170,18 @@ def test_slots_and_caps_hold_and_all_is_given_back(steps: Any, slots: int | None
         begun += tested.tick(now)
         assert len(tested.running) <= (slots or inf)
         assert tested.in_flight <= (cap or inf)
-        assert not tested.line or tested.full
+        assert not tested.queue or tested.full
     assert [ticket.k for ticket in begun] == sorted(ticket.k for ticket in begun)
     for ticket in tickets:
         tested.end(ticket, now)
         tested.end(ticket, now)
     begun += tested.tick(now)
-    assert (tested.in_flight, len(tested.line)) == (0, 0)
+    assert (tested.in_flight, len(tested.queue)) == (0, 0)
     assert tested.next_at == inf
 
 
 @given(steps=Steps, slots=st.integers(1, 3))
-def test_who_foresees_a_call_is_right_if_nobody_leaves(steps: Any, slots: int) -> None:
+def test_a_foreseen_time_is_right_if_no_call_leaves(steps: Any, slots: int) -> None:
     tested, now, expected = server(slots=slots, rate=5, cold={"after": 3, "load": 4}), 0.0, {}
     tickets = []
     for k, (pause, what) in enumerate(steps):
@@ -193,7 +193,7 @@ def test_who_foresees_a_call_is_right_if_nobody_leaves(steps: Any, slots: int) -
     assert {ticket.k: ticket.due for ticket in tickets} == pytest.approx(expected)
 
 
-def test_what_is_known_of_a_law_is_its_distribution() -> None:
+def test_the_samples_of_a_law_follow_its_distribution() -> None:
     tested = server({"kind": "linear", "per_token": 0.001, "base": QUICK})
     known = tested.known(0, 1000)
     assert known.mean() == pytest.approx(tested.law.mean(0, 1000), rel=0.01)
