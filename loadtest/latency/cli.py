@@ -215,10 +215,12 @@ def compare_runs(runs: Sequence[str], together: bool, markdown: bool, out: Path 
     "--duration", type=click.FloatRange(min=0, min_open=True), help="stop after this many seconds (10 without --calls)"
 )
 @click.option("--stream/--no-stream", default=True, show_default=True, help="streams, or plain answers")
-@click.option("--model", help="by default the first that URL/models lists")
-@click.option("--key", default="any", envvar="OPENAI_API_KEY", help="the API key, or OPENAI_API_KEY")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=16, show_default=True, help="about so many")
-@click.option("--max-tokens", type=click.IntRange(1), help="of each answer")
+@click.option("--model", help="the model; by default the first that URL/models lists")
+@click.option("--key", default="any", envvar="OPENAI_API_KEY", help="the API key; by default OPENAI_API_KEY")
+@click.option(
+    "--prompt-tokens", type=click.IntRange(1), default=16, show_default=True, help="approximate tokens of each prompt"
+)
+@click.option("--max-tokens", type=click.IntRange(1), help="most tokens of each answer")
 def run_hammer(
     url: str, concurrency: int, rate: float | None, calls: int | None, duration: float | None, stream: bool,
     model: str | None, key: str, prompt_tokens: int, max_tokens: int | None,

@@ -184,7 +184,7 @@ def test_every_kind_is_explained_with_its_keys(heading: str, kinds: Any) -> None
 
 
 def test_every_scenario_is_documented() -> None:
-    assert columns("Those that there are").keys() == ALL.keys()
+    assert columns("The scenarios").keys() == ALL.keys()
 
 
 def test_marks_of_a_scenario_replace_those_of_all_scenarios() -> None:
