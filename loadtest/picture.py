@@ -208,8 +208,8 @@ def figures(asked: list[Call]) -> str:
 # ---- The picture
 
 WIDTH, HEIGHT = 860, 470
-LEFT, RIGHT, TOP, BOTTOM = 56, 844, 104, 372  # of the plot
-LOWEST, HIGHEST = 0.08, 25.0  # seconds
+LEFT, RIGHT, TOP, BOTTOM = 56, 844, 104, 372  # edges of the plot
+LOWEST, HIGHEST = 0.08, 25.0  # range of the vertical axis, in seconds
 LANES = BOTTOM + 44  # below the plot: the answering endpoint of each call
 
 COLOURS = {  # by selector: the property, its colour on a light page, its colour on a dark page

@@ -60,7 +60,7 @@ class Cases(click.ParamType[list[Case]]):
     help="divides all waits and limits; a running router must be configured with waits divided by the same factor",
 )  # fmt: skip
 @click.option(
-    "--at-once", is_flag=True, help="run all cases at the same time: for a router that judges each model alone"
+    "--at-once", is_flag=True, help="run all cases at the same time: for a router that judges each model separately"
 )
 @click.option(
     "--differ", is_flag=True, help="the two endpoints answer with different texts, so no stream can be replayed"

@@ -27,7 +27,7 @@ from loadtest.faults.ailments import FAULTS, HEALTHY, Fault
 from loadtest.faults.answers import Answer, Json, answer_to, length_of, rest_of
 
 GAP = 0.015  # seconds between two tokens
-TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}  # of errors
+TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}  # error types
 
 
 @dataclass

@@ -212,8 +212,8 @@ class Curve:
     """
 
     def __init__(self, waits: Floats, hedge_waits: Floats) -> None:
-        # The best delay is just after a possible time of X. The candidates are such times, all of them in the last
-        # tenth.
+        # The best delay is just after a possible time of X. The candidates are some 50 such times, and every time of
+        # the last tenth.
         some, last = waits[:: max(1, len(waits) // 50)], waits[-(len(waits) // 10) :]
         candidates = np.unique(np.concatenate([[0.0], some, last]))
         sums = np.concatenate([[0.0], np.cumsum(hedge_waits)])

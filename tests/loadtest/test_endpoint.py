@@ -20,8 +20,8 @@ Json = dict[str, Any]
 
 
 def asking(k: int | None = 0, **more: Any) -> Json:
-    said = "Hello" if k is None else f"call {k} word word"
-    return {"model": "m", "messages": [{"role": "user", "content": said}], **more}
+    text = "Hello" if k is None else f"call {k} word word"
+    return {"model": "m", "messages": [{"role": "user", "content": text}], **more}
 
 
 async def ask(fakes: Fakes, k: int | None = 0, name: str = "alpha", **more: Any) -> httpx.Response:
@@ -61,9 +61,9 @@ def test_a_plain_answer_arrives_at_the_time_of_its_last_token() -> None:
     async def story() -> None:
         async with standing(endpoint(rate=40)) as fakes:
             before = fakes.clock.now()
-            said = (await ask(fakes, 3)).json()
-            assert said["choices"][0]["message"]["content"] == "alpha" + " word" * 5
-            assert said["usage"]["prompt_tokens"] == 40
+            answer = (await ask(fakes, 3)).json()
+            assert answer["choices"][0]["message"]["content"] == "alpha" + " word" * 5
+            assert answer["usage"]["prompt_tokens"] == 40
             assert fakes.clock.now() - before >= 0.5 + 6 / 40
 
     run_story(story)

@@ -23,13 +23,13 @@ SMALL = endpoint("small", {"kind": "linear", "per_token": 0.001, "base": constan
 LARGE = endpoint("large", constant(1))
 
 
-def call(k: int, first_token: float | None = 1.0, who: str | None = "a", **keys: Any) -> Outcome:
+def call(k: int, first_token: float | None = 1.0, source: str | None = "a", **keys: Any) -> Outcome:
     usual = {"at": float(k), "tokens": 100, "ended": 2.0, "status": 200, "error": None, "late": 0.0}
-    return Outcome(k=k, first_token=first_token, endpoint=who, **(usual | keys))
+    return Outcome(k=k, first_token=first_token, endpoint=source, **(usual | keys))
 
 
-def asked(k: int, who: str = "a", became: str = "served", at: float | None = None) -> Asked:
-    return Asked(k, who, float(k) if at is None else at, 1.0, became)
+def asked(k: int, source: str = "a", became: str = "served", at: float | None = None) -> Asked:
+    return Asked(k, source, float(k) if at is None else at, 1.0, became)
 
 
 def reached(
@@ -112,7 +112,7 @@ def test_refusals_are_a_share_of_the_attempts() -> None:
 
 
 def test_the_first_attempt_decides_which_endpoint_a_call_goes_to() -> None:
-    calls = [call(k, who="b") for k in range(10)]
+    calls = [call(k, source="b") for k in range(10)]
     attempts = [asked(k, "a" if k == 9 else "b") for k in range(10)] + [asked(3, "a", at=3.5)]
     mark = {"kind": "goes", "endpoint": "a", "after": 5, "at_most": 0.03}
     assert reached(mark, calls, attempts).figure == 0.2
@@ -121,7 +121,7 @@ def test_the_first_attempt_decides_which_endpoint_a_call_goes_to() -> None:
 
 def test_the_share_of_an_endpoint_is_a_multiple_of_its_share_under_informed() -> None:
     theirs = [Played(k, 1.0, "a" if k < 8 else "b", ("a",), 0) for k in range(10)]
-    calls = [call(k, who="a" if k < 6 else "b") for k in range(10)]
+    calls = [call(k, source="a" if k < 6 else "b") for k in range(10)]
     found = reached({"kind": "serves", "endpoint": "a", "after": 2, "at_least": 0.8}, calls, theirs=theirs)
     assert found.figure == pytest.approx(4 / 6)
     assert not found.ok
@@ -154,8 +154,8 @@ def as_run(scenario: Scenario, calls: Sequence[Call], reference: Reference) -> R
         call(each.k, None if isinf(each.first_token) else each.first_token, each.endpoint, at=one.at, tokens=one.tokens)
         for one, each in zip(calls, reference.played, strict=True)
     ]
-    attempts = [asked(each.k, who, at=one.at + number) for one, each in zip(calls, reference.played, strict=True)
-                for number, who in enumerate(each.asked)]  # fmt: skip
+    attempts = [asked(each.k, source, at=one.at + number) for one, each in zip(calls, reference.played, strict=True)
+                for number, source in enumerate(each.asked)]  # fmt: skip
     return Run(scenario.name, 1, 1.0, reference.name, outcomes, attempts)
 
 
