@@ -1,18 +1,18 @@
-# firsttoken as an image: the locked runtime in a virtual environment, run by an unprivileged user.
+# The firsttoken image: the locked runtime in a virtual environment, run by an unprivileged user.
 #
-# Its endpoints: mount a file at /etc/firsttoken/endpoints.yaml; without one, the example in the package is used.
+# To configure endpoints, mount a file at /etc/firsttoken/endpoints.yaml. Without one, the example in the package is used.
 
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ONLY_BINARY=:all: PIP_ROOT_USER_ACTION=ignore
-# Dependencies first: this layer stays in the cache until the lock changes.
+# Dependencies first: this layer stays in the build cache until the lock changes.
 COPY requirements.lock /src/
 RUN python -m venv --without-pip /opt/firsttoken \
  && pip --python /opt/firsttoken/bin/python install --require-hashes --requirement /src/requirements.lock
-COPY pyproject.toml README.md endpoints.yaml /src/
+COPY pyproject.toml README.md LICENSE endpoints.yaml /src/
 COPY router /src/router
-# The build backend is in the lock and builds the wheel, then leaves; `check` says if something at run time needs its parts.
+# The locked build backend builds the wheel and is then removed; `pip check` fails if the runtime needs any part of it.
 RUN pip --python /opt/firsttoken/bin/python wheel --no-deps --no-build-isolation --wheel-dir /dist /src \
  && pip --python /opt/firsttoken/bin/python install --no-deps /dist/*.whl \
  && pip --python /opt/firsttoken/bin/python uninstall --yes hatchling packaging pathspec pluggy tomlkit trove-classifiers \
@@ -29,10 +29,12 @@ ENV PATH=/opt/firsttoken/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /etc/firsttoken
 USER 10001:10001
 EXPOSE 8080
-# Asked directly, whatever proxy the environment names for endpoints; and where FIRSTTOKEN_PORT says, as settings.py reads it.
+# The check ignores proxies that the environment sets for endpoints. It uses FIRSTTOKEN_PORT if that is a plain number,
+# as settings.py does; container runtimes may set it to an address such as tcp://10.0.0.1:9000.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
   CMD ["python", "-c", "import os; from urllib.request import ProxyHandler, build_opener; port = os.environ.get('FIRSTTOKEN_PORT', ''); build_opener(ProxyHandler({})).open(f'http://127.0.0.1:{port if port.isdigit() else 8080}/healthz', timeout=2)"]
-# SIGTERM drains: calls in flight end, within FIRSTTOKEN_DRAIN (120 s); so give it --stop-timeout 125, not Docker's 10 s.
+# SIGTERM drains: calls in flight may take up to FIRSTTOKEN_DRAIN (120 s) to end, so run the container with
+# --stop-timeout 125 instead of Docker's default of 10 s.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["firsttoken"]
 CMD ["serve", "--host", "0.0.0.0"]
