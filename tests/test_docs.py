@@ -24,7 +24,7 @@ from router.proxy.serving import Serving, Tables
 from router.settings import Settings
 
 TOP = Path(__file__).resolve().parent.parent
-PAGES = sorted([*TOP.glob("docs/*.md"), *TOP.glob("README.md")])
+PAGES = sorted([*TOP.glob("docs/*.md"), *TOP.glob("*.md")])
 ENDPOINTS, HTTP = ((TOP / "docs" / name).read_text() for name in ("endpoints.md", "http.md"))
 TABLE = rebuild(config.load(TOP / "endpoints.yaml", {}))
 METRICS = Metrics(lambda: TABLE, dict, lambda: 0, lambda: 0.0)
@@ -167,10 +167,32 @@ def test_the_image_asks_its_health_where_it_listens(said: str) -> None:
     assert [url for url, _ in asked] == [f"http://127.0.0.1:{port}/healthz" for port in (8080, 9000, 8080)]
 
 
-# ---- Links
+# ---- The README, the architecture, and all links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    assert len((TOP / "README.md").read_text().split()) <= 900
+
+
+def test_the_architecture_has_a_row_for_every_package() -> None:
+    rows = set(re.findall(r"^\| `([\w/]+)/` \|", (TOP / "docs" / "architecture.md").read_text(), re.MULTILINE))
+    package = TOP / "router"
+    assert rows == {str(path.parent.relative_to(package)) for path in package.glob("*/**/__init__.py")}
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get: lower case, hyphens for spaces, no other punctuation."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_every_link_leads_to_a_file(page: Path) -> None:
     links = re.findall(r"\]\((?!\w+:)([^)#\s]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
+def test_every_link_to_a_section_leads_to_its_heading(page: Path) -> None:
+    links = re.findall(r"\]\((?!\w+:)([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    assert [f"{file}#{name}" for file, name in links if name not in anchors(page.parent / file if file else page)] == []
