@@ -151,6 +151,41 @@ def test_the_map_names_all_files_and_rooms_and_nothing_else() -> None:
         )
 
 
+def glossary() -> dict[str, str]:
+    """The terms of docs/architecture.md (in bold, several in a row), each with its meaning."""
+    page = (TOP / "docs" / "architecture.md").read_text()
+    (section,) = re.findall(r"^## (?:Words|Glossary)\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| (\*\*[^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
+    return {term: meaning for terms, meaning in rows for term in re.findall(r"\*\*(.+?)\*\*", terms)}
+
+
+def test_every_term_of_the_glossary_is_a_word_of_the_code() -> None:
+    code = "\n".join(path.read_text() for path in sorted((TOP / "router").rglob("*.py")))
+    terms = glossary()
+    assert len(terms) > 15
+    missing = [term for term in terms if not re.search(rf"{term.replace(' ', '[ _-]?')}", code, re.IGNORECASE)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    folders = ("router", "loadtest", "tests")
+    files = [f"/{path.relative_to(TOP)}" for folder in folders for path in (TOP / folder).rglob("*.py")]
+    named = re.findall(r"`([\w/]+\.py)`", page.read_text())
+    assert [name for name in named if not any(path.endswith(f"/{name}") for path in files)] == []
+
+
+def test_every_code_name_of_the_glossary_exists() -> None:
+    code = "\n".join(path.read_text() for path in sorted((TOP / "router").rglob("*.py")))
+    names = [name for row in glossary().items() for cell in row for name in re.findall(r"`([^`]+)`", cell)]
+    wrong = [
+        name
+        for name in names
+        if not ((TOP / "router" / name).exists() or re.search(rf"(?<!\w){re.escape(name)}(?!\w)", code))
+    ]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("said", ["", "tcp://10.0.0.1:9000"])
 def test_the_image_asks_its_health_where_it_listens(said: str) -> None:
     (check,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
