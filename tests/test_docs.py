@@ -51,7 +51,7 @@ DOCUMENTED: dict[str, tuple[type[config.Section], set[str]]] = {
 
 
 @pytest.mark.parametrize("heading", DOCUMENTED)
-def test_every_key_of_the_file_is_there_with_its_default(heading: str) -> None:
+def test_every_key_of_the_file_is_documented_with_its_default(heading: str) -> None:
     model, not_in_the_file = DOCUMENTED[heading]
     documented = table(ENDPOINTS, heading)
     assert documented.keys() == model.model_fields.keys() - not_in_the_file
@@ -76,7 +76,7 @@ def plain(model: type[config.Section], key: str) -> Any:
     return [] if value == () else value
 
 
-def test_every_setting_is_there_with_its_default() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     documented = {
         name.removeprefix("FIRSTTOKEN_").lower(): None if written == "none" else written
         for name, written in table(ENDPOINTS, "The process's settings").items()
@@ -95,7 +95,7 @@ def options() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("said", sorted(set(options())))
-def test_every_command_and_option_is_there(said: str) -> None:
+def test_every_command_and_option_is_documented(said: str) -> None:
     assert any(re.search(rf"`{said}[ `]", page.read_text()) for page in PAGES)
 
 
@@ -107,11 +107,11 @@ def routes() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", list(routes()))
-def test_every_route_is_there(path: str) -> None:
+def test_every_route_is_documented(path: str) -> None:
     assert f"| `{path}` |" in HTTP
 
 
-def test_every_metric_is_there_with_its_labels() -> None:
+def test_every_metric_is_documented_with_its_labels() -> None:
     documented = dict(re.findall(r"^\| `(firsttoken_\w+)` \|([^|]*)\|", HTTP, re.MULTILINE))
     families = {
         family.name + "_total" * (family.type == "counter"): family
@@ -129,7 +129,7 @@ def all_errors(error: type[errors.RouterError] = errors.RouterError) -> Iterator
 
 
 @pytest.mark.parametrize("error", [error for error in all_errors() if error is not errors.BadRequest])
-def test_every_error_is_there_with_its_status(error: type[errors.RouterError]) -> None:
+def test_every_error_is_documented_with_its_status(error: type[errors.RouterError]) -> None:
     status = "–" if error is errors.StreamBroken else error.status
     assert re.search(rf"^\| {status} \| {error.type} \| .*`{error.code}`", HTTP, re.MULTILINE)
 
@@ -137,7 +137,7 @@ def test_every_error_is_there_with_its_status(error: type[errors.RouterError]) -
 # ---- The map in the package, and what the image asks of itself
 
 
-def test_the_map_names_all_files_and_rooms_and_nothing_else() -> None:
+def test_the_map_names_all_files_and_packages_and_nothing_else() -> None:
     package = TOP / "router"
     tops = {path.name for path in package.glob("*.py")} - {"__init__.py"}
     rooms = {str(path.parent.relative_to(package)): path.parent for path in package.glob("*/**/__init__.py")}
@@ -187,7 +187,7 @@ def test_every_code_name_of_the_glossary_exists() -> None:
 
 
 @pytest.mark.parametrize("said", ["", "tcp://10.0.0.1:9000"])
-def test_the_image_asks_its_health_where_it_listens(said: str) -> None:
+def test_the_images_health_check_uses_the_configured_port(said: str) -> None:
     (check,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
     _, _, code = json.loads(check)
     asked: list[tuple[str, float]] = []

@@ -19,7 +19,7 @@ SLICE = 600  # inputs for each target
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_wherever_a_recorded_stream_is_cut_the_same_is_found_and_goes_on(name: str) -> None:
+def test_a_recorded_stream_is_read_the_same_wherever_it_is_cut(name: str) -> None:
     stream = STREAMS[name]
     whole, forwarded = _scan([stream], 1)
     for at in range(len(stream)):
@@ -32,26 +32,26 @@ def test_wherever_a_recorded_stream_is_cut_the_same_is_found_and_goes_on(name: s
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_recording_does_no_harm(target: str) -> None:
+def test_every_recording_is_handled(target: str) -> None:
     for number, data in enumerate(TARGETS[target].inputs):
         TARGETS[target].run(data, Random(number))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_recordings_turn_into_does_no_harm(target: str) -> None:
+def test_mutated_recordings_are_handled(target: str) -> None:
     assert fuzz(target, 7, range(SLICE)) == []
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @settings(deadline=None, max_examples=60)
 @given(data=st.binary(max_size=400), seed=st.integers(0, 1 << 30))
-def test_any_bytes_do_no_harm(target: str, data: bytes, seed: int) -> None:
+def test_any_bytes_are_handled(target: str, data: bytes, seed: int) -> None:
     TARGETS[target].run(data, Random(seed))
 
 
 @settings(deadline=None, max_examples=300)
 @given(parts=st.lists(st.sampled_from(sorted(STREAMS.values())), min_size=1, max_size=3), seed=st.integers(0, 1 << 30))
-def test_any_streams_joined_and_cut_do_no_harm(parts: list[bytes], seed: int) -> None:
+def test_any_streams_joined_and_cut_are_handled(parts: list[bytes], seed: int) -> None:
     TARGETS["sse"].run(b"".join(parts), Random(seed))
 
 
@@ -67,14 +67,14 @@ def test_the_reference_reads_a_stream_as_the_sdk_does(name: str) -> None:
     assert [text for text in theirs if text] == [text for text in ours if text]
 
 
-def test_an_input_is_decided_by_its_target_seed_and_number() -> None:
+def test_an_input_is_determined_by_its_target_seed_and_number() -> None:
     samples = TARGETS["sse"].inputs
     first, again, other = (mutate(samples[0], Random(seed), samples) for seed in (1, 1, 2))
     assert first == again != other
 
 
 @given(data=st.binary(max_size=100), seed=st.integers(0, 1 << 30))
-def test_the_pieces_are_the_whole(data: bytes, seed: int) -> None:
+def test_the_pieces_of_a_cut_add_up_to_the_whole(data: bytes, seed: int) -> None:
     pieces = cut(data, Random(seed))
     assert b"".join(pieces) == data
     assert all(pieces)

@@ -112,7 +112,7 @@ async def comes_back(running: Router) -> float:
     return time.monotonic() - began
 
 
-def test_an_endpoint_that_is_killed_under_200_streams_costs_nobody_a_silent_end(tmp_path: Path) -> None:
+def test_an_endpoint_that_is_killed_under_200_streams_ends_none_of_them_silently(tmp_path: Path) -> None:
     with endpoint() as first, endpoint() as second:
         port = port_of(first)
         # It stands still after twenty tokens, so that all streams are in their middle when it is killed.

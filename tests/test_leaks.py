@@ -255,7 +255,7 @@ def play(seed: int) -> Player:
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, BATCH), ids=lambda first: f"seed_from_{first}")
-def test_nothing_is_left_and_nobody_is_lied_to(first: int) -> None:
+def test_nothing_is_left_and_every_answer_is_honest(first: int) -> None:
     for seed in range(first, first + BATCH):
         try:
             player = play(seed)
@@ -267,7 +267,7 @@ def test_nothing_is_left_and_nobody_is_lied_to(first: int) -> None:
             raise
 
 
-def test_the_worlds_are_wild_enough() -> None:
+def test_the_timelines_cover_every_kind_of_end() -> None:
     """Every way to end, for a call and for an attempt, occurs: else the timelines above prove nothing."""
     calls = [call for seed in range(0, SEEDS, 3) for call in play(seed).calls]
     errors = {call.record.error for call in calls}

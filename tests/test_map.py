@@ -132,7 +132,7 @@ def ours(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", SOURCES)
-def test_every_arrow_points_downward(module: str) -> None:
+def test_every_import_is_allowed_by_the_map(module: str) -> None:
     row = home(module)
     wrong = {name for name in ours(module) if not inside(name, MAY[row]) or inside(name, NEVER.get(row, set()))}
     assert not wrong, f"{module} must not import {sorted(wrong)}"
@@ -143,21 +143,21 @@ def test_only_cli_imports_app_and_only_the_entry_imports_cli() -> None:
     assert importers == {"router.app": {"router.cli"}, "router.cli": {"router.__main__"}}
 
 
-def test_no_two_parts_know_each_other() -> None:
+def test_the_parts_do_not_import_each_other_in_a_circle() -> None:
     """The rows that a module's imports lead to form no circle."""
     arrows = {row: {home(name) for module in SOURCES if home(module) == row for name in ours(module)} for row in MAY}
     TopologicalSorter({row: others - {row} for row, others in arrows.items()}).prepare()
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("router.core")])
-def test_core_needs_no_event_loop_no_clock_no_io_and_no_chance_of_its_own(module: str) -> None:
+def test_core_uses_no_event_loop_no_clock_no_io_and_no_global_randomness(module: str) -> None:
     outside = imports(module) - ours(module)
     wrong = {name for name in outside if not inside(name, CORE_USES)}
     assert not wrong, f"{module} must not import {sorted(wrong)}"
 
 
 @pytest.mark.parametrize("package", ONLY)
-def test_others_packages_are_known_only_where_they_belong(package: str) -> None:
+def test_third_party_packages_are_imported_only_where_they_belong(package: str) -> None:
     users = {module for module in SOURCES if any(inside(name, {package}) for name in imports(module))}
     wrong = {module for module in users if not inside(module, ONLY[package])}
     assert not wrong, f"{package} is imported by {sorted(wrong)}"
@@ -171,7 +171,7 @@ def test_dialects_are_data_and_pure_functions() -> None:
     assert ".now(" not in text  # datetime is there to read a vendor's times
 
 
-def test_the_table_names_only_what_there_is() -> None:
+def test_the_map_names_only_modules_that_exist() -> None:
     """But for what is drawn and not built yet."""
     planned = {"router.upstream.httpx_exchange"}
     named = set(MAY).union(*MAY.values(), *NEVER.values(), *ONLY.values())

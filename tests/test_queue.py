@@ -28,7 +28,7 @@ def refused(call: ScriptedClient) -> tuple[int | None, str, float | None]:
 # ---- First come, first served
 
 
-def test_a_call_waits_until_a_slot_is_free_and_they_are_served_in_the_order_they_came() -> None:
+def test_queued_calls_are_served_in_the_order_of_their_arrival() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1))
     calls = [play.call(at) for at in (0.0, 0.1, 0.2, 0.3)]
     play.run()
@@ -41,7 +41,7 @@ def test_a_call_waits_until_a_slot_is_free_and_they_are_served_in_the_order_they
     ]
 
 
-def test_nobody_who_comes_later_overtakes_those_in_line() -> None:
+def test_later_calls_do_not_overtake_queued_calls() -> None:
     """Also not in the very instant at which a slot is freed, before the one who is called has looked."""
     play = Player(endpoint("a", SECOND, concurrency=1))
     first, waits = play.call(0.0), play.call(0.5)
@@ -52,7 +52,7 @@ def test_nobody_who_comes_later_overtakes_those_in_line() -> None:
     assert [call.ended_at for call in comes_then] == [3.0]
 
 
-def test_those_in_line_take_the_first_slot_of_any_endpoint() -> None:
+def test_a_queued_call_takes_the_first_slot_of_any_endpoint() -> None:
     play = Player(
         endpoint("a", streams("a", first=5.0), concurrency=1), endpoint("b", SECOND, concurrency=1, tier=2), hedge="off"
     )
@@ -63,7 +63,7 @@ def test_those_in_line_take_the_first_slot_of_any_endpoint() -> None:
     assert third.record.endpoint == "b"
 
 
-def test_who_waits_for_one_endpoint_does_not_wait_behind_those_who_wait_for_another() -> None:
+def test_a_call_does_not_wait_behind_calls_queued_for_another_endpoint() -> None:
     play = Player(
         endpoint("a", streams("a", first=4.0), concurrency=1, models=["chat", "code"]),
         endpoint("b", SECOND, concurrency=1, models=["code"], tier=2),
@@ -76,21 +76,21 @@ def test_who_waits_for_one_endpoint_does_not_wait_behind_those_who_wait_for_anot
     assert for_a.record.endpoint == "a"
 
 
-def test_a_line_is_one_for_all_models_of_an_endpoint() -> None:
+def test_all_models_of_an_endpoint_share_one_queue() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1, models=["chat", "code"]))
     calls = [play.call(i / 10, model=("chat", "code")[i % 2]) for i in range(4)]
     play.run()
     assert [call.ended_at for call in calls] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_several_slots_that_are_freed_at_once_are_for_as_many() -> None:
+def test_several_slots_freed_at_once_serve_as_many_queued_calls() -> None:
     play = Player(endpoint("a", SECOND, concurrency=3))
     calls = [play.call() for _ in range(8)]
     play.run()
     assert [call.ended_at for call in calls] == [1.0] * 3 + [2.0] * 3 + [3.0] * 2
 
 
-def test_a_call_that_does_not_stream_waits_as_well() -> None:
+def test_a_call_that_does_not_stream_is_queued_as_well() -> None:
     play = Player(endpoint("a", answers(completion(), 1.0), concurrency=1))
     calls = [play.call(stream=False) for _ in range(2)]
     play.run()
@@ -100,7 +100,7 @@ def test_a_call_that_does_not_stream_waits_as_well() -> None:
 # ---- Bounds
 
 
-def test_a_line_that_is_full_turns_the_next_one_away_at_once() -> None:
+def test_a_full_queue_refuses_the_next_call_at_once() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1), queue=2)
     calls = [play.call(i / 10) for i in range(4)]
     play.run()
@@ -110,7 +110,7 @@ def test_a_line_that_is_full_turns_the_next_one_away_at_once() -> None:
     assert play.metric("calls_total", error="queue_full") == 1
 
 
-def test_who_has_waited_for_long_enough_is_told_to_come_back() -> None:
+def test_a_call_that_was_queued_for_queue_wait_gets_a_429() -> None:
     play = Player(endpoint("a", streams("long", first=60.0), concurrency=1), queue_wait=3)
     _, waits = play.call(), play.call(1.0)
     play.run()
@@ -119,7 +119,7 @@ def test_who_has_waited_for_long_enough_is_told_to_come_back() -> None:
     assert waits.record.queued == 3.0
 
 
-def test_a_deadline_that_is_shorter_than_the_wait_holds() -> None:
+def test_a_deadline_shorter_than_queue_wait_holds() -> None:
     play = Player(endpoint("a", streams("long", first=60.0), concurrency=1), models={"chat": {"deadline": 100}})
     play.call()
     waits = play.call(1.0, headers=[(b"x-stainless-read-timeout", b"4")])
@@ -129,7 +129,7 @@ def test_a_deadline_that_is_shorter_than_the_wait_holds() -> None:
     assert waits.ended_at <= 5.0
 
 
-def test_who_could_not_be_served_in_time_is_refused_at_once_with_the_time_it_would_take() -> None:
+def test_a_call_that_could_not_be_served_in_time_is_refused_at_once_with_the_expected_wait() -> None:
     """The line's pace is known by then: one call in two seconds."""
     play = Player(endpoint("a", streams("long", first=1.5, gap=0.5), concurrency=1), queue_wait=5)
     calls = [play.call(at) for at in (0.0, 0.1, 0.2, 0.3)]
@@ -144,7 +144,7 @@ def test_who_could_not_be_served_in_time_is_refused_at_once_with_the_time_it_wou
     assert 2000 <= int(more[1].headers["retry-after-ms"]) <= 6000
 
 
-def test_a_queue_of_none_refuses_at_once() -> None:
+def test_a_queue_of_size_or_time_zero_refuses_at_once() -> None:
     for nobody, never in ((0, 10), (100, 0)):
         play = Player(endpoint("a", SECOND, concurrency=1), queue=nobody, queue_wait=never)
         _, call = play.call(), play.call(0.1)
@@ -152,7 +152,7 @@ def test_a_queue_of_none_refuses_at_once() -> None:
         assert refused(call) == (429, "overloaded", 0.1)
 
 
-def test_who_waits_in_line_gets_pings_as_any_that_waits() -> None:
+def test_a_queued_call_gets_pings() -> None:
     play = Player(endpoint("a", streams("long", first=29.5, gap=0.5), concurrency=1), queue_wait=40, hedge="off")
     _, waits, in_vain = play.call(), play.call(1.0), play.call(2.0)
     play.run()
@@ -165,7 +165,7 @@ def test_who_waits_in_line_gets_pings_as_any_that_waits() -> None:
 # ---- Whoever leaves
 
 
-def test_one_who_leaves_makes_room_for_those_behind() -> None:
+def test_a_client_that_leaves_the_queue_makes_room_for_the_next() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1), queue=2)
     play.call()
     leaves, stays = play.call(0.1, leaves_at=0.5), play.call(0.2)
@@ -175,7 +175,7 @@ def test_one_who_leaves_makes_room_for_those_behind() -> None:
     assert (stays.ended_at, later.ended_at) == (2.0, 3.0)
 
 
-def test_one_who_leaves_when_he_is_called_hands_the_slot_on() -> None:
+def test_a_client_that_leaves_when_its_slot_is_reserved_passes_the_slot_on() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1))
     play.call()
     leaves, next_one = play.call(0.1), play.call(0.2)
@@ -186,7 +186,7 @@ def test_one_who_leaves_when_he_is_called_hands_the_slot_on() -> None:
     assert next_one.ended_at == 2.0
 
 
-def test_a_stop_ends_those_in_line_too() -> None:
+def test_a_stop_ends_queued_calls_too() -> None:
     play = Player(endpoint("a", SECOND, concurrency=1))
     _, waits = play.call(), play.call(0.1)
     play.run_until(0.5)
@@ -198,7 +198,7 @@ def test_a_stop_ends_those_in_line_too() -> None:
 # ---- Failures and recoveries
 
 
-def test_a_slot_that_a_failure_frees_is_for_the_next_and_who_failed_waits_again() -> None:
+def test_a_slot_freed_by_a_failure_is_for_the_next_and_the_failed_call_queues_again() -> None:
     play = Player(endpoint("a", fails_with(500, 1.0), SECOND, concurrency=1))
     fails, waits = play.call(), play.call(0.1)
     play.run()
@@ -208,7 +208,7 @@ def test_a_slot_that_a_failure_frees_is_for_the_next_and_who_failed_waits_again(
     assert [line.role for line in fails.record.attempts] == ["first", "retry"]
 
 
-def test_where_one_is_full_and_the_other_is_out_the_full_one_is_waited_for() -> None:
+def test_calls_queue_for_a_full_endpoint_if_the_other_is_out() -> None:
     play = Player(
         endpoint("a", SECOND, concurrency=1), endpoint("b", refuses_connection(0.0), tier=2), hedge="off", queue_wait=60
     )
@@ -220,7 +220,7 @@ def test_where_one_is_full_and_the_other_is_out_the_full_one_is_waited_for() -> 
     assert len(play["b"].wires) < 8
 
 
-def test_one_that_recovers_is_found_by_those_in_line() -> None:
+def test_queued_calls_find_an_endpoint_that_recovers() -> None:
     play = Player(
         endpoint("a", streams("long", first=9.0), concurrency=1),
         endpoint("b", fails_with(429, 0.0), SECOND, tier=2),
@@ -233,7 +233,7 @@ def test_one_that_recovers_is_found_by_those_in_line() -> None:
     assert waits.ended_at == 2.1
 
 
-def test_an_endpoint_that_named_its_time_is_not_waited_for() -> None:
+def test_calls_do_not_queue_for_an_endpoint_that_reported_a_retry_after() -> None:
     play = Player(endpoint("a", fails_with(429, 1.0, retry_after=30), concurrency=1), queue_wait=5)
     _, *waiting = play.call(), play.call(0.1), play.call(0.2)
     late = play.call(2.0)
@@ -244,7 +244,7 @@ def test_an_endpoint_that_named_its_time_is_not_waited_for() -> None:
     assert refused(late) == (429, "endpoints_busy", 2.0)
 
 
-def test_no_hedge_takes_a_slot_that_is_waited_for() -> None:
+def test_no_hedge_takes_a_slot_that_a_queued_call_waits_for() -> None:
     play = Player(
         endpoint("a", streams("slow", first=2.0), concurrency=1),
         endpoint("b", SECOND, concurrency=1, tier=2),
@@ -259,7 +259,7 @@ def test_no_hedge_takes_a_slot_that_is_waited_for() -> None:
     assert (waits.record.endpoint, waits.ended_at) == ("b", 2.1)
 
 
-def test_a_limit_that_was_learned_is_waited_for_as_one_that_was_told() -> None:
+def test_calls_queue_for_a_learned_limit_as_for_a_configured_one() -> None:
     """Three at once were one too many for it: two from then on, and so on, and nobody is refused for that."""
     refusals: list[float] = []
 
@@ -315,7 +315,7 @@ def test_a_full_frozen_endpoint_keeps_only_its_own_calls_waiting() -> None:
     assert (codes.count("queue_full"), codes.count("queue_timeout")) == (195, 100), codes
 
 
-def test_the_pace_is_what_was_seen_of_late() -> None:
+def test_the_pace_follows_the_latest_intervals() -> None:
     play = Player(endpoint("a", streams("x", first=0.5, gap=0.5), streams("x", first=3.5, gap=0.5), concurrency=1))
     for _ in range(4):
         play.call()
@@ -323,7 +323,7 @@ def test_the_pace_is_what_was_seen_of_late() -> None:
     assert play.endpoint("a").availability.slots.queue.pace == 4.0 * SMOOTHING + 4.0 * (1.0 - SMOOTHING)
 
 
-def test_those_that_wait_are_counted() -> None:
+def test_queued_calls_are_counted() -> None:
     play = Player(endpoint("a", SECOND, cuts(0.1), concurrency=1))
     for _ in range(3):
         play.call()
@@ -351,7 +351,7 @@ def crowd(calls: int, *a: Script, b: Script) -> Player:
     return play
 
 
-def test_hedges_are_shed_first() -> None:
+def test_hedges_are_shed_first_as_the_router_fills() -> None:
     for others, roles in ((16, ["first", "hedge"]), (17, ["first"])):
         play = crowd(others, SILENT, b=SECOND)
         call = play.call(0.5)
@@ -359,7 +359,7 @@ def test_hedges_are_shed_first() -> None:
         assert [line.role for line in call.record.attempts] == roles
 
 
-def test_then_retries_that_need_the_budget() -> None:
+def test_retries_that_need_the_budget_are_shed_second() -> None:
     """One at an endpoint that nothing speaks against needs none."""
     for others, roles in ((18, ["first", "retry", "retry"]), (19, ["first", "retry"])):
         play = crowd(others, fails_with(500, 0.1), SECOND, b=fails_with(500, 0.1))
@@ -368,7 +368,7 @@ def test_then_retries_that_need_the_budget() -> None:
         assert [line.role for line in call.record.attempts] == roles
 
 
-def test_and_then_calls() -> None:
+def test_calls_are_shed_last() -> None:
     play = crowd(20, SECOND, b=SECOND)
     call = play.call(0.5)
     play.run()

@@ -62,7 +62,7 @@ def assert_broken(call: ScriptedClient, *, by: str = "a") -> None:
 # ---- Replay
 
 
-def test_another_endpoint_answers_again_and_the_client_gets_what_it_lacks() -> None:
+def test_another_endpoint_answers_again_and_the_client_gets_the_missing_rest() -> None:
     play = broken_and_sound()
     call = play.call()
     play.run()
@@ -105,7 +105,7 @@ def test_every_way_to_break_is_rescued(script: Script) -> None:
     assert call.record.error == ""
 
 
-def test_a_done_without_a_reason_to_finish_is_no_end_where_there_was_one_before() -> None:
+def test_done_without_a_finish_reason_is_no_end_for_an_endpoint_that_has_sent_one_before() -> None:
     """A gateway between us and the endpoint ends every stream so, also those that were cut."""
     cut_and_done = BEGUN + sends(0.5, DONE) + ends(0.5)
     play = broken_and_sound(AGAIN, cut_and_done)
@@ -123,7 +123,7 @@ def test_a_done_without_a_reason_to_finish_is_no_end_where_there_was_one_before(
     assert (call.text, call.done, call.record.error) == ("The quick ", True, "")
 
 
-def test_a_stream_that_is_told_to_be_refused_is_not_rescued() -> None:
+def test_a_stream_that_ends_with_a_refusal_is_not_rescued() -> None:
     play = broken_and_sound(BEGUN + sends(0.5, error_event("no", code="content_policy_violation")))
     call = play.call()
     play.run()
@@ -131,7 +131,7 @@ def test_a_stream_that_is_told_to_be_refused_is_not_rescued() -> None:
     assert len(play["b"].wires) == 0
 
 
-def test_who_refuses_to_rescue_is_not_asked_again_however_it_said_so() -> None:
+def test_an_endpoint_that_refuses_a_rescue_is_not_asked_again() -> None:
     for refusal in (
         fails_with(400, 0.1),
         fails_with(500, 0.1, code="invalid_request_error"),
@@ -145,7 +145,7 @@ def test_who_refuses_to_rescue_is_not_asked_again_however_it_said_so() -> None:
         assert len(play["b"].wires) == 1
 
 
-def test_a_stream_with_a_reason_to_finish_needs_no_rescue() -> None:
+def test_a_stream_with_a_finish_reason_needs_no_rescue() -> None:
     play = broken_and_sound(BEGUN + sends(0.4, event(finish="stop")) + cuts(0.5))
     call = play.call()
     play.run()
@@ -153,7 +153,7 @@ def test_a_stream_with_a_reason_to_finish_needs_no_rescue() -> None:
     assert len(play["b"].wires) == 0
 
 
-def test_meanwhile_the_client_gets_comments() -> None:
+def test_the_client_gets_comments_during_a_rescue() -> None:
     slow = opens(0.1) + says(20.0, *WORDS[:2], gap=8.0) + says(36.0, *WORDS[2:]) + finishes(37.0)
     play = broken_and_sound(b=slow, abandon=100, hedge="off")
     call = play.call()
@@ -164,7 +164,7 @@ def test_meanwhile_the_client_gets_comments() -> None:
     assert len(others) >= 2  # one while nothing came, one while what came was known
 
 
-def test_tokens_that_the_one_that_broke_has_told_are_not_those_of_who_rescues_it() -> None:
+def test_usage_reported_by_the_broken_stream_is_not_counted_for_the_rescue() -> None:
     told = {
         "choices": [{"index": 0, "delta": {"content": "The "}}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 1},
@@ -176,7 +176,7 @@ def test_tokens_that_the_one_that_broke_has_told_are_not_those_of_who_rescues_it
     assert play.metric("tokens_total") == 0
 
 
-def test_another_answer_ends_the_stream_with_an_error() -> None:
+def test_a_different_answer_ends_the_stream_with_an_error() -> None:
     play = broken_and_sound(b=streams("The ", "slow ", "green ", "turtle"))
     call = play.call()
     play.run()
@@ -195,7 +195,7 @@ def test_a_shorter_answer_ends_the_stream_with_an_error() -> None:
     assert_broken(call, by="b")
 
 
-def test_the_same_endpoint_is_asked_once_more_where_there_is_no_other() -> None:
+def test_the_same_endpoint_is_asked_once_more_if_there_is_no_other() -> None:
     play = Player(endpoint("a", CUT, AGAIN), resume="replay")
     call = play.call()
     play.run()
@@ -229,7 +229,7 @@ def test_attempts_are_counted_over_all_races_of_a_call() -> None:
     assert call.error
 
 
-def test_a_rescue_that_is_late_gets_a_rival() -> None:
+def test_a_late_rescue_is_hedged() -> None:
     play = Player(
         endpoint("a", CUT), endpoint("b", SILENT, tier=2), endpoint("c", AGAIN, tier=3), resume="replay", hedge=1.0
     )
@@ -239,7 +239,7 @@ def test_a_rescue_that_is_late_gets_a_rival() -> None:
     assert verdicts(call)[1:] == [("b", "rescue", Verdict.ABANDONED), ("c", "hedge", Verdict.SERVED)]
 
 
-def test_the_failure_is_told_as_it_was_whatever_the_rescue_met() -> None:
+def test_the_original_failure_is_reported_however_the_rescue_failed() -> None:
     for b in (
         fails_with(400, 0.1, message="no prefill here", code="invalid_request_error"),
         fails_with(503, 0.1),
@@ -322,7 +322,7 @@ def test_without_a_budget_there_is_no_rescue() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}, {"seed": 0}])
-def test_by_itself_a_request_for_the_same_answer_each_time_is_rescued(fields: dict[str, Any]) -> None:
+def test_auto_rescues_requests_for_a_reproducible_answer(fields: dict[str, Any]) -> None:
     play = broken_and_sound(resume="auto")
     call = play.call(**fields)
     play.run()
@@ -333,7 +333,7 @@ def test_by_itself_a_request_for_the_same_answer_each_time_is_rescued(fields: di
     "fields",
     [{}, {"temperature": 0.7}, {"temperature": None}, {"seed": None}, {"temperature": "0"}, {"temperature": False}],
 )
-def test_by_itself_a_request_for_any_answer_is_not(fields: dict[str, Any]) -> None:
+def test_auto_does_not_rescue_other_requests(fields: dict[str, Any]) -> None:
     play = broken_and_sound(resume="auto")
     call = play.call(**fields)
     play.run()
@@ -341,14 +341,14 @@ def test_by_itself_a_request_for_any_answer_is_not(fields: dict[str, Any]) -> No
     assert len(play["b"].wires) == 0
 
 
-def test_what_an_operator_turns_off_stays_off() -> None:
+def test_resume_off_stays_off() -> None:
     play = broken_and_sound(resume="off")
     call = play.call(temperature=0)
     play.run()
     assert_broken(call)
 
 
-def test_a_models_word_counts_before_the_defaults() -> None:
+def test_a_models_resume_overrides_the_defaults() -> None:
     play = Player(endpoint("a", CUT), endpoint("b", AGAIN, tier=2), resume="off", models={"chat": {"resume": "replay"}})
     call = play.call()
     play.run()
@@ -364,7 +364,7 @@ def asked(play: Player, name: str = "b") -> dict[str, Any]:
     return body
 
 
-def test_an_endpoint_that_can_goes_on_from_the_clients_text() -> None:
+def test_an_endpoint_with_prefill_continues_the_clients_text() -> None:
     play = broken_and_sound(b=REST, resume="continue")
     call = play.call(messages=MESSAGES, max_tokens=100)
     play.run()
@@ -382,7 +382,7 @@ def test_an_endpoint_that_can_goes_on_from_the_clients_text() -> None:
     ("prefill", "message"),
     [("prefix", {"prefix": True}), ("partial", {"partial": True}), ("trailing", {})],
 )
-def test_each_server_is_asked_in_its_own_way(prefill: str, message: dict[str, Any]) -> None:
+def test_each_kind_of_server_is_asked_to_continue_in_its_own_way(prefill: str, message: dict[str, Any]) -> None:
     play = Player(endpoint("a", CUT), endpoint("b", REST, tier=2, prefill=prefill), resume="continue")
     call = play.call(messages=MESSAGES)
     play.run()
@@ -391,7 +391,7 @@ def test_each_server_is_asked_in_its_own_way(prefill: str, message: dict[str, An
     assert "continue_final_message" not in asked(play)
 
 
-def test_only_those_that_can_are_asked_to_go_on() -> None:
+def test_only_endpoints_with_prefill_are_asked_to_continue() -> None:
     play = Player(
         endpoint("a", CUT),
         endpoint("b", AGAIN, tier=2),
@@ -405,7 +405,7 @@ def test_only_those_that_can_are_asked_to_go_on() -> None:
     assert [name for name, _, _ in verdicts(call)] == ["a", "c"]
 
 
-def test_who_broke_and_cannot_is_not_asked_again_where_those_that_can_are_full() -> None:
+def test_a_broken_endpoint_without_prefill_is_not_asked_again_while_those_with_prefill_are_full() -> None:
     """Nor when the wait in their line is over."""
     play = Player(
         endpoint("a", CUT, models=["chat"]),
@@ -421,7 +421,7 @@ def test_who_broke_and_cannot_is_not_asked_again_where_those_that_can_are_full()
     assert play["a"].asked_at == [1.0]
 
 
-def test_where_nobody_can_go_on_the_stream_ends_with_the_error() -> None:
+def test_without_an_endpoint_with_prefill_the_stream_ends_with_the_error() -> None:
     play = Player(endpoint("a", CUT), endpoint("b", AGAIN, tier=2), resume="continue")
     call = play.call(messages=MESSAGES, temperature=0)
     play.run()
@@ -440,7 +440,7 @@ def test_where_nobody_can_go_on_the_stream_ends_with_the_error() -> None:
         {"messages": None},
     ],
 )
-def test_only_a_plain_text_is_continued(fields: dict[str, Any]) -> None:
+def test_only_plain_text_is_continued(fields: dict[str, Any]) -> None:
     play = broken_and_sound(b=REST, resume="continue")
     call = play.call(**({"messages": MESSAGES} | fields))
     play.run()
@@ -456,7 +456,7 @@ def test_a_tool_call_that_has_begun_is_not_continued() -> None:
     assert_broken(call)
 
 
-def test_a_refused_prefill_never_hides_what_really_failed() -> None:
+def test_a_refused_prefill_never_hides_the_original_failure() -> None:
     play = broken_and_sound(b=fails_with(400, 0.1, message="no prefill"), resume="continue")
     call = play.call(messages=MESSAGES)
     play.run()
@@ -464,7 +464,7 @@ def test_a_refused_prefill_never_hides_what_really_failed() -> None:
     assert "no prefill" not in call.error["message"]
 
 
-def test_messages_that_are_nested_as_deep_as_can_be_read_once_end_the_stream_with_an_error() -> None:
+def test_messages_nested_too_deep_to_be_read_twice_end_the_stream_with_an_error() -> None:
     """Deeper in the stack they can't be read again."""
     for depth in range(900, 1000):
         play = broken_and_sound(b=REST, resume="continue")
@@ -475,7 +475,7 @@ def test_messages_that_are_nested_as_deep_as_can_be_read_once_end_the_stream_wit
             assert call.done or call.error["code"] == "stream_broken"
 
 
-def test_a_completions_prompt_just_grows() -> None:
+def test_the_text_so_far_is_appended_to_a_completions_prompt() -> None:
     def piece(at: float, text: str) -> Script:
         return sends(at, sse({"choices": [{"index": 0, "text": text}]}))
 
@@ -495,7 +495,7 @@ def test_a_completions_prompt_just_grows() -> None:
 # ---- What the SDKs tell
 
 
-def test_no_attempt_outlives_its_clients_patience() -> None:
+def test_no_attempt_outlives_the_clients_timeout() -> None:
     for name in (b"x-stainless-read-timeout", b"x-stainless-timeout"):
         play = Player(endpoint("a", SILENT), hedge="off")
         call = play.call(headers=[(name, b"5.5")])
@@ -505,7 +505,7 @@ def test_no_attempt_outlives_its_clients_patience() -> None:
 
 
 @pytest.mark.parametrize("said", [b"600", b"0", b"-1", b"nan", b"inf", b"soon", b""])
-def test_a_patience_that_is_longer_or_none_changes_nothing(said: bytes) -> None:
+def test_a_client_timeout_that_is_longer_or_invalid_changes_nothing(said: bytes) -> None:
     play = Player(endpoint("a", SILENT), hedge="off", deadline=20)
     call = play.call(headers=[(b"x-stainless-read-timeout", said)])
     play.run()

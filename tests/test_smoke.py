@@ -123,7 +123,7 @@ def test_a_stream_arrives_whole(client: OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_a_token_arrives_while_the_endpoint_still_thinks_of_the_next(client: OpenAI, alpha: Fake) -> None:
+def test_a_token_arrives_before_the_endpoint_sends_the_next(client: OpenAI, alpha: Fake) -> None:
     stream = client.chat.completions.create(model="step", messages=HI, stream=True)
     first = [next(stream), next(stream)]  # the role, and a token
     assert text_of(first) == "Hello"
@@ -141,13 +141,13 @@ def test_an_answer_that_does_not_stream_is_whole(client: OpenAI) -> None:
     assert answer._request_id.startswith("req_")
 
 
-def test_calls_of_tools_stream_interleaved(client: OpenAI) -> None:
+def test_tool_calls_stream_interleaved(client: OpenAI) -> None:
     chunks = list(client.chat.completions.create(model="tools", messages=HI, stream=True, tools=TOOLS))
     assert calls_of(chunks) == CALLS
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_the_sdks_stream_helper_collects_calls_of_tools(client: OpenAI) -> None:
+def test_the_sdks_stream_helper_collects_tool_calls(client: OpenAI) -> None:
     with client.chat.completions.stream(model="tools", messages=HI, tools=TOOLS) as stream:
         calls = stream.get_final_completion().choices[0].message.tool_calls
     assert [call.function.arguments for call in calls or ()] == [call["arguments"] for call in CALLS]
@@ -170,7 +170,7 @@ def test_legacy_completions_work_in_both_ways(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("encoding", [openai.omit, "float", "base64"], ids=["by default", "as floats", "in base64"])
-def test_embeddings_come(client: OpenAI, encoding: Any) -> None:
+def test_embeddings_arrive_in_every_encoding(client: OpenAI, encoding: Any) -> None:
     answer = client.embeddings.create(model="quick", input=["one", "two"], encoding_format=encoding)
     assert [item.index for item in answer.data] == [0, 1]
     if encoding != "base64":
@@ -185,7 +185,7 @@ def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
         client.models.retrieve("nobody-serves-this")
 
 
-def test_every_answer_says_who_gave_it(client: OpenAI) -> None:
+def test_every_answer_names_its_endpoint(client: OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(model="quick", messages=HI)
     streamed = client.chat.completions.with_streaming_response.create(model="quick", messages=HI, stream=True)
     with streamed as response:
@@ -203,7 +203,7 @@ def test_every_answer_says_who_gave_it(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/v1/models", "/v1/models/none", "/v1/chat/completions", "/"])
-def test_answers_that_no_endpoint_gave_say_so(shared: Router, path: str) -> None:
+def test_answers_from_the_router_itself_name_no_endpoint(shared: Router, path: str) -> None:
     headers = shared.control.get(path).headers
     assert headers["x-request-id"].startswith("req_")
     assert (headers["x-router-endpoint"], headers["x-router-attempts"]) == ("-", "0")
@@ -223,14 +223,14 @@ def test_the_endpoint_gets_the_request_with_our_key_and_nothing_of_the_client(cl
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_answer_is_the_endpoints_byte_for_byte(shared: Router, alpha: Fake, stream: bool) -> None:
+def test_the_answer_is_passed_on_byte_for_byte(shared: Router, alpha: Fake, stream: bool) -> None:
     body = {"model": "quick", "messages": HI, "stream": stream}
     through = shared.control.post("/v1/chat/completions", json=body)
     assert through.content == alpha.control.post("/v1/chat/completions", json=body).content
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_offers_http2_is_answered_as_it_asked(shared: Router, stream: bool) -> None:
+def test_a_client_that_offers_http2_is_answered_over_http1(shared: Router, stream: bool) -> None:
     """Java's own client offers it with its first request."""
     offer = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     raw = Raw(shared.address, CHAT, {"model": "quick", "messages": HI, "stream": stream}, offer)
@@ -243,7 +243,7 @@ def test_a_client_that_offers_http2_is_answered_as_it_asked(shared: Router, stre
         raw.leave()
 
 
-def test_the_async_sdk_does_all_of_it_at_once(shared: Router, alpha: Fake) -> None:
+def test_the_async_sdk_runs_all_flows_concurrently(shared: Router, alpha: Fake) -> None:
     async def stream(sdk: AsyncOpenAI, model: str, **more: Any) -> list[Any]:
         chunks = await sdk.chat.completions.create(model=model, messages=HI, stream=True, **more)
         return [chunk async for chunk in chunks]
@@ -276,7 +276,7 @@ def test_the_async_sdk_does_all_of_it_at_once(shared: Router, alpha: Fake) -> No
 # ---- What goes wrong, as the SDK tells it
 
 
-def test_an_unknown_model_is_not_found_and_nobody_is_asked(client: OpenAI, alpha: Fake) -> None:
+def test_an_unknown_model_is_a_404_and_no_endpoint_is_asked(client: OpenAI, alpha: Fake) -> None:
     before = alpha.stats()["opened"]
     with pytest.raises(openai.NotFoundError, match="Did you mean 'quick'") as caught:
         client.chat.completions.create(model="quik", messages=HI)
@@ -286,9 +286,7 @@ def test_an_unknown_model_is_not_found_and_nobody_is_asked(client: OpenAI, alpha
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_refusal_comes_through_in_the_endpoints_words_after_one_try(
-    client: OpenAI, alpha: Fake, stream: bool
-) -> None:
+def test_a_refusal_is_passed_on_unchanged_after_one_attempt(client: OpenAI, alpha: Fake, stream: bool) -> None:
     before = alpha.asked("refuse-400")
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="refused", messages=HI, stream=stream)
@@ -341,12 +339,12 @@ def test_a_stream_that_breaks_raises_and_is_never_a_short_answer(client: OpenAI,
     await_that(lambda: alpha.live == 0, within=1)
 
 
-def test_an_answer_that_breaks_off_is_an_error_and_never_half_an_answer(client: OpenAI) -> None:
+def test_an_answer_that_is_cut_is_an_error_and_never_half_an_answer(client: OpenAI) -> None:
     with pytest.raises(openai.InternalServerError, match="it closed the connection within its answer"):
         client.chat.completions.create(model="cut", messages=HI)
 
 
-def test_no_first_token_in_time_is_a_gateway_timeout_after_one_try(client: OpenAI, alpha: Fake) -> None:
+def test_no_first_token_in_time_is_a_gateway_timeout_after_one_attempt(client: OpenAI, alpha: Fake) -> None:
     before = alpha.asked("frozen")
     with pytest.raises(openai.InternalServerError, match="No first token") as caught:
         client.chat.completions.create(model="never", messages=HI, stream=True)
@@ -355,7 +353,7 @@ def test_no_first_token_in_time_is_a_gateway_timeout_after_one_try(client: OpenA
     await_that(lambda: alpha.live == 0, within=1)
 
 
-def test_pings_keep_a_long_wait_alive_and_the_sdk_passes_over_them(client: OpenAI) -> None:
+def test_pings_keep_a_long_wait_alive_and_the_sdk_ignores_them(client: OpenAI) -> None:
     with client.chat.completions.with_streaming_response.create(model="pinged", messages=HI, stream=True) as response:
         assert response.read().startswith(b": ping\n\n")
     assert text_of(list(client.chat.completions.create(model="pinged", messages=HI, stream=True))) == TEXT
@@ -369,7 +367,7 @@ def test_an_error_after_pings_raises_inside_the_stream(client: OpenAI, alpha: Fa
     await_that(lambda: alpha.live == 0, within=1)
 
 
-def test_what_is_no_request_is_a_bad_request(client: OpenAI, shared: Router) -> None:
+def test_an_invalid_request_is_a_400(client: OpenAI, shared: Router) -> None:
     with pytest.raises(openai.BadRequestError, match="name a model"):
         client.chat.completions.create(model="", messages=HI)
     answer = shared.control.post("/v1/chat/completions", content=b"{not JSON")
@@ -380,7 +378,7 @@ def test_what_is_no_request_is_a_bad_request(client: OpenAI, shared: Router) -> 
 
 
 @pytest.mark.parametrize("line", [b"CONNECT example.com:443", b"GET /\xff", b"GET x", b"\x16\x03\x01"])
-def test_what_is_no_request_for_a_path_is_a_bad_request(shared: Router, line: bytes) -> None:
+def test_a_request_without_a_path_is_a_400(shared: Router, line: bytes) -> None:
     with socket.create_connection(shared.address, timeout=5) as raw:
         raw.sendall(line + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert raw.recv(4096).startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -452,7 +450,7 @@ def test_no_generation_is_live_a_second_after_the_client_left(
     await_that(lambda: (alpha.live, beta.live) == (0, 0), within=1)
 
 
-def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared: Router, alpha: Fake) -> None:
+def test_a_call_whose_client_left_while_queued_is_never_sent(shared: Router, alpha: Fake) -> None:
     def state(of: str, key: str) -> Json:
         listed = shared.control.get("/admin/endpoints").json()[of]
         found: Json = next(each for each in listed if each[key] == "narrow")
@@ -476,7 +474,7 @@ def test_a_call_that_left_while_it_waited_for_a_connection_is_never_sent(shared:
     assert alpha.asked("frozen") == before + 1
 
 
-def test_no_generation_is_live_a_second_after_a_crowd_left_at_once(shared: Router, alpha: Fake, beta: Fake) -> None:
+def test_no_generation_is_live_a_second_after_120_clients_left_at_once(shared: Router, alpha: Fake, beta: Fake) -> None:
     crowd = []
     try:
         for model in ("frozen", "mute", "endless", "duel", "race", "flood") * 20:
@@ -488,7 +486,7 @@ def test_no_generation_is_live_a_second_after_a_crowd_left_at_once(shared: Route
     await_that(lambda: (alpha.live, beta.live) == (0, 0), within=1)
 
 
-def test_a_client_that_reads_late_gets_everything_and_makes_only_its_endpoint_wait(
+def test_a_slow_client_gets_everything_and_pauses_only_its_own_endpoint(
     shared: Router, client: OpenAI, alpha: Fake
 ) -> None:
     raw = Raw(shared.address, CHAT, {"model": "big", **STREAM})
@@ -579,7 +577,7 @@ def node(shared: Router, alpha: Fake) -> Json:
     return results
 
 
-def test_node_streams_whole_answers(node: Json) -> None:
+def test_node_streams_complete_answers(node: Json) -> None:
     assert node["stream"] == {"text": TEXT, "finish": "stop"}
     assert node["usage"] == {"text": TEXT, "choices": [], "usage": USAGE}
     assert node["tools"] == CALLS
@@ -594,7 +592,7 @@ def test_node_gets_answers_that_do_not_stream(node: Json) -> None:
     assert {"quick", "race"} <= set(node["models"]["listed"])
 
 
-def test_node_sees_who_answered(node: Json) -> None:
+def test_node_sees_which_endpoint_answered(node: Json) -> None:
     assert node["answer"]["requestID"].startswith("req_")
     assert node["headers"]["requestID"] == node["headers"]["x-request-id"]
     assert (node["headers"]["x-router-endpoint"], node["headers"]["x-router-attempts"]) == ("alpha", "1")
@@ -643,7 +641,7 @@ def test_the_shipped_file_streams_at_once_without_keys(tmp_path: Path) -> None:
             assert "data: [DONE]" in list(lines)
 
 
-def test_simulated_endpoints_speak_to_the_sdks_as_others_do(tmp_path: Path) -> None:
+def test_the_sdks_understand_simulated_endpoints(tmp_path: Path) -> None:
     simulated = {
         "name": "pretender",
         "kind": "simulated",
@@ -668,7 +666,7 @@ def test_simulated_endpoints_speak_to_the_sdks_as_others_do(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_an_address_for_everybody_needs_keys(tmp_path: Path, host: str) -> None:
+def test_a_public_address_needs_keys(tmp_path: Path, host: str) -> None:
     ended = run(tmp_path, "serve", "--host", host, "--port", "0")
     assert ended.returncode == 2
     assert f"{host} is not a loopback address" in ended.stderr
@@ -697,7 +695,7 @@ def test_a_broken_file_is_refused_with_file_line_and_key(tmp_path: Path, command
     assert "Traceback" not in ended.stderr
 
 
-def test_check_says_what_a_good_file_means(tmp_path: Path) -> None:
+def test_check_describes_a_valid_file(tmp_path: Path) -> None:
     (tmp_path / "endpoints.yaml").write_text(BROKEN.replace("tierr", "tier"))
     ended = run(tmp_path, "check")
     assert ended.returncode == 0
@@ -727,7 +725,7 @@ def test_a_busy_port_ends_with_a_clear_message(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_client_keys_are_asked_for_and_go_no_further(tmp_path: Path, alpha: Fake) -> None:
+def test_client_keys_are_required_and_not_passed_on(tmp_path: Path, alpha: Fake) -> None:
     config = {"endpoints": [entry(alpha, {"chat": "quick"})], "keys": ["${ROUTER_KEY}", "another"]}
     with router(tmp_path, config, ROUTER_KEY="the-right-key") as running:
         assert running.control.get("/healthz").status_code == 200
@@ -761,7 +759,7 @@ def test_a_stop_with_nothing_to_wait_for_is_quick_and_clean(tmp_path: Path, alph
 # ---- An endpoint dies
 
 
-def test_an_endpoint_is_killed_in_the_midst_of_traffic_and_all_later_calls_are_served(tmp_path: Path) -> None:
+def test_all_calls_after_the_kill_of_an_endpoint_are_served(tmp_path: Path) -> None:
     ended: list[tuple[float, object]] = []  # when each call began, and its text or error
     some_ended = asyncio.Event()
 

@@ -283,6 +283,6 @@ def assert_all_kinds_happened(ends: Counter[tuple[str, str]], router: Running) -
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open sockets are counted in /proc")
-def test_ten_thousand_calls_of_which_half_are_cancelled_leave_nothing_behind() -> None:
+def test_ten_thousand_calls_half_of_them_cancelled_leave_nothing_behind() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(soak())

@@ -134,13 +134,15 @@ def in_a_stream(said: Any) -> Any:
 
 
 @pytest.mark.parametrize(("who", "kind", "status", "said", "cause", "_untold"), SAMPLES, ids=IDS)
-def test_as_a_status_and_body(who: str, kind: str, status: int, said: Any, cause: Cause, _untold: Cause) -> None:
+def test_the_cause_of_a_status_and_body(
+    who: str, kind: str, status: int, said: Any, cause: Cause, _untold: Cause
+) -> None:
     exchange = answered(kind, status, json.dumps(said).encode())
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_as_the_first_event_of_a_stream(
+def test_the_cause_of_the_first_event_of_a_stream(
     who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause
 ) -> None:
     role = event("", role="assistant")
@@ -154,7 +156,7 @@ def test_as_the_first_event_of_a_stream(
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_as_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
+def test_the_cause_of_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
     exchange = streamed(kind, event("Hello"), sse(in_a_stream(said)), event("more"))
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
     assert exchange.take() == event("Hello")
@@ -162,13 +164,15 @@ def test_as_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: 
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_as_a_named_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
+def test_the_cause_of_a_named_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
     exchange = streamed(kind, b"event: error\n" + sse(in_a_stream(said)))
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_as_an_answer_of_status_200(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
+def test_the_cause_of_an_answer_of_status_200(
+    who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause
+) -> None:
     if isinstance(said, list):
         return  # an answer may be a list
     exchange = answered(kind, 200, json.dumps(said).encode())
@@ -196,7 +200,7 @@ def test_as_an_answer_of_status_200(who: str, kind: str, _status: int, said: Any
     ],
 )
 @pytest.mark.parametrize("kind", sorted(DIALECTS))
-def test_a_sign_of_life_is_no_first_token_and_no_error(kind: str, silence: bytes) -> None:
+def test_a_keep_alive_event_is_no_first_token_and_no_error(kind: str, silence: bytes) -> None:
     told = Told(kind)
     told.exchange.head(200, SSE)
     told.exchange.data(silence)
@@ -208,7 +212,7 @@ def test_a_sign_of_life_is_no_first_token_and_no_error(kind: str, silence: bytes
     assert streamed(kind, silence, event("Hi"), event(finish="stop")).verdict is Verdict.SERVED
 
 
-def test_a_named_error_is_one_whatever_it_says() -> None:
+def test_an_event_named_error_is_an_error_whatever_its_data() -> None:
     for said in (b"data: out of memory\n\n", b'data: {"retry": true}\n\n', b"data: [1]\n\n", b"data: null\n\n"):
         exchange = streamed("openai", b"event: error\n" + said)
         assert (exchange.verdict, outcome_of(exchange).cause) == (Verdict.FAULT, Cause.TRANSIENT)
@@ -232,7 +236,7 @@ def test_a_named_error_is_one_whatever_it_says() -> None:
     ),
     status=st.sampled_from([200, 400, 401, 429, 500]),
 )
-def test_whatever_an_endpoint_says_has_an_end(kind: str, said: Any, status: int) -> None:
+def test_any_answer_of_an_endpoint_has_a_verdict(kind: str, said: Any, status: int) -> None:
     exchange = answered(kind, status, json.dumps(said).encode())
     assert exchange.verdict is not None
     assert exchange.verdict is not Verdict.SERVED or status == 200
@@ -265,14 +269,14 @@ TO_RESET = 3 * 3600 + 41 * 60 + 44
         ("1313", "您的账户当前使用模式不符合公平使用策略", None),
     ],
 )
-def test_zhipu_says_when_a_quota_is_there_again(code: str, message: str, seconds: float | None) -> None:
+def test_zhipus_messages_say_when_a_quota_resets(code: str, message: str, seconds: float | None) -> None:
     assert zhipu.resets_in(code, message, NOW) == seconds
     judged = DIALECTS["zhipu"].judge(429, error(message, code=code), None, NOW)
     assert judged.cause is Cause.QUOTA
     assert judged.retry_after == (QUOTA_WAIT if seconds is None else min(seconds, MAX_QUOTA_WAIT))
 
 
-def test_a_longer_retry_after_counts_where_the_quota_names_no_time() -> None:
+def test_retry_after_counts_if_the_quota_names_no_time() -> None:
     assert DIALECTS["zhipu"].judge(429, error(code="1308"), 7200.0, NOW).retry_after == 7200.0
     assert DIALECTS["zhipu"].judge(429, error(code="1308"), 1e9, NOW).retry_after == MAX_QUOTA_WAIT
 
@@ -290,7 +294,7 @@ def test_any_message_can_be_read(message: str, code: str, now: float) -> None:
 @pytest.mark.parametrize(
     ("theirs", "ours"), [("sensitive", "content_filter"), ("model_context_window_exceeded", "length"), ("stop", "stop")]
 )
-def test_zhipus_reasons_to_finish_are_told_in_openais_words(theirs: str, ours: str) -> None:
+def test_zhipus_finish_reasons_are_translated_to_openais(theirs: str, ours: str) -> None:
     last = b'data: {"id":"1","choices":[{"index":0,"finish_reason":"%b","delta":{"content":""}}]}\n\n'
     text = event('"finish_reason":"sensitive"')  # in a text it stands as it is
     for pieces in ([text, last % theirs.encode(), DONE], [text + last % theirs.encode() + DONE]):
@@ -302,7 +306,7 @@ def test_zhipus_reasons_to_finish_are_told_in_openais_words(theirs: str, ours: s
     assert streamed("zhipu", text, unfinished).take() == text + last % ours.encode()
 
 
-def test_and_in_answers_that_do_not_stream() -> None:
+def test_zhipus_finish_reasons_are_translated_in_answers_that_do_not_stream() -> None:
     body = b'{"choices": [{"finish_reason": "%b", "message": {"content": "\\"finish_reason\\":\\"sensitive\\""}}]}'
     exchange = answered("zhipu", 200, body % b"sensitive")
     assert (exchange.verdict, exchange.take()) == (Verdict.SERVED, body % b"content_filter")
@@ -311,5 +315,5 @@ def test_and_in_answers_that_do_not_stream() -> None:
     assert (failed.verdict, outcome_of(failed).cause) == (Verdict.FAULT, Cause.TRANSIENT)
 
 
-def test_a_request_id_of_a_client_is_not_sent_twice_under_one_name() -> None:
+def test_a_clients_request_id_is_not_sent_to_zhipu() -> None:
     assert "request_id" in zhipu.UNKNOWN

@@ -9,7 +9,7 @@ from tests.support.endpoints import SILENT, answers, completion, streams
 from tests.support.outcomes import outcome_of
 
 
-def test_a_silent_endpoint_is_given_up_where_a_later_tier_can_take_over() -> None:
+def test_a_silent_attempt_is_abandoned_if_a_later_tier_can_take_over() -> None:
     play = Player(*quick_and_slow(SILENT), hedge="off", abandon=4)
     call = play.call()
     play.run()
@@ -29,7 +29,7 @@ def test_the_last_live_attempt_keeps_the_whole_deadline() -> None:
     assert len(play["a"].wires) == 1
 
 
-def test_of_three_the_oldest_makes_room_for_the_third() -> None:
+def test_the_oldest_attempt_makes_room_for_a_third() -> None:
     play = Player(
         endpoint("a", SILENT),
         endpoint("b", SILENT, tier=2),
@@ -46,7 +46,7 @@ def test_of_three_the_oldest_makes_room_for_the_third() -> None:
     assert play["b"].wires[0].closed_at == 5.3
 
 
-def test_an_answer_that_is_awaited_whole_is_not_given_up_for_its_silence() -> None:
+def test_an_attempt_that_does_not_stream_is_not_abandoned_for_its_silence() -> None:
     play = Player(
         endpoint("a", answers(completion("long"), 40.0)),
         endpoint("b", answers(completion("b"), 60.0), tier=2),

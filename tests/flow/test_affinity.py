@@ -32,12 +32,12 @@ def test_a_conversation_stays_at_one_endpoint_and_different_ones_are_spread() ->
     assert sum(one != other for one, other in zip(first, later, strict=True)) <= 2  # one in a hundred goes anywhere
 
 
-def test_one_without_affinity_does_not() -> None:
+def test_without_affinity_a_conversation_is_spread_as_well() -> None:
     play = three()
     assert len({told(play, messages=conversation(1)) for _ in range(30)}) > 1
 
 
-def test_a_header_may_say_which_conversation_it_is() -> None:
+def test_a_header_may_identify_the_conversation() -> None:
     play = three(affinity="header:X-Session-Id")
     sessions = [[(b"x-session-id", b"%d" % number)] for number in range(10)]
     first = [told(play, messages=conversation(number), headers=each) for number, each in enumerate(sessions)]
@@ -60,7 +60,7 @@ def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_
     assert told(play, messages=chat) != own
 
 
-def test_retries_and_rivals_of_a_sticky_call_go_where_they_always_do() -> None:
+def test_affinity_does_not_change_where_retries_go() -> None:
     play = three(affinity="prefix")
     chat = conversation(1)
     own = told(play, messages=chat)

@@ -22,7 +22,7 @@ def test_a_complete_answer_has_its_length_and_passes_byte_for_byte() -> None:
     assert call.record.stream is False
 
 
-def test_an_answer_is_hedged_on_being_complete() -> None:
+def test_the_first_complete_answer_wins_the_race() -> None:
     slow = head(0.1, 200, JSON) + sends(0.2, b'{"choices": ') + sends(9.0, b"[]}") + ends(9.0)
     play = Player(endpoint("a", slow), endpoint("b", answers(completion("quick"), 0.5), tier=2), hedge=1)
     call = play.call(stream=False)
@@ -33,7 +33,7 @@ def test_an_answer_is_hedged_on_being_complete() -> None:
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
 
 
-def test_what_is_awaited_whole_has_a_scale_of_its_own() -> None:
+def test_complete_answers_have_a_latency_of_their_own() -> None:
     play = Player(endpoint("a", answers(completion(), 14.0)), endpoint("b", SILENT, tier=2))
     call = play.call(stream=False)
     play.run()
@@ -55,7 +55,7 @@ def test_embeddings_race_on_the_complete_answer() -> None:
     assert not play.endpoint("b").forecast.latency("embedding").unknown
 
 
-def test_a_stream_that_is_answered_with_plain_json_is_passed_on() -> None:
+def test_a_plain_json_answer_to_a_streaming_call_is_passed_on() -> None:
     play = Player(endpoint("a", answers(completion("whole"), 0.5)))
     call = play.call(stream=True)
     play.run()
@@ -65,7 +65,7 @@ def test_a_stream_that_is_answered_with_plain_json_is_passed_on() -> None:
     assert call.record.completion_tokens == 5
 
 
-def test_plain_json_after_pings_is_one_event_of_a_whole_stream() -> None:
+def test_plain_json_after_pings_is_one_event_of_a_complete_stream() -> None:
     play = Player(endpoint("a", answers(b'{"choices": [],\n "usage": null}', 12.0)))
     call = play.call(stream=True)
     play.run()
@@ -74,7 +74,7 @@ def test_plain_json_after_pings_is_one_event_of_a_whole_stream() -> None:
     assert call.done
 
 
-def test_an_unasked_stream_is_passed_on_as_one() -> None:
+def test_a_stream_that_was_not_requested_is_passed_on_as_a_stream() -> None:
     play = Player(endpoint("a", streams("Hel", "lo")))
     call = play.call(stream=False)
     play.run()

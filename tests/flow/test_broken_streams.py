@@ -53,7 +53,7 @@ def test_half_an_event_before_the_cut_is_not_passed_on() -> None:
     assert "'a'" in call.error["message"]
 
 
-def test_a_broken_stream_is_a_failure_of_its_endpoint() -> None:
+def test_a_broken_stream_counts_as_a_failure_of_its_endpoint() -> None:
     play = Player(endpoint("a", opens() + says(0.3, "Hel") + cuts(1.0)))
     for i in range(3):
         play.call(i * 2.0)
@@ -62,7 +62,7 @@ def test_a_broken_stream_is_a_failure_of_its_endpoint() -> None:
     assert play.metric("attempts_total", endpoint="a", verdict="fault") == 3
 
 
-def test_a_stream_is_whole_without_done_where_it_has_finished() -> None:
+def test_a_finished_stream_is_complete_without_done() -> None:
     play = Player(endpoint("a", streams("whole", done=False, usage=(3, 1))))
     call = play.call()
     play.run()
@@ -72,7 +72,7 @@ def test_a_stream_is_whole_without_done_where_it_has_finished() -> None:
     assert (call.record.error, call.record.prompt_tokens, call.record.completion_tokens) == ("", 3, 1)
 
 
-def test_a_finished_stream_that_is_cut_is_whole() -> None:
+def test_a_finished_stream_that_is_cut_is_complete() -> None:
     play = Player(endpoint("a", opens() + says(0.3, "whole") + sends(0.4, event(finish="stop")) + cuts(0.5)))
     call = play.call()
     play.run()
@@ -97,7 +97,7 @@ def test_an_event_that_lacks_only_its_blank_line_is_delivered() -> None:
     assert call.record.error == ""
 
 
-def test_done_is_the_end_though_http_does_not_end() -> None:
+def test_done_ends_a_stream_even_if_the_http_response_stays_open() -> None:
     play = Player(endpoint("a", opens() + says(0.5, "whole") + sends(6.0, event(finish="stop")) + sends(6.1, DONE)))
     call = play.call()
     play.run()
@@ -107,7 +107,7 @@ def test_done_is_the_end_though_http_does_not_end() -> None:
     assert verdicts(call) == [("a", "first", Verdict.SERVED)]
 
 
-def test_the_end_of_http_may_follow_done_a_moment_later() -> None:
+def test_the_http_response_may_end_a_moment_after_done() -> None:
     play = Player(endpoint("a", opens() + says(0.5, "whole") + sends(0.6, event(finish="stop") + DONE) + ends(0.9)))
     call = play.call()
     play.run()
@@ -115,7 +115,7 @@ def test_the_end_of_http_may_follow_done_a_moment_later() -> None:
     assert call.record.error == ""
 
 
-def test_an_empty_stream_is_left_at_its_done() -> None:
+def test_an_empty_stream_fails_at_its_done() -> None:
     play = Player(*quick_and_slow(opens(0.1) + sends(0.2, DONE)))
     call = play.call()
     play.run()

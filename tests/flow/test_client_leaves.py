@@ -20,7 +20,7 @@ def test_a_client_that_leaves_before_the_first_token_stops_the_endpoint_at_once(
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
-def test_a_client_that_leaves_during_a_race_stops_both() -> None:
+def test_a_client_that_leaves_during_a_race_stops_both_attempts() -> None:
     play = Player(endpoint("a", SILENT), endpoint("b", SILENT, tier=2))
     call = play.call(leaves_at=2.5)
     play.run()
@@ -40,14 +40,14 @@ def test_a_client_that_leaves_after_the_first_token_stops_the_endpoint_at_once()
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
-def test_a_client_that_leaves_while_a_retry_is_waited_for_is_not_asked_for() -> None:
+def test_no_retry_is_made_for_a_client_that_has_left() -> None:
     play = Player(endpoint("a", fails_with(500, 0.1)))
     play.call(leaves_at=0.2)
     play.run()
     assert len(play["a"].wires) == 1
 
 
-def test_a_client_that_leaves_after_pings_is_told_nothing_more() -> None:
+def test_a_client_that_leaves_after_pings_is_sent_nothing_more() -> None:
     play = Player(endpoint("a", SILENT))
     call = play.call(leaves_at=11.0)
     play.run()

@@ -24,7 +24,7 @@ from tests.support.endpoints import (
 TOO_LONG = fails_with(400, code="context_length_exceeded", type="invalid_request_error")
 
 
-def test_what_is_too_long_for_one_goes_to_one_with_a_larger_context() -> None:
+def test_a_prompt_too_long_for_one_endpoint_goes_to_one_with_a_larger_context() -> None:
     play = Player(
         endpoint("a", TOO_LONG, context=8192),
         endpoint("b", streams("no")),
@@ -44,7 +44,7 @@ def test_what_is_too_long_for_one_goes_to_one_with_a_larger_context() -> None:
     assert play.metric("causes_total", endpoint="a", cause="too_long") == len(asked_a)
 
 
-def test_what_is_too_long_for_all_gets_the_first_refusal() -> None:
+def test_a_prompt_too_long_for_all_endpoints_gets_the_first_refusal() -> None:
     refusal = b'{"error":{"code":"context_length_exceeded","message":"8192"}}'
     play = Player(
         endpoint("a", answers(refusal, 0.1, status=400), context=8192),
@@ -65,7 +65,7 @@ def test_what_is_too_long_for_all_gets_the_first_refusal() -> None:
     "failure",
     [fails_with(500), fails_with(429), fails_with(400), refuses_connection(0.1), opens() + cuts(0.1)],
 )
-def test_where_the_larger_one_fails_the_refusal_stands(failure: Script) -> None:
+def test_the_refusal_stands_if_the_larger_endpoint_fails(failure: Script) -> None:
     play = Player(endpoint("a", TOO_LONG), endpoint("b", failure, context="1M", tier=2))
     call = play.call()
     play.run()
@@ -75,7 +75,7 @@ def test_where_the_larger_one_fails_the_refusal_stands(failure: Script) -> None:
 
 
 @pytest.mark.parametrize("refusal", [fails_with(400), fails_with(400, code="content_filter")])
-def test_where_the_larger_one_refuses_the_request_itself_nobody_else_is_asked(refusal: Script) -> None:
+def test_no_third_endpoint_is_asked_if_the_larger_one_refuses_the_request_itself(refusal: Script) -> None:
     play = Player(
         endpoint("a", TOO_LONG, context=8192),
         endpoint("b", refusal, context=16384, tier=2),
@@ -86,14 +86,14 @@ def test_where_the_larger_one_refuses_the_request_itself_nobody_else_is_asked(re
     assert (call.status, call.error["code"], play["c"].wires) == (400, "context_length_exceeded", [])
 
 
-def test_where_the_larger_one_stays_silent_the_refusal_stands() -> None:
+def test_the_refusal_stands_if_the_larger_endpoint_stays_silent() -> None:
     play = Player(endpoint("a", TOO_LONG), endpoint("b", SILENT, context="1M", tier=2), deadline=5)
     call = play.call()
     play.run()
     assert (call.status, call.error["code"], call.ended_at) == (400, "context_length_exceeded", 5.0)
 
 
-def test_after_pings_the_refusal_is_told_inside_the_stream() -> None:
+def test_after_pings_the_refusal_is_sent_inside_the_stream() -> None:
     slow = fails_with(400, 12.0, code="context_length_exceeded")
     play = Player(endpoint("a", slow), endpoint("b", fails_with(500), context="1M", tier=2), hedge="off")
     call = play.call()
@@ -105,7 +105,7 @@ def test_after_pings_the_refusal_is_told_inside_the_stream() -> None:
     assert (served.text, served.done) == ("long", True)
 
 
-def test_an_error_event_says_too_long_as_well() -> None:
+def test_an_error_event_may_report_a_prompt_that_is_too_long() -> None:
     script = opens() + sends(0.1, error_event("This model's maximum context length is 8192 tokens.", code=400))
     play = Player(endpoint("a", script), endpoint("b", streams("long"), context="1M", tier=2))
     call = play.call()
@@ -118,14 +118,14 @@ def test_an_error_event_says_too_long_as_well() -> None:
     assert not told.done
 
 
-def test_an_answer_that_is_awaited_whole_goes_to_the_larger_one_too() -> None:
+def test_a_call_that_does_not_stream_goes_to_the_larger_endpoint_too() -> None:
     play = Player(endpoint("a", TOO_LONG), endpoint("b", answers(completion("long")), context="1M", tier=2))
     call = play.call(stream=False)
     play.run()
     assert call.json == completion("long")
 
 
-def test_a_rival_with_the_larger_context_is_not_asked_again() -> None:
+def test_a_hedge_target_with_the_larger_context_is_not_asked_again() -> None:
     play = Player(
         endpoint("a", fails_with(400, 2.1, code="context_length_exceeded")),
         endpoint("b", streams("long", first=1.0), context="1M", tier=2),
@@ -136,7 +136,7 @@ def test_a_rival_with_the_larger_context_is_not_asked_again() -> None:
     assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("b", "hedge", Verdict.SERVED)]
 
 
-def test_a_rival_with_no_larger_context_does_not_keep_the_larger_one_waiting() -> None:
+def test_a_hedge_with_no_larger_context_does_not_delay_the_larger_endpoint() -> None:
     play = Player(
         endpoint("a", fails_with(400, 2.1, code="context_length_exceeded")),
         endpoint("b", SILENT, tier=2),
@@ -149,7 +149,7 @@ def test_a_rival_with_no_larger_context_does_not_keep_the_larger_one_waiting() -
     assert play["b"].wires[0].closed_at == 2.4
 
 
-def test_a_larger_one_that_is_full_is_waited_for_in_line() -> None:
+def test_a_call_queues_for_a_larger_endpoint_that_is_full() -> None:
     play = Player(
         endpoint("a", streams("a"), TOO_LONG),
         endpoint(
@@ -175,14 +175,14 @@ def test_a_larger_one_that_is_full_is_waited_for_in_line() -> None:
     assert (call.status, call.error["code"], call.ended_at) == (400, "context_length_exceeded", 6.1)
 
 
-def test_where_nobody_has_more_it_is_a_refusal_as_any() -> None:
+def test_without_a_larger_context_too_long_is_an_ordinary_refusal() -> None:
     play = Player(endpoint("a", TOO_LONG, context=8192), endpoint("b", streams("no"), context=8192, tier=2))
     call = play.call()
     play.run()
     assert (call.status, call.error["code"], play["b"].wires) == (400, "context_length_exceeded", [])
 
 
-def test_a_client_that_leaves_while_the_larger_one_is_asked_ends_the_call() -> None:
+def test_a_client_that_leaves_while_the_larger_endpoint_is_asked_ends_the_call() -> None:
     play = Player(endpoint("a", TOO_LONG), endpoint("b", SILENT, context="1M", tier=2))
     call = play.call(leaves_at=1.0)
     play.run()

@@ -30,7 +30,7 @@ def test_the_deadline_counts_from_the_arrival_over_all_attempts() -> None:
     assert call.status == 504
 
 
-def test_after_pings_the_deadline_is_told_inside_the_stream() -> None:
+def test_after_pings_the_deadline_is_reported_inside_the_stream() -> None:
     play = Player(endpoint("a", SILENT), deadline=30)
     call = play.call()
     play.run()
@@ -42,7 +42,7 @@ def test_after_pings_the_deadline_is_told_inside_the_stream() -> None:
     assert call.record.error == "deadline_exceeded"
 
 
-def test_one_endpoint_may_have_less_time_than_the_others() -> None:
+def test_an_endpoint_may_have_a_shorter_deadline_of_its_own() -> None:
     play = Player(endpoint("a", SILENT, deadline=3), endpoint("b", SILENT, tier=2), deadline=6, hedge="off")
     call = play.call()
     play.run()
@@ -53,7 +53,7 @@ def test_one_endpoint_may_have_less_time_than_the_others() -> None:
 
 
 @pytest.mark.parametrize("start", [0.0, 5.224365126749774, 123456.789])
-def test_an_endpoint_whose_own_time_is_over_is_not_asked(start: float) -> None:
+def test_an_endpoint_whose_own_deadline_has_passed_is_not_asked(start: float) -> None:
     play = Player(
         endpoint("a", SILENT, deadline=3),
         endpoint("b", SILENT, deadline=3, tier=2),
@@ -68,7 +68,7 @@ def test_an_endpoint_whose_own_time_is_over_is_not_asked(start: float) -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("c", "retry", Verdict.SERVED)]
 
 
-def test_the_time_that_a_request_took_to_come_counts() -> None:
+def test_the_time_a_request_took_to_arrive_counts() -> None:
     play = Player(endpoint("a", SILENT, deadline=1), endpoint("b", streams("b"), tier=2), deadline=10)
     late, too_late = play.call(20.0, took=1.5), play.call(30.0, took=11)
     play.run()

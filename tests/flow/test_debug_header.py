@@ -22,7 +22,7 @@ def told_why(call: ScriptedClient) -> Any:
     return json.loads(line)
 
 
-def test_who_asks_why_is_told_what_was_compared_when_its_first_attempt_was_chosen() -> None:
+def test_the_debug_header_shows_what_was_compared_for_the_first_attempt() -> None:
     play = Player(endpoint("a", streams("hi")), endpoint("b", streams("hi", first=1.0)), hedge="5s")
     for name, seconds in (("a", 0.3), ("b", 1.0)):
         for _ in range(20):
@@ -39,7 +39,7 @@ def test_who_asks_why_is_told_what_was_compared_when_its_first_attempt_was_chose
     ]
 
 
-def test_nobody_else_is_told_why_and_no_endpoint_hears_of_it() -> None:
+def test_only_a_client_that_asks_gets_the_debug_header_and_endpoints_never_do() -> None:
     play = Player(endpoint("a", streams("hi")))
     asking, other, refusing = play.call(headers=ASKS_WHY), play.call(), play.call(headers=[(b"x-router-debug", b"0")])
     play.run()
@@ -49,7 +49,7 @@ def test_nobody_else_is_told_why_and_no_endpoint_hears_of_it() -> None:
     assert all("x-router-debug" not in wire.headers for wire in play["a"].wires)
 
 
-def test_an_endpoints_own_word_on_that_does_not_pass() -> None:
+def test_an_endpoints_own_debug_header_is_not_passed_on() -> None:
     play = Player(endpoint("a", answers(completion(), headers=[*JSON, (b"x-router-debug", b"theirs")])))
     asking, other = play.call(stream=False, headers=ASKS_WHY), play.call(stream=False)
     play.run()
@@ -57,7 +57,7 @@ def test_an_endpoints_own_word_on_that_does_not_pass() -> None:
     assert "x-router-debug" not in other.headers
 
 
-def test_why_is_of_the_first_attempt_whoever_answers() -> None:
+def test_the_explanation_is_of_the_first_attempt_whichever_endpoint_answers() -> None:
     play = Player(*quick_and_slow(fails_with(500)))
     call = play.call(headers=ASKS_WHY)
     play.run()
@@ -65,7 +65,7 @@ def test_why_is_of_the_first_attempt_whoever_answers() -> None:
     assert told_why(call)["asked"] == "a"
 
 
-def test_a_call_that_fails_and_one_that_gets_pings_are_told_why_too() -> None:
+def test_failed_calls_and_calls_with_pings_get_the_explanation_too() -> None:
     play = Player(endpoint("a", fails_with(500)), retry_budget=0)
     failed = play.call(headers=ASKS_WHY)
     play.run()
@@ -78,7 +78,7 @@ def test_a_call_that_fails_and_one_that_gets_pings_are_told_why_too() -> None:
     assert told_why(late)["asked"] == "a"
 
 
-def test_one_for_whom_nobody_could_be_asked_is_told_why() -> None:
+def test_a_call_without_an_available_endpoint_gets_the_explanation() -> None:
     play = Player(endpoint("a", streams("hi")))
     play.endpoint("a").availability.cooldown.busy(0.0, 30.0)
     call = play.call(headers=ASKS_WHY)
@@ -89,7 +89,7 @@ def test_one_for_whom_nobody_could_be_asked_is_told_why() -> None:
     assert told["why"] == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
 
 
-def test_one_that_waited_in_line_is_told_of_the_moment_in_which_it_was_called() -> None:
+def test_a_queued_call_is_explained_as_of_the_moment_it_got_its_slot() -> None:
     play = Player(endpoint("a", streams("hi"), concurrency=1))
     play.call()
     call = play.call(0.1, headers=ASKS_WHY)
@@ -99,7 +99,7 @@ def test_one_that_waited_in_line_is_told_of_the_moment_in_which_it_was_called() 
     assert (told["asked"], told["candidates"][0].get("out")) == ("a", None)
 
 
-def test_what_is_told_of_very_many_endpoints_is_short() -> None:
+def test_the_explanation_of_very_many_endpoints_is_short() -> None:
     names = [f"{'long-' * 12}{i}" for i in range(60)]
     play = Player(*(endpoint(name, streams("hi")) for name in names), hedge="off")
     for name in names:
@@ -113,7 +113,7 @@ def test_what_is_told_of_very_many_endpoints_is_short() -> None:
     assert len(told["candidates"]) + told["omitted"] == 60
 
 
-def test_a_conversation_that_is_drawn_elsewhere_is_told_so() -> None:
+def test_affinity_is_named_as_the_reason() -> None:
     play = Player(*(endpoint(name, streams("hi")) for name in "abcdef"), models={"chat": {"affinity": "header:x-who"}})
     for name in "abcdef":
         play.endpoint(name).forecast.latency("first_token").observe(0.3, 0.0)
@@ -124,7 +124,7 @@ def test_a_conversation_that_is_drawn_elsewhere_is_told_so() -> None:
     assert all(told["why"].startswith(told["asked"]) for told in drawn)
 
 
-def test_why_holds_no_secret() -> None:
+def test_the_explanation_contains_no_secrets() -> None:
     play = Player(endpoint("a", streams("hi"), api_key="sk-ours", headers={"x-own": "s3cr3t"}))
     call = play.call(headers=[*ASKS_WHY, (b"authorization", b"Bearer sk-theirs")])
     play.run()
@@ -132,7 +132,7 @@ def test_why_holds_no_secret() -> None:
     assert not any(secret in line for secret in ("sk-", "s3cr3t", "http", "/v1"))
 
 
-def test_who_may_not_read_the_state_is_not_told_why() -> None:
+def test_a_client_that_may_not_read_the_state_gets_no_explanation() -> None:
     play = Player(endpoint("a", streams("hi")))
     call = play.call(headers=[*ASKS_WHY, (b"host", b"evil.test")])
     other = play.call(headers=[(b"host", b"evil.test")])

@@ -65,7 +65,7 @@ def test_a_failure_before_the_first_token_moves_the_call_at_once(failure: Script
     assert len(play["a"].wires) == 1
 
 
-def test_a_busy_endpoint_is_left_alone_as_long_as_it_says() -> None:
+def test_a_busy_endpoint_cools_down_for_its_retry_after() -> None:
     play = Player(endpoint("a", fails_with(429, retry_after=30), streams("a")), endpoint("b", streams("b"), tier=2))
     calls = [play.call(at) for at in (0.0, 15.0, 30.0, 31.0)]
     play.run()
@@ -78,7 +78,7 @@ def test_a_busy_endpoint_is_left_alone_as_long_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_our_own_mistake_is_not_repeated_where_it_was_made(status: int) -> None:
+def test_a_refused_key_or_model_name_is_not_retried_at_the_same_endpoint(status: int) -> None:
     play = Player(endpoint("a", fails_with(status)))
     call = play.call()
     play.run()
@@ -98,7 +98,7 @@ def test_the_only_endpoint_is_asked_once_more_after_a_pause() -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("a", "retry", Verdict.SERVED)]
 
 
-def test_a_short_retry_after_is_waited_out_where_nobody_else_is() -> None:
+def test_a_short_retry_after_is_waited_out_if_there_is_no_other_endpoint() -> None:
     play = Player(endpoint("a", fails_with(429, 0.1, retry_after=2), streams("again", first=0.3)))
     call = play.call()
     play.run()
@@ -106,7 +106,7 @@ def test_a_short_retry_after_is_waited_out_where_nobody_else_is() -> None:
     assert call.first_token_at == 2.4
 
 
-def test_one_more_try_is_not_for_an_endpoint_whose_breaker_has_opened_meanwhile() -> None:
+def test_an_endpoint_whose_breaker_has_opened_is_not_retried() -> None:
     play = Player(endpoint("a", fails_with(503, 0.01)), endpoint("b", streams("served"), tier=2), patience=1)
     calls = [play.call(0.0), play.call(2.0)]
     play.run()
@@ -114,7 +114,7 @@ def test_one_more_try_is_not_for_an_endpoint_whose_breaker_has_opened_meanwhile(
     assert all(call.text == "served" for call in calls)
 
 
-def test_a_long_retry_after_is_told_to_the_client() -> None:
+def test_a_long_retry_after_is_passed_to_the_client() -> None:
     play = Player(
         endpoint("a", fails_with(429, 0.1, retry_after=20)), endpoint("b", fails_with(429, 0.1, retry_after=7))
     )
@@ -128,7 +128,7 @@ def test_a_long_retry_after_is_told_to_the_client() -> None:
     assert call.headers["x-should-retry"] == "true"
 
 
-def test_a_client_is_not_told_to_come_back_after_a_wait_that_no_sdk_keeps() -> None:
+def test_a_retry_after_longer_than_the_sdks_wait_is_not_to_be_retried() -> None:
     play = Player(endpoint("a", fails_with(429, 0.1, retry_after=300)))
     told, at_once = play.call(0.0), play.call(1.0)
     play.run()
@@ -141,7 +141,7 @@ def test_a_client_is_not_told_to_come_back_after_a_wait_that_no_sdk_keeps() -> N
 
 
 @pytest.mark.parametrize("retry_after", ["inf", "nan", "-5", "1e999", "soon", "99999999999 Jan 1 00:00:00 -"])
-def test_a_senseless_retry_after_does_no_harm(retry_after: str) -> None:
+def test_an_invalid_retry_after_does_no_harm(retry_after: str) -> None:
     headers = [*JSON, (b"retry-after", retry_after.encode())]
     play = Player(endpoint("a", answers({"error": {"message": "busy"}}, 0.1, status=429, headers=headers)))
     call = play.call()
@@ -150,7 +150,7 @@ def test_a_senseless_retry_after_does_no_harm(retry_after: str) -> None:
     assert 0 <= int(call.headers["retry-after-ms"]) <= 86_400_000
 
 
-def test_all_down_is_a_502_that_names_who_was_asked() -> None:
+def test_all_endpoints_down_is_a_502_that_names_them() -> None:
     play = Player(endpoint("a", refuses_connection(0.1)), endpoint("b", fails_with(503, 0.1), tier=2))
     call = play.call()
     play.run()
@@ -169,7 +169,7 @@ def test_all_down_is_a_502_that_names_who_was_asked() -> None:
     assert call.record.error == "endpoints_failed"
 
 
-def test_an_outage_soon_costs_one_attempt_a_call() -> None:
+def test_an_outage_soon_costs_only_one_attempt_per_call() -> None:
     play = Player(endpoint("a", refuses_connection(0.01)), endpoint("b", refuses_connection(0.01)))
     calls = [play.call(i / 10) for i in range(200)]
     play.run()

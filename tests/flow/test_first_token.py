@@ -37,7 +37,7 @@ def test_an_endpoint_that_serves_is_measured_by_its_first_token() -> None:
     assert play.endpoint("a").forecast.latency("first_token").mean(5.0) == pytest.approx(0.7)
 
 
-def test_what_was_served_is_counted() -> None:
+def test_served_calls_are_counted_in_the_metrics() -> None:
     play = Player(endpoint("a", streams("hi", usage=(3, 4))))
     play.call()
     play.call(1.0, model="nothing")
@@ -51,7 +51,7 @@ def test_what_was_served_is_counted() -> None:
     assert b'firsttoken_tokens_total{endpoint="a",kind="output"} 4.0' in play.metrics.render()
 
 
-def test_a_role_and_comments_are_no_first_token() -> None:
+def test_a_role_and_comments_are_not_a_first_token() -> None:
     play = Player(endpoint("a", opens(0.1) + sends(0.2, COMMENT) + says(0.9, "hi") + finishes(1.0)))
     call = play.call()
     play.run()
@@ -70,7 +70,7 @@ def test_any_output_is_a_first_token(delta: str) -> None:
     assert call.record.first_token == 0.4
 
 
-def test_events_come_whole_however_the_network_cut_them() -> None:
+def test_events_arrive_whole_however_the_network_cuts_them() -> None:
     whole = event("Hel") + event("lo") + event(finish="stop") + DONE
     pieces = [whole[i : i + 7] for i in range(0, len(whole), 7)]
     script = opens(0.1)

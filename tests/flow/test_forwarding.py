@@ -24,7 +24,7 @@ def test_each_endpoint_is_asked_for_the_model_by_its_own_name() -> None:
     }
 
 
-def test_a_request_that_needs_no_change_is_sent_as_it_came() -> None:
+def test_a_request_that_needs_no_change_is_sent_unchanged() -> None:
     body = b'{ "model":"chat",  "stream" : true, "messages": [] }'
     play = Player(endpoint("a", streams("hi")))
     play.call(body=body)
@@ -52,14 +52,14 @@ def test_params_are_added_forced_and_dropped() -> None:
     [b"0", b"0.0", b"1e999", b"1.5", b"-3", b"null", b'"hot"', b'"\xff"', b'"\\x"', b"[" * 900 + b"]" * 900],
     ids=lambda value: repr(value)[:12],
 )
-def test_whatever_a_client_asks_of_zhipu_ends_with_an_answer(temperature: bytes) -> None:
+def test_any_temperature_that_is_sent_to_zhipu_ends_with_an_answer(temperature: bytes) -> None:
     play = Player(endpoint("z", streams("hi"), kind="zhipu"))
     call = play.call(body=b'{"model": "chat", "stream": true, "temperature": %b}' % temperature)
     play.run()
     assert call.status in (200, 400)
 
 
-def test_what_is_the_clients_business_with_us_is_withheld() -> None:
+def test_headers_between_client_and_router_are_withheld_from_the_endpoint() -> None:
     play = Player(endpoint("a", streams("hi"), api_key="our-key", headers={"X-Team": "ml"}))
     withheld = [
         (b"authorization", b"Bearer theirs"),
@@ -101,7 +101,7 @@ def test_an_endpoint_without_a_key_is_sent_none() -> None:
     assert "authorization" not in play["a"].wires[0].headers
 
 
-def test_what_is_the_endpoints_business_with_us_is_withheld_from_the_client() -> None:
+def test_headers_between_endpoint_and_router_are_withheld_from_the_client() -> None:
     theirs = [
         (b"set-cookie", b"a=1"),
         (b"server", b"uvicorn"),

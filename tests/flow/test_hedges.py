@@ -28,7 +28,7 @@ def test_a_hedge_that_wins_ends_the_wait() -> None:
     assert (quick.began, quick.first_token_at) == (2.0, 2.3)
 
 
-def test_what_the_loser_had_waited_counts_as_at_least_that_long() -> None:
+def test_the_losers_wait_counts_as_a_lower_bound() -> None:
     play = Player(*quick_and_slow(SILENT))
     before = play.endpoint("a").forecast.latency("first_token").mean(0.0)
     play.call()
@@ -39,7 +39,7 @@ def test_what_the_loser_had_waited_counts_as_at_least_that_long() -> None:
     play.run()
 
 
-def test_a_hedge_that_loses_is_closed_at_once_and_nothing_is_held_against_it() -> None:
+def test_a_losing_hedge_is_closed_at_once_and_not_held_against_its_endpoint() -> None:
     play = Player(endpoint("a", streams("slow", first=2.1)), endpoint("b", SILENT, tier=2))
     call = play.call()
     play.run()
@@ -50,7 +50,7 @@ def test_a_hedge_that_loses_is_closed_at_once_and_nothing_is_held_against_it() -
     assert play.endpoint("b").forecast.latency("first_token").unknown  # 0.1 s without a token say nothing
 
 
-def test_a_rival_that_fails_leaves_the_race_to_the_slow_one() -> None:
+def test_a_failed_hedge_leaves_the_race_to_the_slow_attempt() -> None:
     play = Player(endpoint("a", streams("slow", first=3.0)), endpoint("b", fails_with(500, 0.1), tier=2))
     call = play.call()
     play.run()
@@ -59,7 +59,7 @@ def test_a_rival_that_fails_leaves_the_race_to_the_slow_one() -> None:
     assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.FAULT)]
 
 
-def test_a_slow_one_that_fails_leaves_the_race_to_its_rival() -> None:
+def test_a_slow_attempt_that_fails_leaves_the_race_to_the_hedge() -> None:
     play = Player(endpoint("a", fails_with(500, 2.1)), endpoint("b", streams("rival", first=1.0), tier=2))
     call = play.call()
     play.run()
@@ -68,7 +68,7 @@ def test_a_slow_one_that_fails_leaves_the_race_to_its_rival() -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
 
 
-def test_two_that_speak_in_one_instant_make_one_answer() -> None:
+def test_two_first_tokens_at_the_same_instant_make_one_answer() -> None:
     play = Player(endpoint("a", streams("a", first=2.5)), endpoint("b", streams("b", first=0.5), tier=2))
     call = play.call()
     play.run()
@@ -76,7 +76,7 @@ def test_two_that_speak_in_one_instant_make_one_answer() -> None:
     assert play["b"].wires[0].closed_at == 2.5
 
 
-def test_a_hedge_comes_when_the_operator_says() -> None:
+def test_a_configured_hedge_delay_is_kept() -> None:
     play = Player(*quick_and_slow(SILENT), hedge="250ms")
     call = play.call()
     play.run()
@@ -84,7 +84,7 @@ def test_a_hedge_comes_when_the_operator_says() -> None:
     assert call.first_token_at == 0.55
 
 
-def test_no_hedge_where_the_operator_says_off() -> None:
+def test_hedge_off_means_no_hedge() -> None:
     play = Player(endpoint("a", streams("late", first=9.0)), endpoint("b", streams("quick"), tier=2), hedge="off")
     call = play.call()
     play.run()
@@ -92,7 +92,7 @@ def test_no_hedge_where_the_operator_says_off() -> None:
     assert call.first_token_at == 9.0
 
 
-def test_an_endpoint_that_is_known_is_late_by_its_own_measure() -> None:
+def test_a_measured_endpoint_is_late_by_its_own_history() -> None:
     play = Player(endpoint("a", *[streams("usual", first=0.2)] * 20, SILENT), endpoint("b", streams("quick"), tier=2))
     for i in range(20):
         play.call(float(i))
@@ -123,7 +123,7 @@ def test_hedges_stop_when_their_budget_is_empty() -> None:
     assert [call.text for call in calls] == ["quick"] * 3 + ["late"] * 3
 
 
-def test_those_that_wait_where_three_were_late_move_on_whatever_the_budget() -> None:
+def test_calls_move_away_after_three_late_attempts_even_without_budget() -> None:
     """A cold start beside a frozen endpoint: the reserve pays three hedges, whose losers open the breaker."""
     play = Player(endpoint("a", SILENT), endpoint("b", streams("quick"), tier=2), hedge_budget=0.001)
     calls = [play.call(i / 10) for i in range(20)]

@@ -21,7 +21,7 @@ def test_a_client_that_waits_long_gets_pings_and_then_its_tokens() -> None:
     assert b"id:" not in call.body  # or openai-python takes the next ping for an empty event
 
 
-def test_after_pings_a_failure_is_told_inside_the_stream() -> None:
+def test_after_pings_a_failure_is_reported_inside_the_stream() -> None:
     play = Player(endpoint("a", fails_with(401, 12.0)))
     call = play.call()
     play.run()

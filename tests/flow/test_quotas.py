@@ -20,7 +20,7 @@ def resets(seconds: float) -> str:
     return f"您的限额将在 {datetime.fromtimestamp(time.time() + seconds, BEIJING):%Y-%m-%d %H:%M:%S} 重置。"
 
 
-def test_a_used_up_quota_is_left_alone_until_its_time_and_others_serve() -> None:
+def test_an_endpoint_with_a_used_up_quota_cools_down_until_its_reset_while_others_serve() -> None:
     used_up = fails_with(429, code="1308", message=resets(5 * 3600))
     play = Player(
         endpoint("a", used_up, streams("a"), kind="zhipu"),
@@ -33,7 +33,7 @@ def test_a_used_up_quota_is_left_alone_until_its_time_and_others_serve() -> None
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
-def test_where_all_quotas_are_used_up_the_client_is_told_at_once_until_when() -> None:
+def test_all_quotas_used_up_is_an_immediate_429_with_the_time_of_the_reset() -> None:
     used_up = fails_with(429, code="1310", message=resets(7200))
     play = Player(endpoint("a", used_up, streams("a"), kind="zhipu"), hedge="off")
     first, second, third = play.call(0.0), play.call(3600.0), play.call(7300.0)
@@ -45,7 +45,7 @@ def test_where_all_quotas_are_used_up_the_client_is_told_at_once_until_when() ->
     assert int(second.headers["retry-after-ms"]) == pytest.approx(3_600_000, abs=3000)
 
 
-def test_arrears_inside_a_stream_are_tried_every_five_minutes() -> None:
+def test_an_endpoint_that_reports_arrears_is_tried_every_five_minutes() -> None:
     arrears = opens() + sends(0.1, error_event(code="1113"))
     play = Player(endpoint("a", arrears, kind="zhipu"), endpoint("b", streams("b"), tier=2))
     calls = [play.call(i * 10.0) for i in range(100)]
@@ -54,7 +54,7 @@ def test_arrears_inside_a_stream_are_tried_every_five_minutes() -> None:
     assert play["a"].asked_at == [0.0, 310.0, 620.0, 930.0]
 
 
-def test_the_last_endpoint_is_asked_though_it_refuses_our_key() -> None:
+def test_the_only_endpoint_is_asked_even_after_it_refused_our_key() -> None:
     play = Player(endpoint("a", fails_with(401), streams("paid")), hedge="off")
     refused, served = play.call(0.0), play.call(10.0)
     play.run()
@@ -62,7 +62,7 @@ def test_the_last_endpoint_is_asked_though_it_refuses_our_key() -> None:
     assert served.text == "paid"
 
 
-def test_our_own_fault_at_one_does_not_hide_that_the_other_is_busy() -> None:
+def test_a_refused_key_at_one_endpoint_does_not_hide_that_another_is_busy() -> None:
     play = Player(endpoint("a", fails_with(401)), endpoint("b", fails_with(429, retry_after=7), tier=2))
     call = play.call()
     play.run()
@@ -78,7 +78,7 @@ def takes(play: Player, name: str, capacity: int, first: float = 0.5) -> None:
     play[name].plays(one)
 
 
-def test_a_throttled_endpoint_gets_as_many_as_it_takes_and_the_rest_goes_elsewhere() -> None:
+def test_a_throttled_endpoint_gets_what_it_accepts_and_the_rest_goes_elsewhere() -> None:
     play = Player(
         endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off", seed=2
     )
@@ -95,7 +95,7 @@ def test_a_throttled_endpoint_gets_as_many_as_it_takes_and_the_rest_goes_elsewhe
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
-def test_and_more_again_when_it_takes_more() -> None:
+def test_a_learned_limit_grows_again_when_the_endpoint_accepts_more() -> None:
     play = Player(endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off")
     takes(play, "a", 4)
     play.at(20.0, lambda: takes(play, "a", 100))
@@ -129,7 +129,7 @@ def test_endpoints_that_are_always_busy_are_not_hammered(names: str) -> None:
         sse({"choices": [], "error": {"message": "no engine"}}),
     ],
 )
-def test_an_error_in_any_shape_never_wins_a_race(wrong: bytes) -> None:
+def test_an_error_in_any_format_never_wins_a_race(wrong: bytes) -> None:
     play = Player(endpoint("a", opens(0.1) + sends(2.1, wrong)), endpoint("b", streams("rival", first=1.0), tier=2))
     call = play.call()
     play.run()
@@ -138,7 +138,7 @@ def test_an_error_in_any_shape_never_wins_a_race(wrong: bytes) -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
 
 
-def test_an_error_in_a_shape_that_no_sdk_raises_at_goes_on_in_one_that_they_do() -> None:
+def test_an_error_in_a_format_that_sdks_ignore_is_rewritten_to_one_that_they_raise_at() -> None:
     wrong = sse({"object": "error", "message": "no engine", "type": "InternalServerError", "code": 500})
     play = Player(endpoint("a", opens() + says(0.1, "hi") + sends(0.2, wrong)))
     call = play.call()

@@ -22,7 +22,7 @@ from tests.support.endpoints import (
 )
 
 
-def test_a_refusal_goes_to_the_client_as_it_is() -> None:
+def test_a_refusal_reaches_the_client_unchanged() -> None:
     refusal = b'{"error": {"message": "what?",  "code":"invalid_value"}}\n'
     play = Player(*quick_and_slow(answers(refusal, 0.1, status=400, headers=[*JSON, (b"x-vendor", b"1")])))
     call = play.call()
@@ -40,7 +40,7 @@ def test_a_refusal_goes_to_the_client_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_refusal_cancels_a_rival(status: int) -> None:
+def test_a_refusal_cancels_the_hedge(status: int) -> None:
     play = Player(endpoint("a", fails_with(status, 2.2)), endpoint("b", SILENT, tier=2))
     call = play.call()
     play.run()
@@ -49,7 +49,7 @@ def test_a_refusal_cancels_a_rival(status: int) -> None:
     assert verdicts(call) == [("a", "first", Verdict.REFUSED), ("b", "hedge", Verdict.ABANDONED)]
 
 
-def test_a_refusal_that_a_stream_begins_with_is_told_by_its_status() -> None:
+def test_a_refusal_at_the_start_of_a_stream_becomes_a_status() -> None:
     said = error_event("no", code="content_filter")
     play = Player(endpoint("a", opens(0.1) + sends(0.2, said)), endpoint("b", streams("never"), tier=2))
     call = play.call()
@@ -63,7 +63,7 @@ def test_a_refusal_that_a_stream_begins_with_is_told_by_its_status() -> None:
     assert (call.status, call.error["code"]) == (200, "content_filter")  # its 200 has gone with the pings
 
 
-def test_a_rivals_refusal_waits_for_the_late_attempt_which_may_know_more() -> None:
+def test_a_hedges_refusal_waits_for_the_late_attempt() -> None:
     refuses = endpoint("b", fails_with(400, 0.1, message="no tools here"), tier=2)
     play = Player(endpoint("a", streams("late", first=4.0)), refuses, hedge=1.0)
     call = play.call()
@@ -89,7 +89,7 @@ def test_a_refusal_after_pings_is_an_error_inside_the_stream() -> None:
     assert not call.done
 
 
-def test_a_refusal_of_another_shape_is_an_error_inside_the_stream_too() -> None:
+def test_a_refusal_in_another_format_is_an_error_inside_the_stream_too() -> None:
     play = Player(endpoint("a", answers({"object": "error", "message": "too long", "code": 400}, 12.0, status=400)))
     call = play.call()
     play.run()
@@ -120,7 +120,7 @@ def test_a_refusal_whose_body_is_cut_is_still_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("code", ["content_policy_violation", "content_filter"])
-def test_a_policy_refusal_is_asked_for_once_and_handed_on(code: str) -> None:
+def test_a_policy_refusal_is_passed_on_after_one_attempt(code: str) -> None:
     refusal = b'{"error":{"message":"no","code":"%b"}}' % code.encode()
     play = Player(*quick_and_slow(answers(refusal, 0.1, status=400)))
     calls = [play.call(float(i)) for i in range(4)]

@@ -43,7 +43,7 @@ def test_a_request_that_cannot_be_read_is_a_400(body: bytes, code: str, param: s
     assert play["a"].wires == []
 
 
-def test_an_unknown_model_is_a_404_that_lists_the_known_and_guesses() -> None:
+def test_an_unknown_model_is_a_404_that_lists_the_known_models_and_suggests_one() -> None:
     play = Player(endpoint("a", streams("hi"), models=["glm-4-flash", "qwen"]))
     call = play.call(model="glm-4-flush")
     play.run()
@@ -71,7 +71,7 @@ def test_only_endpoints_that_know_the_operation_are_asked() -> None:
     assert call.status == 200
 
 
-def test_one_call_too_many_is_told_to_come_back() -> None:
+def test_one_call_too_many_is_a_429_that_may_be_retried() -> None:
     play = Player(endpoint("a", streams("hi", first=1.0)), max_calls=2)
     calls = [play.call(i / 10) for i in range(3)] + [play.call(2.0)]
     play.run()

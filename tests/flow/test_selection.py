@@ -31,7 +31,7 @@ def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
     assert verdicts(call) == [("b", "first", Verdict.SERVED)]
 
 
-def test_while_all_have_named_a_time_to_come_back_nobody_is_asked_and_the_client_is_told_at_once() -> None:
+def test_while_all_endpoints_are_cooling_down_the_client_is_told_at_once_when_to_come_back() -> None:
     away = [fails_with(429, 0.1, retry_after=30), streams("back")]
     play = Player(endpoint("a", *away), endpoint("b", *away))
     play.call()
@@ -43,7 +43,7 @@ def test_while_all_have_named_a_time_to_come_back_nobody_is_asked_and_the_client
     assert later.text == "back"
 
 
-def test_a_half_open_trial_is_hedged_as_soon_as_it_takes_longer_than_it_does_as_a_rule() -> None:
+def test_a_half_open_trial_is_hedged_as_soon_as_it_is_slower_than_usual() -> None:
     play = Player(endpoint("a", *[fails_with(500, 0.001)] * 3, SILENT), endpoint("b", streams("b"), tier=2))
     open_breaker(play, "a")
     trial, beside = play.call(3.0), play.call(3.1)
@@ -54,7 +54,7 @@ def test_a_half_open_trial_is_hedged_as_soon_as_it_takes_longer_than_it_does_as_
     assert verdicts(beside) == [("b", "first", Verdict.SERVED)]
 
 
-def test_a_trial_that_serves_brings_the_endpoint_back() -> None:
+def test_a_trial_that_serves_closes_the_breaker() -> None:
     play = Player(
         endpoint("a", *[fails_with(500, 0.001)] * 3, streams("back", first=0.02)), endpoint("b", SILENT, tier=2)
     )
@@ -74,7 +74,7 @@ def test_the_last_endpoint_is_never_ejected() -> None:
     assert call.text == "back"
 
 
-def test_a_newcomer_gets_one_trial_and_no_flood() -> None:
+def test_a_newcomer_gets_one_first_measurement_and_no_flood() -> None:
     play = Player(endpoint("a", streams("a", first=0.2, gap=0.01)), endpoint("b", SILENT), hedge="off", deadline=30)
     play.endpoint("a").forecast.latency("first_token").observe(0.2, 0.0)
     calls = [play.call(i / 10) for i in range(100)]
@@ -85,14 +85,14 @@ def test_a_newcomer_gets_one_trial_and_no_flood() -> None:
     assert sum(call.text == "a" for call in calls) >= 97
 
 
-def test_no_more_attempts_at_once_than_an_endpoint_takes() -> None:
+def test_an_endpoint_gets_no_more_attempts_at_once_than_configured() -> None:
     play = Player(endpoint("a", streams("a", first=1.0), concurrency=2), endpoint("b", streams("b", first=1.0), tier=2))
     calls = [play.call(i / 100) for i in range(4)]
     play.run()
     assert [call.text for call in calls] == ["a", "a", "b", "b"]
 
 
-def test_where_all_are_full_and_nobody_may_wait_the_client_is_told_to_come_back() -> None:
+def test_all_endpoints_full_and_no_queue_is_a_429_that_may_be_retried() -> None:
     play = Player(
         endpoint("a", streams("a", first=1.0), concurrency=1),
         endpoint("b", SILENT, concurrency=1),
@@ -149,7 +149,7 @@ def test_patience_waits_for_the_earlier_tier() -> None:
     assert call.first_token_at == 3.4
 
 
-def test_patience_has_an_end() -> None:
+def test_patience_is_limited() -> None:
     play = Player(
         endpoint("a", fails_with(429, 0.1, retry_after=8)), endpoint("b", streams("dear"), tier=2), patience=5
     )
@@ -159,7 +159,7 @@ def test_patience_has_an_end() -> None:
     assert call.text == "dear"
 
 
-def test_a_trial_that_is_out_is_not_joined_by_those_who_have_patience() -> None:
+def test_calls_with_patience_do_not_join_a_running_trial() -> None:
     failing = [fails_with(408, 0.001)] * 3
     play = Player(
         endpoint("a", *failing, streams("back", first=4.0)),
@@ -174,7 +174,7 @@ def test_a_trial_that_is_out_is_not_joined_by_those_who_have_patience() -> None:
     assert beside.first_token_at == 3.4
 
 
-def test_an_answer_says_what_was_asked_of_whom() -> None:
+def test_the_record_lists_every_attempt() -> None:
     play = Player(endpoint("a", fails_with(500, 0.1)), endpoint("b", streams("b"), tier=2))
     call = play.call()
     play.run()

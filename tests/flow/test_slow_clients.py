@@ -12,7 +12,7 @@ from tests.support.endpoints import opens, says, streams
 LONG = "x" * 50_000  # two of them are more than a client's buffer
 
 
-def test_a_slow_client_makes_its_own_exchange_wait_and_nobody_else() -> None:
+def test_a_slow_client_pauses_only_its_own_exchange() -> None:
     play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3, gap=0.1)))
     slow = play.call(stops_reading_at=0.0, reads_again_at=60.0)
     other = play.call(0.05)
@@ -28,7 +28,7 @@ def test_a_slow_client_makes_its_own_exchange_wait_and_nobody_else() -> None:
     assert verdicts(slow) == [("a", "first", Verdict.SERVED)]
 
 
-def test_while_a_client_reads_nothing_its_endpoint_does_not_stand_still() -> None:
+def test_a_client_that_does_not_read_is_not_a_stall_of_its_endpoint() -> None:
     play = Player(endpoint("a", streams(*[LONG] * 4)), stall=7)
     call = play.call(stops_reading_at=0.0, reads_again_at=100.0)
     play.run()
@@ -47,7 +47,7 @@ def test_a_client_that_reads_nothing_for_two_minutes_is_cut_off() -> None:
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED)]
 
 
-def test_a_stream_that_stands_still_after_its_client_has_caught_up_is_noticed_in_time() -> None:
+def test_a_stall_after_the_client_has_caught_up_is_noticed_in_time() -> None:
     play = Player(endpoint("a", opens() + says(0.3, LONG, LONG)), stall=7)
     call = play.call(stops_reading_at=0.0, reads_again_at=20.0)
     play.run()
@@ -55,7 +55,7 @@ def test_a_stream_that_stands_still_after_its_client_has_caught_up_is_noticed_in
     assert call.error["code"] == "stream_broken"
 
 
-def test_a_client_that_is_full_before_its_first_token_makes_its_endpoint_wait_from_then_on() -> None:
+def test_a_client_that_is_full_before_its_first_token_pauses_its_endpoint_from_then_on() -> None:
     play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3, gap=0.1)))
     call = play.call()
     play.at(0.0, lambda: tell(call, "full"))  # it has not read its last answer on this connection yet
@@ -66,7 +66,7 @@ def test_a_client_that_is_full_before_its_first_token_makes_its_endpoint_wait_fr
     assert (call.ended_at, call.text) == (60.0, LONG * 4)
 
 
-def test_a_client_that_stays_full_from_the_start_is_cut_off_as_any() -> None:
+def test_a_client_that_stays_full_from_the_start_is_cut_off_too() -> None:
     play = Player(endpoint("a", streams(*[LONG] * 4, first=0.3)))
     call = play.call()
     play.at(0.0, lambda: tell(call, "full"))
@@ -74,7 +74,7 @@ def test_a_client_that_stays_full_from_the_start_is_cut_off_as_any() -> None:
     assert (call.aborted_at, call.record.error) == (120.3, "client_left")
 
 
-def test_a_client_that_has_caught_up_before_its_first_token_is_as_any() -> None:
+def test_a_client_that_has_caught_up_before_its_first_token_pauses_nothing() -> None:
     play = Player(endpoint("a", streams("hi", first=0.3)))
     call = play.call()
     play.at(0.0, lambda: tell(call, "full"))

@@ -8,7 +8,7 @@ from tests.support import Player, endpoint
 from tests.support.endpoints import COMMENT, Script, event, opens, says, sends, streams
 
 
-def test_a_stream_that_stands_still_is_broken_off_exactly_then() -> None:
+def test_a_stalled_stream_is_broken_off_exactly_at_its_time() -> None:
     play = Player(endpoint("a", opens() + says(0.5, "Hel", "lo", gap=1.0)), stall=7)
     call = play.call()
     play.run()
@@ -19,7 +19,7 @@ def test_a_stream_that_stands_still_is_broken_off_exactly_then() -> None:
     assert verdicts(call) == [("a", "first", Verdict.FAULT)]
 
 
-def test_comments_are_no_progress() -> None:
+def test_comments_are_not_progress() -> None:
     comments: Script = ()
     for i in range(1, 40):
         comments += sends(0.5 + i, COMMENT)
@@ -30,7 +30,7 @@ def test_comments_are_no_progress() -> None:
     assert call.body.count(COMMENT) == 7  # passed on all the same
 
 
-def test_a_slow_stream_that_moves_is_let_alone() -> None:
+def test_a_slow_stream_that_makes_progress_continues() -> None:
     play = Player(endpoint("a", streams(*"slowly", first=1.0, gap=6.9)), stall=7)
     call = play.call()
     play.run()
@@ -38,7 +38,7 @@ def test_a_slow_stream_that_moves_is_let_alone() -> None:
     assert call.done
 
 
-def test_a_finished_stream_that_is_never_closed_is_whole() -> None:
+def test_a_finished_stream_that_is_never_closed_is_complete() -> None:
     script = opens() + says(0.5, "whole") + sends(1.0, event(finish="stop") + event(usage=(3, 1)))
     play = Player(endpoint("a", script), stall=7)
     call = play.call()

@@ -14,7 +14,7 @@ from tests.support.endpoints import SILENT, streams
 # ---- Many calls
 
 
-def test_traffic_moves_away_from_the_slow_one_of_three() -> None:
+def test_traffic_moves_away_from_the_slow_endpoint_of_three() -> None:
     quick, slow = streams("hi", first=0.2, gap=0.02), streams("hi", first=3.0, gap=0.02)
     play = Player(endpoint("a", quick), endpoint("b", slow), endpoint("c", quick))
     calls = [play.call(i / 10) for i in range(600)]
@@ -30,7 +30,7 @@ def test_traffic_moves_away_from_the_slow_one_of_three() -> None:
     assert play.metric("hedges_total", outcome="won") > 0
 
 
-def test_an_endpoint_that_becomes_slow_is_left_before_its_calls_have_ended() -> None:
+def test_an_endpoint_that_becomes_slow_is_avoided_before_its_calls_have_ended() -> None:
     play = Player(endpoint("a", streams("a", first=0.2)), endpoint("b", streams("b", first=1.0)), hedge="off")
     calls = [play.call(i / 10) for i in range(400)]
     play.at(20.0, lambda: play["a"].plays(streams("a", first=8.0)))
@@ -52,7 +52,7 @@ def test_a_frozen_endpoint_costs_the_calls_in_flight_a_hedge_and_later_ones_noth
     assert sum(len(call.record.attempts) - 1 for call in calls) <= 0.1 * 120 + RESERVE
 
 
-def test_a_call_whose_first_connection_had_died_is_only_later() -> None:
+def test_a_call_that_was_resent_on_a_new_connection_is_only_later() -> None:
     """The pool sends again on a new connection, free of charge; the call sees a late success at the same endpoint."""
     play = Player(endpoint("a", streams("hi", first=0.8)), endpoint("b", SILENT, tier=2))
     call = play.call()
@@ -74,7 +74,7 @@ def two_of_one_kind() -> Player:
     return play
 
 
-def test_a_server_with_a_queue_is_left_alone_until_it_has_none_or_says_no_more() -> None:
+def test_a_hot_server_is_avoided_until_its_queue_is_empty_or_its_report_expires() -> None:
     play = two_of_one_kind()
     now = play.scheduler.now()
     play.endpoint("a").forecast.report(ServerLoad(running=4.0, waiting=1.0), now, now + 5.0)
@@ -97,7 +97,7 @@ def test_a_tier_whose_servers_are_all_hot_still_serves() -> None:
     assert verdicts(call) == [("a", "first", Verdict.SERVED)]
 
 
-def test_a_rival_is_sought_among_the_cold_ones() -> None:
+def test_a_hedge_target_is_chosen_among_servers_that_are_not_hot() -> None:
     play = Player(
         endpoint("a", streams("a", first=9.0)),
         endpoint("hot", streams("hot"), kind="vllm", tier=2),
@@ -113,7 +113,7 @@ def test_a_rival_is_sought_among_the_cold_ones() -> None:
 # ---- How long its prompt is
 
 
-def test_a_long_prompt_goes_where_it_is_read_sooner() -> None:
+def test_a_long_prompt_goes_to_the_endpoint_that_reads_it_sooner() -> None:
     play = Player(endpoint("local", streams("local")), endpoint("hosted", streams("hosted")))
     for size in range(0, 6000, 100):
         play.endpoint("local").forecast.latency("first_token").observe(0.1 + 3e-4 * size, 0.0, size)
