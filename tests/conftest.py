@@ -1,4 +1,4 @@
-"""What several tests of the whole program share: no proxy between them and the router, and a fake endpoint."""
+"""Fixtures of the tests of the whole program: no proxy in front of the router, and a fake endpoint."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.processes import Fake, fake
 
 @pytest.fixture(scope="module")
 def direct() -> Iterator[None]:
-    """The SDKs heed proxies from the environment."""
+    """Keep the SDKs from using a proxy that the environment names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NO_PROXY", "127.0.0.1")
         yield

@@ -1,19 +1,19 @@
 """A fake OpenAI endpoint as a process of its own, which counts its live generations. Standard library only.
 
-It prints its port (its argument, or one that is free) and serves on 127.0.0.1 until it is killed. How it answers is the
-upstream model's name, or what the last `POST /behave {"mode": …}` said (null: the model's name again):
+The process prints its port (its argument, or a free one) and serves on 127.0.0.1 until it is killed. The upstream
+model's name selects the mode, unless `POST /behave {"mode": …}` has set one (null: the model's name again):
 
     quick           at once                             late-300        after 300 ms without even a status
-    step            a first token, then waits for /go   endless         tokens until somebody leaves
+    step            a first token, then waits for /go   endless         tokens until the client leaves
     frozen          nothing, ever                       mute            status and role, never a token
-    stalls          three tokens, then nothing          flood           as many bytes as anybody takes
+    stalls          three tokens, then nothing          flood           as many bytes as the client reads
     refuse-500      that status, with an error's body   cut             three tokens, then the connection is gone
-    error           an error in the place of a token    breaks          three tokens, then an error event
-    unfinished      three tokens, then a proper end     tools           two calls of tools, interleaved
-    big             15 MB of tokens, as fast as they are taken
+    error           an error instead of a token         breaks          three tokens, then an error event
+    unfinished      three tokens, then a proper end     tools           two tool calls, interleaved
+    big             15 MB of tokens, as fast as they are read
 
 A generation is live from its request until the end of its answer, or until its client has left, which is noticed at
-once, also while nothing is sent. `GET /stats` tells; `POST /go` lets all that wait in `step` go on.
+once, even while nothing is sent. `GET /stats` reports the counts; `POST /go` continues all generations in `step`.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ VECTOR = (0.5, -0.25, 0.125)
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 FAILURE = {"error": {"message": "failed under a 200", "type": "fake", "param": None, "code": "fake_failure"}}
 GAP = 0.005  # seconds between two tokens of `endless`
-PAUSE = 0.02  # seconds between a failure and the token before it, which are two events for who reads them, then
+PAUSE = 0.02  # seconds between the last token and a failure, so that they are read as two events
 
 
 class Endpoint:
@@ -42,9 +42,9 @@ class Endpoint:
     def __init__(self) -> None:
         self.live = self.opened = self.finished = self.cancelled = 0
         self.blocked = 0  # generations that wait for their client to read
-        self.asked: Counter[str] = Counter()  # requests, by their model
+        self.asked: Counter[str] = Counter()  # requests by model
         self.mode: str | None = None
-        self.last: Json = {}  # the request that came last, as it came
+        self.last: Json = {}  # the latest request
         self.going = asyncio.Event()
 
     def stats(self) -> Json:
@@ -57,7 +57,7 @@ class Endpoint:
 
 
 class Connection(asyncio.Protocol):
-    """One connection: reads requests, and has at most one generation, which ends with it."""
+    """One connection: reads requests and runs at most one generation, which ends with the connection."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self.writable = asyncio.Event()
         self.writable.set()
 
-    # The transport says.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable.set()
 
-    # What it answers.
+    # Answers.
 
     def request(self, method: str, path: str, headers: dict[str, str], body: Json) -> None:
         endpoint = self.endpoint
@@ -227,7 +227,7 @@ class Connection(asyncio.Protocol):
     async def forever(self) -> None:
         await asyncio.get_running_loop().create_future()
 
-    # How it writes.
+    # Writing.
 
     def answer(self, status: int, body: Json, more: str = "") -> None:
         text = json.dumps(body).encode()
@@ -252,7 +252,7 @@ class Chunks:
         return self.event([{"index": 0, **content, "finish_reason": finish}], None)
 
     def last(self) -> bytes:
-        """The usage, for those that asked, and the mark of the end."""
+        """The usage, if it was requested, and [DONE]."""
         return (self.event([], USAGE) if self.usage_asked else b"") + b"data: [DONE]\n\n"
 
     def event(self, choices: list[Json], usage: Json | None) -> bytes:
@@ -271,7 +271,7 @@ def refusal(status: str) -> Json:
 
 
 def tool_deltas() -> list[Json]:
-    """Two calls of tools whose arguments come in pieces, the second before the first has ended."""
+    """Two tool calls whose arguments come in pieces, the second before the first has ended."""
 
     def delta(index: int, arguments: str, name: str = "") -> Json:
         call: Json = {"index": index, "function": {"arguments": arguments}}
@@ -309,7 +309,7 @@ def completion(model: str, *, chat: bool, tools: bool) -> Json:
 
 
 def embeddings(body: Json) -> Json:
-    """As the SDKs ask for it unless told otherwise: floats of 32 bits, little end first, in base64."""
+    """The answer with embeddings: in base64, the SDKs' default, as little-endian floats of 32 bits."""
     vector: Any = list(VECTOR)
     if body.get("encoding_format") == "base64":
         vector = base64.b64encode(struct.pack(f"<{len(VECTOR)}f", *VECTOR)).decode()

@@ -1,4 +1,4 @@
-"""The documentation has all keys, settings, metrics, commands, routes and errors; and its links lead somewhere."""
+"""The documentation lists all keys, settings, metrics, commands, routes and errors, and its links are valid."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
     assert Settings(**documented) == Settings.model_construct()  # type: ignore[arg-type]
 
 
-# ---- What is there to be called, and what it answers
+# ---- Commands, paths, metrics and errors
 
 
 def options() -> Iterator[str]:
@@ -94,9 +94,9 @@ def options() -> Iterator[str]:
         yield from (max(each.opts, key=len) for each in command.params)
 
 
-@pytest.mark.parametrize("said", sorted(set(options())))
-def test_every_command_and_option_is_documented(said: str) -> None:
-    assert any(re.search(rf"`{said}[ `]", page.read_text()) for page in PAGES)
+@pytest.mark.parametrize("name", sorted(set(options())))
+def test_every_command_and_option_is_documented(name: str) -> None:
+    assert any(re.search(rf"`{name}[ `]", page.read_text()) for page in PAGES)
 
 
 def routes() -> Iterator[str]:
@@ -134,7 +134,7 @@ def test_every_error_is_documented_with_its_status(error: type[errors.RouterErro
     assert re.search(rf"^\| {status} \| {error.type} \| .*`{error.code}`", HTTP, re.MULTILINE)
 
 
-# ---- The map in the package, and what the image asks of itself
+# ---- The map in the package, the glossary, and the image's health check
 
 
 def test_the_map_names_all_files_and_packages_and_nothing_else() -> None:
@@ -186,15 +186,15 @@ def test_every_code_name_of_the_glossary_exists() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("said", ["", "tcp://10.0.0.1:9000"])
-def test_the_images_health_check_uses_the_configured_port(said: str) -> None:
+@pytest.mark.parametrize("unusable", ["", "tcp://10.0.0.1:9000"])
+def test_the_images_health_check_uses_the_configured_port(unusable: str) -> None:
     (check,) = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", (TOP / "Dockerfile").read_text(), re.MULTILINE)
     _, _, code = json.loads(check)
     asked: list[tuple[str, float]] = []
     opener = SimpleNamespace(open=lambda url, timeout: asked.append((url, timeout)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("urllib.request.build_opener", lambda _: opener)
-        for port in (said, "9000"):
+        for port in (unusable, "9000"):
             patch.setenv("FIRSTTOKEN_PORT", port)
             exec(code, {})
         patch.delenv("FIRSTTOKEN_PORT")

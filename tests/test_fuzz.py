@@ -1,4 +1,4 @@
-"""A slice of what `scripts/fuzz` does at length: every recording cut in every way, and some thousand changed inputs."""
+"""A slice of `scripts/fuzz`: every recording cut at every place, and some thousand mutated inputs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_any_streams_joined_and_cut_are_handled(parts: list[bytes], seed: int) -
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_reference_reads_a_stream_as_the_sdk_does(name: str) -> None:
-    """Up to [DONE], where the SDK stops; the byte order mark is what it does not know."""
+    """The comparison ends at [DONE], where the SDK stops, and without the byte order mark, which it does not know."""
     stream = STREAMS[name].removeprefix(b"\xef\xbb\xbf")
     try:
         theirs = [event.data.encode() for event in SSEDecoder().iter_bytes(iter([stream]))]

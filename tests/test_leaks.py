@@ -1,8 +1,8 @@
-"""Seeded random timelines: whatever happens, nothing is left running, open or counted, and nobody is lied to.
+"""Seeded random timelines: whatever happens, nothing is left running, open or counted, and every answer is honest.
 
-Each seed is a world of its own: two to four endpoints in random tiers that answer, fail, stall, babble and break in
-random ways under a random policy, some of them the built-in simulated ones, and calls at random times by clients that
-wait, leave, or read slowly. What must hold afterwards is in `Player.assert_nothing_is_left`; to play one again:
+Each seed is a configuration of its own: two to four endpoints in random tiers, some of them simulated, that answer,
+fail, stall, send garbage and break in random ways under a random policy, and calls at random times by clients that
+wait, leave, or read slowly. `Player.assert_nothing_is_left` has what must hold afterwards. To play a seed again:
 `-k seed_from_100`, or `play(123)`.
 """
 
@@ -49,21 +49,21 @@ from tests.support.outcomes import outcome_of
 from tests.support.player import CHAT, EMBEDDINGS
 
 SEEDS, BATCH = 1000, 25
-LATEST = 2000.0  # seconds within which all must be over: deadline, stall and a client's patience add up to less
+LATEST = 2000.0  # seconds within which all must end: deadline, stall and a client's timeout add up to less
 CODES = ("context_length_exceeded", "content_filter", "insufficient_quota", "429", 1302, "1305", "1308", "1113", None)
 TINY = Limits(event=20_000, answer=50_000)
 
 
-# ---- What endpoints do
+# ---- Behaviour of endpoints
 
 
 def whole_stream(rng: Random) -> Script:
-    """Tokens at a random pace, in whatever pieces the network makes of them."""
+    """A complete stream with tokens at a random pace, cut into random pieces."""
     first, gap, big = delay(rng), rng.choice((0.0, 0.01, 0.3, 4.0)), rng.random() < 0.3
     body = [event("", role="assistant")] if rng.random() < 0.7 else []
     for i in range(rng.randint(1, 12)):
         body += [COMMENT] * (rng.random() < 0.1)
-        body += [sse(i)] * (rng.random() < 0.03)  # JSON, and no event that anybody knows
+        body += [sse(i)] * (rng.random() < 0.03)  # JSON, but not an event of the API
         body.append(event("x" * (rng.randint(5_000, 15_000) if big else 3)))
     last = event(finish="stop") * (rng.random() < 0.9) + event(usage=(3, 5)) * (rng.random() < 0.5)
     body.append(last + DONE * (rng.random() < 0.8))
@@ -85,7 +85,7 @@ def cut_up(rng: Random, events: list[bytes]) -> list[bytes]:
 
 
 def broken_stream(rng: Random) -> Script:
-    """One that stops half way: cut, ended, silent, an error, an event that never ends."""
+    """A stream that stops half way: cut, ended, silent, an error, an event that never ends."""
     first = delay(rng)
     script = opens(rng.uniform(0, first)) if rng.random() < 0.8 else head(0.0, 200, SSE)
     if rng.random() < 0.7:
@@ -150,13 +150,13 @@ def delay(rng: Random) -> float:
 
 
 def behaviour(rng: Random) -> Callable[[], Script]:
-    """An endpoint with a character: mostly well, mostly ill, or anything."""
+    """The behaviour of one endpoint: mostly good, mostly bad, or mixed."""
     kinds = (whole_stream, plain_answer, broken_stream, failure)
     weights = rng.choice(((8, 2, 1, 1), (1, 1, 4, 6), (3, 2, 3, 3), (20, 0, 0, 0), (0, 0, 0, 20)))
     return lambda: rng.choices(kinds, weights)[0](rng)
 
 
-# ---- Worlds
+# ---- Configurations and calls
 
 
 def policy(rng: Random) -> dict[str, Any]:
@@ -173,15 +173,15 @@ def policy(rng: Random) -> dict[str, Any]:
 def endpoints(rng: Random) -> list[EndpointSpec]:
     specs = []
     for name in "abcd"[: rng.randint(2, 4)]:
-        told: dict[str, Any] = {"tier": rng.randint(1, 3), "weight": rng.choice((1, 1, 0.2, 3))}
-        told["context"] = rng.choice((None, 1000, "8k", "1M"))
-        told["concurrency"] = rng.choice((None, None, 1, 2, 5))
-        told["kind"] = rng.choice(("openai", "openai", "vllm", "sglang", "zhipu", "simulated"))
-        if told["kind"] == "simulated":
-            told["simulate"] = {"first_token": delay(rng), "rate": rng.choice((0.5, 20, 1000))}
+        settings: dict[str, Any] = {"tier": rng.randint(1, 3), "weight": rng.choice((1, 1, 0.2, 3))}
+        settings["context"] = rng.choice((None, 1000, "8k", "1M"))
+        settings["concurrency"] = rng.choice((None, None, 1, 2, 5))
+        settings["kind"] = rng.choice(("openai", "openai", "vllm", "sglang", "zhipu", "simulated"))
+        if settings["kind"] == "simulated":
+            settings["simulate"] = {"first_token": delay(rng), "rate": rng.choice((0.5, 20, 1000))}
         if rng.random() < 0.3:
-            told |= rng.choices(list(policy(rng).items()), k=2)
-        specs.append(endpoint(name, behaviour(rng), **told))
+            settings |= rng.choices(list(policy(rng).items()), k=2)
+        specs.append(endpoint(name, behaviour(rng), **settings))
     return specs
 
 
@@ -213,14 +213,14 @@ def stop(player: Player) -> None:
     player.handler.end_all(Stopping("The end."))
 
 
-def a_server_tells_its_load(player: Player, rng: Random) -> None:
+def report_load(player: Player, rng: Random) -> None:
     load = ServerLoad(rng.choice((None, 0.0, 9.0)), rng.choice((None, 0.0, 2.0)), rng.choice((None, 0.5, 1.0)))
     now = player.scheduler.now()
     rng.choice(list(player.table.endpoints)).forecast.report(load, now, now + rng.choice((0.5, 5.0, 60.0)))
 
 
 def play(seed: int) -> Player:
-    """One world, played to its end; the clock begins anywhere, as a machine's does."""
+    """Play one seed to its end. The clock begins at a random time, as a machine's does."""
     rng = Random(seed)
     start = rng.choice((0.0, 1e3, 1e6)) * rng.random()
     player = Player(
@@ -244,7 +244,7 @@ def play(seed: int) -> Player:
     for _ in range(rng.randint(2, 12)):
         place_call(player, rng, start)
     for _ in range(rng.choice((0, 0, 3))):
-        player.at(start + rng.uniform(0, 20), partial(a_server_tells_its_load, player, rng))
+        player.at(start + rng.uniform(0, 20), partial(report_load, player, rng))
     if rng.random() < 0.1:
         player.at(start + rng.uniform(0, 60), partial(stop, player))
     player.run(LATEST)
@@ -268,7 +268,7 @@ def test_nothing_is_left_and_every_answer_is_honest(first: int) -> None:
 
 
 def test_the_timelines_cover_every_kind_of_end() -> None:
-    """Every way to end, for a call and for an attempt, occurs: else the timelines above prove nothing."""
+    """Every kind of end of a call and of an attempt occurs; otherwise the timelines above prove nothing."""
     calls = [call for seed in range(0, SEEDS, 3) for call in play(seed).calls]
     errors = {call.record.error for call in calls}
     assert errors >= {"", "client_left", "endpoints_failed", "endpoints_busy", "overloaded", "deadline_exceeded"}
@@ -284,7 +284,7 @@ def test_the_timelines_cover_every_kind_of_end() -> None:
 
 
 def assert_in_order(call: ScriptedClient, player: Player) -> None:
-    """What its record says of a call is possible, and true of its wires."""
+    """Assert that the record of a call is possible, and agrees with its wires."""
     record = call.record
     roles = [attempt.role for attempt in record.attempts]
     assert "first" not in roles[1:]
@@ -294,7 +294,7 @@ def assert_in_order(call: ScriptedClient, player: Player) -> None:
     for attempt in record.attempts:
         assert attempt.ended is not None
         assert outcome_of(attempt).reason != "no first token in time" or attempt.ended > attempt.began, (
-            "given up before it ran"
+            "abandoned before it ran"
         )
     had_tokens = [attempt.endpoint.name for attempt in record.attempts if attempt.first_token_at is not None]
     rescued = "rescue" in roles
@@ -311,10 +311,10 @@ def assert_in_order(call: ScriptedClient, player: Player) -> None:
 
 
 def text_of(sent: bytes) -> str:
-    """What an endpoint's stream says."""
+    """The text of an endpoint's stream."""
     scanner = Scanner(limit=len(sent))
-    data = scanner.feed(sent) + scanner.finish()
-    shapes = [json.loads(said) for event in split(data) if (said := data_of(event)) and said != b"[DONE]"]
+    stream = scanner.feed(sent) + scanner.finish()
+    shapes = [json.loads(data) for event in split(stream) if (data := data_of(event)) and data != b"[DONE]"]
     choices = [choice for shape in shapes if isinstance(shape, dict) for choice in shape.get("choices") or ()]
     return "".join(choice["delta"].get("content") or "" for choice in choices)
 

@@ -1,4 +1,4 @@
-"""The map of the house, checked from the code's own imports: what each part may know of, and what it never does."""
+"""The map of the packages, checked against the imports of the code: what each part may import, and what it must not."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 
-_BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}  # what all above the arrows' foot know
+_BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}  # what the upper layers may import
 
-_FACTS = {
-    "router.core.call",
-    "router.core.demand",
-    "router.core.record",
-    "router.core.verdict",
-}  # of which all of core may know
+_FACTS = {"router.core.call", "router.core.record", "router.core.verdict"}  # what all of core may import
 
-# What each part may import of ours. A package stands for all that is in it; of several rows the longest name counts.
+# The modules of this project that each part may import. A package stands for all its modules; the longest row applies.
 MAY: dict[str, set[str]] = {
     "router": set(),  # its __init__: the version and the map
     "router.__main__": {"router.cli"},
@@ -54,10 +49,10 @@ MAY: dict[str, set[str]] = {
     "loadtest.latency": {"loadtest.latency", "loadtest.processes"},
     "loadtest.processes": set(),
 }
-# Of what is allowed there, what is not.
+# Exceptions from what MAY allows.
 NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.choice", "router.core.explain"}}
 
-# Where others' packages may be imported at all. What is not here is free.
+# The only parts that may import these third-party packages. Packages that are not listed may be imported anywhere.
 ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
@@ -83,7 +78,7 @@ ONLY: dict[str, set[str]] = {
     "yaml": {"router.yamlfile", "loadtest.latency.routers", "loadtest.latency.scenarios"},
 }
 
-# All that core may use of the outside: no clock, no chance but one that is passed, no I/O.
+# All that core may import from outside: no clock, no randomness but what is passed in, no I/O.
 CORE_USES = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
     "itertools", "math", "msgspec", "random.Random", "re", "types", "typing",
@@ -100,17 +95,17 @@ SOURCES = {module_of(path): path for part in ("router", "loadtest") for path in 
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """All that a module imports, wherever in it."""
+    """All imports of a module, also those inside functions."""
     return frozenset(_imports(module))
 
 
 def _imports(module: str) -> Iterator[str]:
-    """Of ours as modules, whichever names are taken out of them; of others' with the names."""
+    """Imports from router and loadtest as modules; those of other packages with the imported name."""
     for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import hides where an arrow points"
+            assert node.level == 0, f"{module}: a relative import hides its target"
             assert node.module is not None
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
@@ -118,12 +113,12 @@ def _imports(module: str) -> Iterator[str]:
 
 
 def inside(name: str, parts: set[str]) -> bool:
-    """Whether a module is one of these, or in one of these packages; but "router" is only its __init__."""
+    """True if a module is one of these, or in one of these packages; "router" means only its __init__."""
     return any(name == part or (part != "router" and name.startswith(f"{part}.")) for part in parts)
 
 
 def home(module: str) -> str:
-    """The row of MAY that counts for a module."""
+    """The row of MAY that applies to a module: the longest prefix."""
     return max((row for row in MAY if module == row or (row != "router" and module.startswith(f"{row}."))), key=len)
 
 
@@ -144,7 +139,7 @@ def test_only_cli_imports_app_and_only_the_entry_imports_cli() -> None:
 
 
 def test_the_parts_do_not_import_each_other_in_a_circle() -> None:
-    """The rows that a module's imports lead to form no circle."""
+    """The imports between the rows of MAY form no circle."""
     arrows = {row: {home(name) for module in SOURCES if home(module) == row for name in ours(module)} for row in MAY}
     TopologicalSorter({row: others - {row} for row, others in arrows.items()}).prepare()
 
@@ -172,7 +167,7 @@ def test_dialects_are_data_and_pure_functions() -> None:
 
 
 def test_the_map_names_only_modules_that_exist() -> None:
-    """But for what is drawn and not built yet."""
+    """Every module of the map exists, except those that are planned."""
     planned = {"router.upstream.httpx_exchange"}
     named = set(MAY).union(*MAY.values(), *NEVER.values(), *ONLY.values())
     assert named - planned <= set(SOURCES)

@@ -1,4 +1,4 @@
-"""Timelines of calls that wait in line, in virtual time: who is next, who is refused, and who never waits for whom."""
+"""Timelines of queued calls, in virtual time: which is next, which is refused, and which need not wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from router.errors import Stopping
 from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import SILENT, Script, answers, completion, cuts, fails_with, refuses_connection, streams
 
-SECOND = streams("Hello", first=0.5, gap=0.5)  # holds its slot for one
+SECOND = streams("Hello", first=0.5, gap=0.5)  # holds its slot for a second
 EMBEDDINGS = "/v1/embeddings"
 
 
@@ -42,11 +42,12 @@ def test_queued_calls_are_served_in_the_order_of_their_arrival() -> None:
 
 
 def test_later_calls_do_not_overtake_queued_calls() -> None:
-    """Also not in the very instant at which a slot is freed, before the one who is called has looked."""
+    """The order holds even at the instant at which a slot is freed, before the queued call has taken it."""
     play = Player(endpoint("a", SECOND, concurrency=1))
     first, waits = play.call(0.0), play.call(0.5)
     comes_then: list[ScriptedClient] = []
-    play.at(1.0, lambda: comes_then.append(play.call()))  # after the end of the first, before the second is rung
+    # This runs after the first call has ended and before the queued one is notified.
+    play.at(1.0, lambda: comes_then.append(play.call()))
     play.run()
     assert (first.ended_at, waits.ended_at) == (1.0, 2.0)
     assert [call.ended_at for call in comes_then] == [3.0]
@@ -130,10 +131,10 @@ def test_a_deadline_shorter_than_queue_wait_holds() -> None:
 
 
 def test_a_call_that_could_not_be_served_in_time_is_refused_at_once_with_the_expected_wait() -> None:
-    """The line's pace is known by then: one call in two seconds."""
+    """The queue's pace is known by then: one call in two seconds."""
     play = Player(endpoint("a", streams("long", first=1.5, gap=0.5), concurrency=1), queue_wait=5)
     calls = [play.call(at) for at in (0.0, 0.1, 0.2, 0.3)]
-    late = play.call(4.5)  # there are some in line, with a pace that is known now
+    late = play.call(4.5)  # calls are queued, and the pace is known by now
     more = [play.call(4.6), play.call(4.7)]
     play.run()
     assert [call.ended_at for call in calls[:3]] == [2.0, 4.0, 6.0]
@@ -145,8 +146,8 @@ def test_a_call_that_could_not_be_served_in_time_is_refused_at_once_with_the_exp
 
 
 def test_a_queue_of_size_or_time_zero_refuses_at_once() -> None:
-    for nobody, never in ((0, 10), (100, 0)):
-        play = Player(endpoint("a", SECOND, concurrency=1), queue=nobody, queue_wait=never)
+    for queue, queue_wait in ((0, 10), (100, 0)):
+        play = Player(endpoint("a", SECOND, concurrency=1), queue=queue, queue_wait=queue_wait)
         _, call = play.call(), play.call(0.1)
         play.run()
         assert refused(call) == (429, "overloaded", 0.1)
@@ -158,11 +159,11 @@ def test_a_queued_call_gets_pings() -> None:
     play.run()
     assert waits.pinged_at[:2] == [11.0, 26.0]
     assert (waits.text, waits.whole) == ("long", True)
-    assert in_vain.error["code"] == "queue_timeout"  # inside the stream that the pings have begun
+    assert in_vain.error["code"] == "queue_timeout"  # inside the stream that the pings began
     assert (in_vain.status, in_vain.done) == (200, False)
 
 
-# ---- Whoever leaves
+# ---- Clients that leave
 
 
 def test_a_client_that_leaves_the_queue_makes_room_for_the_next() -> None:
@@ -179,7 +180,7 @@ def test_a_client_that_leaves_when_its_slot_is_reserved_passes_the_slot_on() -> 
     play = Player(endpoint("a", SECOND, concurrency=1))
     play.call()
     leaves, next_one = play.call(0.1), play.call(0.2)
-    play.at(1.0, leaves.leaves)  # a slot is kept for it, and it has not looked yet
+    play.at(1.0, leaves.leaves)  # a slot is reserved, and the call has not taken it yet
     play.run()
     assert leaves.left_at == 1.0
     assert begins(play) == [0.0, 1.0]
@@ -213,7 +214,7 @@ def test_calls_queue_for_a_full_endpoint_if_the_other_is_out() -> None:
         endpoint("a", SECOND, concurrency=1), endpoint("b", refuses_connection(0.0), tier=2), hedge="off", queue_wait=60
     )
     play.call(0.0)
-    for i in range(20):  # its breaker opens
+    for i in range(20):  # these open the breaker of b
         play.call(0.1 + i / 100)
     play.run()
     assert {call.status for call in play.calls} == {200}
@@ -229,7 +230,7 @@ def test_queued_calls_find_an_endpoint_that_recovers() -> None:
     play.call()
     waits = play.call(0.1)
     play.run()
-    assert begins(play, "b") == [0.1, 1.1]  # it named no time, so it was left alone for a second
+    assert begins(play, "b") == [0.1, 1.1]  # without a Retry-After the cooldown is a second
     assert waits.ended_at == 2.1
 
 
@@ -238,7 +239,7 @@ def test_calls_do_not_queue_for_an_endpoint_that_reported_a_retry_after() -> Non
     _, *waiting = play.call(), play.call(0.1), play.call(0.2)
     late = play.call(2.0)
     play.run()
-    for call in waiting:  # until then it was full
+    for call in waiting:  # it was full until then
         assert refused(call) == (429, "endpoints_busy", 1.0)
         assert call.headers["retry-after-ms"] == "30000"
     assert refused(late) == (429, "endpoints_busy", 2.0)
@@ -260,7 +261,7 @@ def test_no_hedge_takes_a_slot_that_a_queued_call_waits_for() -> None:
 
 
 def test_calls_queue_for_a_learned_limit_as_for_a_configured_one() -> None:
-    """Three at once were one too many for it: two from then on, and so on, and nobody is refused for that."""
+    """The endpoint accepts two attempts at once. The learned limit makes calls wait; none is refused for it."""
     refusals: list[float] = []
 
     def takes_two() -> Script:
@@ -276,7 +277,7 @@ def test_calls_queue_for_a_learned_limit_as_for_a_configured_one() -> None:
     assert len(refusals) <= 3
 
 
-# ---- One that is dead slows nobody else
+# ---- A dead endpoint does not slow other calls
 
 
 def test_a_frozen_endpoint_with_hundreds_of_calls_slows_no_calls_to_others() -> None:
@@ -333,11 +334,11 @@ def test_queued_calls_are_counted() -> None:
     assert play.metric("calls_waiting", model="chat") == 0
 
 
-# ---- As the router itself fills
+# ---- Shedding as the router itself fills
 
 
 def crowd(calls: int, *a: Script, b: Script) -> Player:
-    """A router with room for twenty calls, of which so many are taken by those to another model."""
+    """A router with room for twenty calls; so many of them are calls to another model."""
     play = Player(
         endpoint("a", *a),
         endpoint("b", b, tier=2),
@@ -360,7 +361,7 @@ def test_hedges_are_shed_first_as_the_router_fills() -> None:
 
 
 def test_retries_that_need_the_budget_are_shed_second() -> None:
-    """One at an endpoint that nothing speaks against needs none."""
+    """A retry at a healthy endpoint needs no budget."""
     for others, roles in ((18, ["first", "retry", "retry"]), (19, ["first", "retry"])):
         play = crowd(others, fails_with(500, 0.1), SECOND, b=fails_with(500, 0.1))
         call = play.call(0.5)

@@ -1,6 +1,7 @@
-"""Timelines of streams that break after their first token, in virtual time: who goes on, and how it ends else.
+"""Timelines of streams that break after their first token, in virtual time: which endpoint continues, or how the stream
+ends.
 
-`a` is asked first and breaks; `b` stands behind it in a second tier. Every timeline ends with nothing left.
+`a` is asked first and breaks; `b` is in the second tier. Every timeline ends with nothing left.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def verdicts(call: ScriptedClient) -> list[tuple[str, str, Verdict | None]]:
 
 
 def assert_broken(call: ScriptedClient, *, by: str = "a") -> None:
-    """It has what it has, and is told that this is not all."""
+    """Assert that the client was told that its stream is incomplete."""
     assert call.error["code"] == "stream_broken"
     assert call.error["type"] == "upstream_error"
     assert f"'{by}'" in call.error["message"]
@@ -73,8 +74,8 @@ def test_another_endpoint_answers_again_and_the_client_gets_the_missing_rest() -
     assert play["b"].asked_at == [0.5]
     assert play["b"].wires[0].request.body == play["a"].wires[0].request.body
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "rescue", Verdict.SERVED)]
-    sizes = [play.endpoint(name).forecast.latency("first_token").mean_size(play.scheduler.now()) for name in "ab"]
-    assert sizes[0] == sizes[1] > 0.0  # they read the same prompt
+    sizes = [play.endpoint(name).latency("first_token").mean_size(play.scheduler.now()) for name in "ab"]
+    assert sizes[0] == sizes[1] > 0.0  # both read the same prompt
     record = call.record
     assert (record.status, record.error, record.endpoint, record.first_token) == (200, "", "b", 0.2)
     assert record.completion_tokens == 4
@@ -106,7 +107,7 @@ def test_every_way_to_break_is_rescued(script: Script) -> None:
 
 
 def test_done_without_a_finish_reason_is_no_end_for_an_endpoint_that_has_sent_one_before() -> None:
-    """A gateway between us and the endpoint ends every stream so, also those that were cut."""
+    """A gateway in between ends every stream with [DONE], even one that was cut."""
     cut_and_done = BEGUN + sends(0.5, DONE) + ends(0.5)
     play = broken_and_sound(AGAIN, cut_and_done)
     whole, cut = play.call(0.0), play.call(10.0)
@@ -117,7 +118,7 @@ def test_done_without_a_finish_reason_is_no_end_for_an_endpoint_that_has_sent_on
     whole, cut = play.call(0.0), play.call(10.0)
     play.run()
     assert_broken(cut)
-    play = broken_and_sound(cut_and_done)  # of an endpoint that never gave one it can't be told
+    play = broken_and_sound(cut_and_done)  # unknown for an endpoint that has sent no finish_reason yet
     call = play.call()
     play.run()
     assert (call.text, call.done, call.record.error) == ("The quick ", True, "")
@@ -161,15 +162,15 @@ def test_the_client_gets_comments_during_a_rescue() -> None:
     assert call.text == WHOLE
     first, *others = call.pinged_at
     assert first == 0.5
-    assert len(others) >= 2  # one while nothing came, one while what came was known
+    assert len(others) >= 2  # one before the first token, one while the known part is skipped
 
 
 def test_usage_reported_by_the_broken_stream_is_not_counted_for_the_rescue() -> None:
-    told = {
+    chunk = {
         "choices": [{"index": 0, "delta": {"content": "The "}}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 1},
     }
-    play = broken_and_sound(opens(0.1) + sends(0.2, sse(told)) + cuts(0.5), b=streams(*WORDS))
+    play = broken_and_sound(opens(0.1) + sends(0.2, sse(chunk)) + cuts(0.5), b=streams(*WORDS))
     call = play.call()
     play.run()
     assert (call.text, call.record.completion_tokens) == (WHOLE, None)
@@ -201,7 +202,7 @@ def test_the_same_endpoint_is_asked_once_more_if_there_is_no_other() -> None:
     play.run()
     assert call.text == WHOLE
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("a", "rescue", Verdict.SERVED)]
-    assert play["a"].asked_at[1] >= 0.75  # after its pause
+    assert play["a"].asked_at[1] >= 0.75  # after the pause of a retry
 
 
 def test_a_rescue_that_breaks_is_rescued() -> None:
@@ -275,7 +276,7 @@ def test_the_deadline_of_a_rescue_begins_with_it() -> None:
 
 
 def test_a_client_that_leaves_during_a_rescue_stops_it() -> None:
-    for at in (0.6, 0.85, 1.05):  # before its first token, while it catches up, and after that
+    for at in (0.6, 0.85, 1.05):  # before the first token of the rescue, while it catches up, and afterwards
         play = broken_and_sound()
         call = play.call(leaves_at=at)
         play.run()
@@ -296,7 +297,7 @@ def test_a_client_that_reads_slowly_pauses_what_rescues_it() -> None:
     assert play["b"].wires[0].paused_at
 
 
-# ---- What it costs
+# ---- The budget
 
 
 def test_a_rescue_is_paid_from_the_retry_budget() -> None:
@@ -318,7 +319,7 @@ def test_without_a_budget_there_is_no_rescue() -> None:
     assert len(play["b"].wires) == 0
 
 
-# ---- When
+# ---- The setting `resume`
 
 
 @pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0.0}, {"seed": 7}, {"seed": 0}])
@@ -358,7 +359,7 @@ def test_a_models_resume_overrides_the_defaults() -> None:
 # ---- Continue
 
 
-def asked(play: Player, name: str = "b") -> dict[str, Any]:
+def sent_body(play: Player, name: str = "b") -> dict[str, Any]:
     body = json.loads(play[name].wires[0].request.body)
     assert isinstance(body, dict)
     return body
@@ -370,7 +371,7 @@ def test_an_endpoint_with_prefill_continues_the_clients_text() -> None:
     play.run()
     assert call.text == WHOLE
     assert call.done
-    body = asked(play)
+    body = sent_body(play)
     assert body["messages"] == [*MESSAGES, {"role": "assistant", "content": "The quick"}]
     assert body["continue_final_message"] is True
     assert body["add_generation_prompt"] is False
@@ -387,8 +388,8 @@ def test_each_kind_of_server_is_asked_to_continue_in_its_own_way(prefill: str, m
     call = play.call(messages=MESSAGES)
     play.run()
     assert call.text == WHOLE
-    assert asked(play)["messages"][-1] == {"role": "assistant", "content": "The quick"} | message
-    assert "continue_final_message" not in asked(play)
+    assert sent_body(play)["messages"][-1] == {"role": "assistant", "content": "The quick"} | message
+    assert "continue_final_message" not in sent_body(play)
 
 
 def test_only_endpoints_with_prefill_are_asked_to_continue() -> None:
@@ -406,7 +407,7 @@ def test_only_endpoints_with_prefill_are_asked_to_continue() -> None:
 
 
 def test_a_broken_endpoint_without_prefill_is_not_asked_again_while_those_with_prefill_are_full() -> None:
-    """Nor when the wait in their line is over."""
+    """The call is not moved back to `a` when its time in the queue is over, either."""
     play = Player(
         endpoint("a", CUT, models=["chat"]),
         endpoint("b", streams("long", first=60.0), tier=2, kind="vllm", concurrency=1, models=["chat", "other"]),
@@ -465,7 +466,7 @@ def test_a_refused_prefill_never_hides_the_original_failure() -> None:
 
 
 def test_messages_nested_too_deep_to_be_read_twice_end_the_stream_with_an_error() -> None:
-    """Deeper in the stack they can't be read again."""
+    """The rescue parses the messages deeper in the stack, where the recursion limit is closer."""
     for depth in range(900, 1000):
         play = broken_and_sound(b=REST, resume="continue")
         messages = b'[{"content":' + b"[" * depth + b"]" * depth + b"}]"
@@ -489,10 +490,10 @@ def test_the_text_so_far_is_appended_to_a_completions_prompt() -> None:
     play.run()
     assert "".join(choice.get("text") or "" for choice in call.choices) == "there was a fox"
     assert call.done
-    assert asked(play)["prompt"] == "Once there was"
+    assert sent_body(play)["prompt"] == "Once there was"
 
 
-# ---- What the SDKs tell
+# ---- Headers of the SDKs
 
 
 def test_no_attempt_outlives_the_clients_timeout() -> None:
@@ -504,17 +505,17 @@ def test_no_attempt_outlives_the_clients_timeout() -> None:
         assert call.ended_at == 5.5
 
 
-@pytest.mark.parametrize("said", [b"600", b"0", b"-1", b"nan", b"inf", b"soon", b""])
-def test_a_client_timeout_that_is_longer_or_invalid_changes_nothing(said: bytes) -> None:
+@pytest.mark.parametrize("value", [b"600", b"0", b"-1", b"nan", b"inf", b"soon", b""])
+def test_a_client_timeout_that_is_longer_or_invalid_changes_nothing(value: bytes) -> None:
     play = Player(endpoint("a", SILENT), hedge="off", deadline=20)
-    call = play.call(headers=[(b"x-stainless-read-timeout", said)])
+    call = play.call(headers=[(b"x-stainless-read-timeout", value)])
     play.run()
     assert call.ended_at == 20.0
 
 
-@pytest.mark.parametrize(("said", "attempts"), [(b"0", 6), (b"1", 3), (b"2", 2), (b"9", 2), (b"x", 6)])
-def test_a_client_that_has_asked_before_gets_fewer_attempts(said: bytes, attempts: int) -> None:
+@pytest.mark.parametrize(("value", "attempts"), [(b"0", 6), (b"1", 3), (b"2", 2), (b"9", 2), (b"x", 6)])
+def test_a_client_that_has_asked_before_gets_fewer_attempts(value: bytes, attempts: int) -> None:
     play = Player(*(endpoint(f"e{i}", fails_with(500, 0.01)) for i in range(9)), retry_budget=10)
-    call = play.call(headers=[(b"x-stainless-retry-count", said)])
+    call = play.call(headers=[(b"x-stainless-retry-count", value)])
     play.run()
     assert len(call.record.attempts) == attempts

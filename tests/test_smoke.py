@@ -1,7 +1,7 @@
 """The whole router as its users meet it: the console script, real sockets, endpoints in processes of their own, and
 the official SDKs.
 
-Everything listens on loopback. What is waited for has a deadline, and every process is stopped on every path.
+Everything listens on loopback. Every wait has a deadline, and every process is stopped on every path.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ CALLS = [
 ]
 
 
-# ---- The router that most tests share: alpha is asked first, beta when alpha is out or late
+# ---- The router that most tests share: alpha is asked first, beta if alpha is out or late
 
 ONLY_ALPHA = {
     name: name
@@ -54,7 +54,7 @@ ONLY_ALPHA = {
         *("breaks", "late-700", "refuse-400"),
     )
 } | {"never": "frozen", "never-pinged": "frozen", "pinged": "late-700", "refused": "refuse-400"}
-BOTH = {  # what alpha does, and what beta does
+BOTH = {  # the modes of alpha and of beta
     "duel": ("frozen", "frozen"),
     "race": ("frozen", "step"),
     "down": ("refuse-503", "refuse-503"),
@@ -77,19 +77,19 @@ def beta() -> Iterator[Fake]:
 @pytest.fixture(scope="module")
 def shared(alpha: Fake, beta: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     with socket.create_server(("127.0.0.1", 0)) as unused:
-        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    rivals = {"hedge": "50ms", "hedge_budget": 1}
+        unused_url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+    hedging = {"hedge": "50ms", "hedge_budget": 1}
     config: Json = {
         "defaults": {"hedge": "off", "deadline": "20s"},
         "endpoints": [
             entry(alpha, ONLY_ALPHA | {name: modes[0] for name, modes in BOTH.items()}),
             entry(beta, {name: modes[1] for name, modes in BOTH.items()} | {"failover-dead": "quick"}, tier=2),
-            {"name": "dead", "base_url": nobody, "models": {"failover-dead": "quick"}, "probe": {"kind": "off"}},
+            {"name": "dead", "base_url": unused_url, "models": {"failover-dead": "quick"}, "probe": {"kind": "off"}},
             entry(alpha, {"narrow": "frozen"}, pool={"min_idle": 1, "max": 1}) | {"name": "narrow", "api_key": "n"},
         ],
         "models": {
-            "race": rivals,
-            "duel": rivals,
+            "race": hedging,
+            "duel": hedging,
             "never": {"deadline": "300ms"},
             "never-pinged": {"deadline": "700ms"},
             "stalls": {"stall": "300ms"},
@@ -182,7 +182,7 @@ def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
     assert {"quick", "race", "narrow"} <= listed
     assert client.models.retrieve("quick").id == "quick"
     with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("nobody-serves-this")
+        client.models.retrieve("not-served")
 
 
 def test_every_answer_names_its_endpoint(client: OpenAI) -> None:
@@ -231,7 +231,7 @@ def test_the_answer_is_passed_on_byte_for_byte(shared: Router, alpha: Fake, stre
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_offers_http2_is_answered_over_http1(shared: Router, stream: bool) -> None:
-    """Java's own client offers it with its first request."""
+    """Java's HTTP client offers HTTP/2 with its first request."""
     offer = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
     raw = Raw(shared.address, CHAT, {"model": "quick", "messages": HI, "stream": stream}, offer)
     try:
@@ -273,7 +273,7 @@ def test_the_async_sdk_runs_all_flows_concurrently(shared: Router, alpha: Fake) 
     asyncio.run(flows())
 
 
-# ---- What goes wrong, as the SDK tells it
+# ---- Failures, as the SDK reports them
 
 
 def test_an_unknown_model_is_a_404_and_no_endpoint_is_asked(client: OpenAI, alpha: Fake) -> None:
@@ -334,7 +334,7 @@ def test_a_stream_that_breaks_raises_and_is_never_a_short_answer(client: OpenAI,
     stream = client.chat.completions.create(model=model, messages=HI, stream=True)
     received: list[Any] = []
     with pytest.raises(openai.APIError, match=r"broke|failed under a 200"):
-        received.extend(stream)  # which keeps what came before
+        received.extend(stream)  # keeps the chunks before the error
     assert text_of(received) == "Hello from a"
     await_that(lambda: alpha.live == 0, within=1)
 
@@ -399,7 +399,7 @@ def test_endpoints_that_recover_serve_the_very_next_call(tmp_path: Path, alpha: 
         assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
 
 
-# ---- An endpoint stops generating as soon as nobody listens
+# ---- An endpoint stops generating as soon as its client has left
 
 CHAT, STREAM = "chat/completions", {"messages": HI, "stream": True}
 
@@ -413,14 +413,14 @@ def live(here: int, there: int) -> Callable[[Raw, Fake, Fake], None]:
 
 
 def blocked(raw: Raw, alpha: Fake, beta: Fake) -> None:
-    """The client reads nothing, until the endpoint can write no more."""
+    """Wait until the endpoint cannot write any more, because the client does not read."""
     await_that(lambda: alpha.stats()["blocked"])
 
 
 LEAVING: dict[str, tuple[str, Json, Callable[[Raw, Fake, Fake], None]]] = {
     "before a status": (CHAT, {"model": "frozen", **STREAM}, live(1, 0)),
     "after a status without a token": (CHAT, {"model": "mute", **STREAM}, live(1, 0)),
-    "in the midst of a stream": (CHAT, {"model": "endless", **STREAM}, has_read(b'"on "')),
+    "in the middle of a stream": (CHAT, {"model": "endless", **STREAM}, has_read(b'"on "')),
     "between two tokens": (CHAT, {"model": "step", **STREAM}, has_read(b"Hello")),
     "while it was not reading": (CHAT, {"model": "flood", **STREAM}, blocked),
     "while pinged": (CHAT, {"model": "frozen", **STREAM}, has_read(b": ping")),
@@ -525,7 +525,7 @@ def test_cancelling_the_async_sdks_call_stops_the_generation(shared: Router, alp
 
 
 def test_the_sdks_own_timeout_stops_the_generation(shared: Router, alpha: Fake) -> None:
-    """The router knows of it too, so it may be first to say so."""
+    """The router knows the SDK's timeout too, so either of them may report it first."""
     in_time = (openai.APITimeoutError, openai.InternalServerError)
     with shared.sdk(timeout=0.2, max_retries=0) as sdk, pytest.raises(in_time):
         sdk.chat.completions.create(model="frozen", messages=HI)
@@ -564,7 +564,7 @@ def test_the_loser_of_a_race_stops_while_the_winner_goes_on(
 
 @pytest.fixture(scope="module")
 def node(shared: Router, alpha: Fake) -> Json:
-    """What came of every flow in flows.mjs."""
+    """The result of every flow in flows.mjs."""
     if NODE is None:
         pytest.skip("node is not installed")
     if not (HERE / "node/node_modules/openai").is_dir():
@@ -572,7 +572,7 @@ def node(shared: Router, alpha: Fake) -> Json:
     script = [NODE, str(HERE / "node/flows.mjs"), f"{shared.origin}/v1"]
     ended = subprocess.run(script, capture_output=True, text=True, timeout=30, check=False)
     assert ended.returncode == 0, ended.stderr
-    await_that(lambda: alpha.live == 0, within=1)  # the last flow leaves in the midst of a stream
+    await_that(lambda: alpha.live == 0, within=1)  # the last flow leaves in the middle of a stream
     results: Json = json.loads(ended.stdout)
     return results
 
@@ -802,7 +802,7 @@ def test_an_endpoint_that_was_restarted_serves_the_next_call(tmp_path: Path) -> 
     with fake("only") as endpoint:
         config = {"endpoints": [entry(endpoint, {"chat": "quick"})]}
         with router(tmp_path, config) as running, running.sdk() as sdk:
-            sdk.chat.completions.create(model="chat", messages=HI)  # and its connection stays open
+            sdk.chat.completions.create(model="chat", messages=HI)  # leaves an open connection
             endpoint.stop()
             with fake("only", endpoint.port):
                 assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
@@ -819,7 +819,7 @@ def test_an_endpoint_that_was_down_and_came_back_serves_the_next_call(tmp_path: 
                 assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
 
 
-# ---- And after all that
+# ---- After all other tests of this file
 
 
 def test_nothing_is_left_running_open_or_counted(shared: Router, alpha: Fake, beta: Fake) -> None:

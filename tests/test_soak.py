@@ -1,8 +1,8 @@
 """10,000 calls on real sockets, of which half are cancelled at a random moment: afterwards nothing is left of them.
 
-The router, two endpoints and the clients share one loop, so that a socket, a task or an object that anybody forgot is
-there to be counted. Calls are cancelled before the headers, before the first token, in the middle of a stream, during a
-race, and during a rescue; that each of these has happened is checked, too.
+The router, two endpoints and the clients share one event loop, so that every leaked socket, task and object is
+counted. Calls are cancelled before the headers, before the first token, in the middle of a stream, during a race, and
+during a rescue; the test checks that each of these has happened.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODELS = ("quick", "late", "mute", "cut", "stalls", "down", "resets", "answer")
 
 
 class Endpoint:
-    """A server for all models; `a`, which is asked first, misbehaves, but not so often that its breakers stay open."""
+    """A server for all models. `a`, asked first, misbehaves, but not so often that its breakers stay open."""
 
     def __init__(self, name: str, rng: Random) -> None:
         self.name, self._rng = name, rng
@@ -54,7 +54,7 @@ class Endpoint:
                 length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:")
                 model = json.loads(await reader.readexactly(length))["model"]
                 self.live += 1
-                left = asyncio.ensure_future(reader.read(1))  # nobody pipelines: all that can come is the end
+                left = asyncio.ensure_future(reader.read(1))  # clients do not pipeline: only the end can come
                 answering = asyncio.ensure_future(self._answer(model, writer))
                 try:
                     await asyncio.wait((left, answering), return_when=asyncio.FIRST_COMPLETED)
@@ -70,21 +70,21 @@ class Endpoint:
         writer.close()
 
     async def _answer(self, model: str, writer: asyncio.StreamWriter) -> bool:
-        """True where the connection may go on."""
+        """Answer one request; true if the connection stays open."""
         bad, some = self.name == "a" and self._rng.random() < 0.4, self._rng.uniform(0.5, 1.5)
         if model == "down" and bad:
-            say(writer, whole(b'{"error":{"message":"down"}}', 503))
+            send(writer, whole(b'{"error":{"message":"down"}}', 503))
             return True
         if model == "resets" and bad:
             reset(writer)
             return False
         if model == "answer":
             await asyncio.sleep(0.05 * some)
-            say(writer, whole(JSON))
+            send(writer, whole(JSON))
             return True
         if model == "late" and bad:
             await asyncio.sleep(0.2 * some)
-        say(writer, SSE + chunk(ROLE))
+        send(writer, SSE + chunk(ROLE))
         if model == "mute" and bad:
             await asyncio.sleep(0.2 * some)
         return await self._tokens(model if bad else "", writer)
@@ -97,12 +97,12 @@ class Endpoint:
             if index == 4 and model == "cut":
                 reset(writer) if self._rng.random() < 0.5 else writer.close()
                 return False
-            say(writer, chunk(token(word)))
-        say(writer, chunk(FINISH + DONE) + LAST)
+            send(writer, chunk(token(word)))
+        send(writer, chunk(FINISH + DONE) + LAST)
         return True
 
 
-def say(writer: asyncio.StreamWriter, data: bytes) -> None:
+def send(writer: asyncio.StreamWriter, data: bytes) -> None:
     if writer.is_closing():
         raise ConnectionResetError
     writer.write(data)
@@ -126,7 +126,7 @@ async def serving(endpoint: Endpoint) -> AsyncIterator[int]:
 
 
 def table(*ports: int) -> str:
-    """Quick to give up and to hedge, rich in budgets: every kind of end is to happen often."""
+    """A configuration with short times and large budgets, so that every kind of end happens often."""
     entries = [
         {
             "name": name,
@@ -143,7 +143,7 @@ def table(*ports: int) -> str:
 
 
 class Soak:
-    """The clients, and what became of their calls."""
+    """The clients, and how their calls ended."""
 
     def __init__(self, port: int, rng: Random) -> None:
         self._port, self._rng = port, rng
@@ -156,7 +156,7 @@ class Soak:
                 group.create_task(self._client(left))
 
     async def _client(self, left: Any) -> None:
-        """One call after the other, on one connection as long as it lasts."""
+        """Make one call after the other, on one connection while it lasts."""
         connection = None
         for number in left:
             model = self._rng.choice(MODELS)
@@ -174,7 +174,7 @@ class Soak:
             connection[1].close()
 
     async def _cancelled(self, model: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Leave at a random moment, in one of the two ways."""
+        """Leave at a random moment, by closing or resetting the connection."""
         data = b""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._rng.choice((0.0, 0.03, 0.1, 0.3)) * self._rng.random()):
@@ -195,8 +195,8 @@ class Soak:
         elif model == "answer":
             end = "whole" if b"Hello" in body else "SHORT"
         else:
-            said = b"".join(line[6:] for line in body.split(b"\n") if line[:6] == b"data: ")
-            words = [part.split(b'"')[0].decode() for part in said.split(b'"content":"')[1:]]
+            events = b"".join(line[6:] for line in body.split(b"\n") if line[:6] == b"data: ")
+            words = [part.split(b'"')[0].decode() for part in events.split(b'"content":"')[1:]]
             done = b"[DONE]" in body
             end = "whole" if done and "".join(words) == TEXT else "an error" if b'"error"' in body else "SHORT"
         self.ends[model, end] += 1
@@ -217,12 +217,12 @@ def left_of_calls() -> Counter[str]:
 
 async def until(condition: Callable[[], object], within: float = 20.0) -> None:
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - the state of others, who tell nobody
+        while not condition():  # noqa: ASYNC110 - state without an event to wait for
             await asyncio.sleep(0.02)
 
 
 async def at_rest(router: Running) -> None:
-    """No call, no client, and of each pool the connections that are kept ahead."""
+    """Wait until there is no call, no client, and each pool has only its spare connections."""
     await router.quiet()
     await until(lambda: not router.connections)
     await until(lambda: all((p.idle, p.opening, p.busy) == (2, 0, 0) for p in router.router.pools.values()))
@@ -263,7 +263,7 @@ async def soak() -> None:
 
 
 def assert_all_kinds_happened(ends: Counter[tuple[str, str]], router: Running) -> None:
-    """Else it proves nothing."""
+    """Assert that every kind of end occurred; otherwise the test proves nothing."""
     assert not [end for end in ends if end[1] == "SHORT"], ends
     errors = sum(count for (_, end), count in ends.items() if end == "an error")
     assert errors < CALLS / 100, ends

@@ -1,5 +1,5 @@
-"""What endpoints say is wrong, in samples of many servers, and the cause that it is read as: as a status with a body,
-as the first event of a stream, as a later one, and as an answer of status 200.
+"""Samples of errors of many kinds of servers, and the cause that each is read as: as a status with a body, as the first
+event of a stream, as a later event, and as an answer of status 200.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def error(message: str = "…", **also: Any) -> dict[str, Any]:
     return {"error": {"message": message, **also}}
 
 
-# Who says it, as which kind it is configured, with which status, what, and its cause; and the cause where no status
-# tells, if it is another.
+# The server, the configured kind, the status, the body, and the cause; then the cause without a status, if it differs.
 ROWS: list[tuple[Any, ...]] = [
-    # OpenAI, and what speaks as it does.
+    # OpenAI, and compatible services.
     ("openai", "openai", 429, error(type="requests", code="rate_limit_exceeded"), A.THROTTLED),
     ("openai", "openai", 429, error(type="insufficient_quota", code="insufficient_quota"), A.DENIED),
     ("openai", "openai", 401, error(type="invalid_request_error", code="invalid_api_key"), A.DENIED),
@@ -98,88 +97,88 @@ ROWS: list[tuple[Any, ...]] = [
     ("zhipu's gateway", "zhipu", 401, {"code": 1002, "msg": "Authorization Token非法", "success": False}, A.DENIED),
 ]  # fmt: skip
 SAMPLES = [(*row[:5], row[-1]) for row in ROWS]
-IDS = [f"{who}-{status}-{json.dumps(said)[:60]}" for who, _, status, said, *_ in SAMPLES]
+IDS = [f"{who}-{status}-{json.dumps(body)[:60]}" for who, _, status, body, *_ in SAMPLES]
 
 
-class Told:
-    """An exchange without a wire, and how often it had news."""
+class Judged:
+    """An exchange without a wire, and the number of its news."""
 
     def __init__(self, kind: str) -> None:
-        self.news_of = 0
+        self.news_count = 0
         self.exchange = Exchange(self, DIALECTS[kind])
 
     def news(self, exchange: Exchange) -> None:
-        self.news_of += 1
+        self.news_count += 1
 
 
 def answered(kind: str, status: int, body: bytes, headers: Headers = JSON) -> Exchange:
-    told = Told(kind)
-    told.exchange.head(status, headers)
-    told.exchange.data(body)
-    told.exchange.complete()
-    return told.exchange
+    judged = Judged(kind)
+    judged.exchange.head(status, headers)
+    judged.exchange.data(body)
+    judged.exchange.complete()
+    return judged.exchange
 
 
 def streamed(kind: str, *pieces: bytes) -> Exchange:
-    told = Told(kind)
-    told.exchange.head(200, SSE)
+    judged = Judged(kind)
+    judged.exchange.head(200, SSE)
     for piece in pieces:
-        told.exchange.data(piece)
-    told.exchange.complete()
-    return told.exchange
+        judged.exchange.data(piece)
+    judged.exchange.complete()
+    return judged.exchange
 
 
-def in_a_stream(said: Any) -> Any:
-    return said[0] if isinstance(said, list) else said
+def in_a_stream(body: Any) -> Any:
+    return body[0] if isinstance(body, list) else body
 
 
-@pytest.mark.parametrize(("who", "kind", "status", "said", "cause", "_untold"), SAMPLES, ids=IDS)
+@pytest.mark.parametrize(("who", "kind", "status", "body", "cause", "_untold"), SAMPLES, ids=IDS)
 def test_the_cause_of_a_status_and_body(
-    who: str, kind: str, status: int, said: Any, cause: Cause, _untold: Cause
+    who: str, kind: str, status: int, body: Any, cause: Cause, _untold: Cause
 ) -> None:
-    exchange = answered(kind, status, json.dumps(said).encode())
+    exchange = answered(kind, status, json.dumps(body).encode())
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
-@pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
+@pytest.mark.parametrize(("who", "kind", "_status", "body", "_cause", "cause"), SAMPLES, ids=IDS)
 def test_the_cause_of_the_first_event_of_a_stream(
-    who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause
+    who: str, kind: str, _status: int, body: Any, _cause: Cause, cause: Cause
 ) -> None:
     role = event("", role="assistant")
     for before in (b"", role, COMMENT):
-        exchange = streamed(kind, before, sse(in_a_stream(said)), DONE)
+        exchange = streamed(kind, before, sse(in_a_stream(body)), DONE)
         assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
-        assert exchange.first_token is (cause.verdict is Verdict.REFUSED)  # else it wins no race
+        assert exchange.first_token is (cause.verdict is Verdict.REFUSED)  # a fault must not win the race
         refused = cause.verdict is Verdict.REFUSED
         assert exchange.streams is not refused
         assert json.loads(exchange.take())["error"] if refused else exchange.take() == before
 
 
-@pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_the_cause_of_a_later_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
-    exchange = streamed(kind, event("Hello"), sse(in_a_stream(said)), event("more"))
+@pytest.mark.parametrize(("who", "kind", "_status", "body", "_cause", "cause"), SAMPLES, ids=IDS)
+def test_the_cause_of_a_later_event(who: str, kind: str, _status: int, body: Any, _cause: Cause, cause: Cause) -> None:
+    exchange = streamed(kind, event("Hello"), sse(in_a_stream(body)), event("more"))
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
     assert exchange.take() == event("Hello")
-    assert json.loads(exchange.error_event.removeprefix(b"data: "))["error"]  # at which both OpenAI SDKs raise
+    assert json.loads(exchange.error_event.removeprefix(b"data: "))["error"]  # both OpenAI SDKs raise at an `error`
 
 
-@pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
-def test_the_cause_of_a_named_event(who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause) -> None:
-    exchange = streamed(kind, b"event: error\n" + sse(in_a_stream(said)))
+@pytest.mark.parametrize(("who", "kind", "_status", "body", "_cause", "cause"), SAMPLES, ids=IDS)
+def test_the_cause_of_a_named_event(who: str, kind: str, _status: int, body: Any, _cause: Cause, cause: Cause) -> None:
+    exchange = streamed(kind, b"event: error\n" + sse(in_a_stream(body)))
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
-@pytest.mark.parametrize(("who", "kind", "_status", "said", "_cause", "cause"), SAMPLES, ids=IDS)
+@pytest.mark.parametrize(("who", "kind", "_status", "body", "_cause", "cause"), SAMPLES, ids=IDS)
 def test_the_cause_of_an_answer_of_status_200(
-    who: str, kind: str, _status: int, said: Any, _cause: Cause, cause: Cause
+    who: str, kind: str, _status: int, body: Any, _cause: Cause, cause: Cause
 ) -> None:
-    if isinstance(said, list):
+    if isinstance(body, list):
         return  # an answer may be a list
-    exchange = answered(kind, 200, json.dumps(said).encode())
+    exchange = answered(kind, 200, json.dumps(body).encode())
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
 
 
-# Streams that begin with what is no token.
+# Streams that begin with something other than a token.
 
 
 @pytest.mark.parametrize(
@@ -201,20 +200,20 @@ def test_the_cause_of_an_answer_of_status_200(
 )
 @pytest.mark.parametrize("kind", sorted(DIALECTS))
 def test_a_keep_alive_event_is_no_first_token_and_no_error(kind: str, silence: bytes) -> None:
-    told = Told(kind)
-    told.exchange.head(200, SSE)
-    told.exchange.data(silence)
-    told.exchange.flush()
-    assert (told.exchange.first_token, told.exchange.verdict, told.news_of) == (False, None, 0)
-    told.exchange.complete()
-    assert (told.exchange.verdict, outcome_of(told.exchange).cause) == (Verdict.FAULT, None)
-    assert not streamed(kind, silence, DONE).first_token  # [DONE] makes it no answer
+    judged = Judged(kind)
+    judged.exchange.head(200, SSE)
+    judged.exchange.data(silence)
+    judged.exchange.flush()
+    assert (judged.exchange.first_token, judged.exchange.verdict, judged.news_count) == (False, None, 0)
+    judged.exchange.complete()
+    assert (judged.exchange.verdict, outcome_of(judged.exchange).cause) == (Verdict.FAULT, None)
+    assert not streamed(kind, silence, DONE).first_token  # [DONE] alone is no answer
     assert streamed(kind, silence, event("Hi"), event(finish="stop")).verdict is Verdict.SERVED
 
 
 def test_an_event_named_error_is_an_error_whatever_its_data() -> None:
-    for said in (b"data: out of memory\n\n", b'data: {"retry": true}\n\n', b"data: [1]\n\n", b"data: null\n\n"):
-        exchange = streamed("openai", b"event: error\n" + said)
+    for body in (b"data: out of memory\n\n", b'data: {"retry": true}\n\n', b"data: [1]\n\n", b"data: null\n\n"):
+        exchange = streamed("openai", b"event: error\n" + body)
         assert (exchange.verdict, outcome_of(exchange).cause) == (Verdict.FAULT, Cause.TRANSIENT)
         assert exchange.error_event.startswith(b'data: {"error":')
 
@@ -222,7 +221,7 @@ def test_an_event_named_error_is_an_error_whatever_its_data() -> None:
 @pytest.mark.parametrize("kind", sorted(DIALECTS))
 @settings(deadline=None, max_examples=60)
 @given(
-    said=st.recursive(
+    body=st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
         lambda inner: (
             st.lists(inner, max_size=3)
@@ -236,11 +235,11 @@ def test_an_event_named_error_is_an_error_whatever_its_data() -> None:
     ),
     status=st.sampled_from([200, 400, 401, 429, 500]),
 )
-def test_any_answer_of_an_endpoint_has_a_verdict(kind: str, said: Any, status: int) -> None:
-    exchange = answered(kind, status, json.dumps(said).encode())
+def test_any_answer_of_an_endpoint_has_a_verdict(kind: str, body: Any, status: int) -> None:
+    exchange = answered(kind, status, json.dumps(body).encode())
     assert exchange.verdict is not None
     assert exchange.verdict is not Verdict.SERVED or status == 200
-    streamed(kind, sse(said), b"event: error\n" + sse(said))
+    streamed(kind, sse(body), b"event: error\n" + sse(body))
 
 
 # Quotas.
@@ -265,7 +264,7 @@ TO_RESET = 3 * 3600 + 41 * 60 + 44
         ("1304", "该 API 已达今日调用次数限额", 20 * 3600),  # midnight in Beijing
         ("1308", "soon", None),
         ("1308", "Your limit will reset at 2026-02-31 07:41:44", None),
-        ("1308", "Your limit will reset at 2026-08-25 03:59:59", None),  # over: one of the clocks is wrong
+        ("1308", "Your limit will reset at 2026-08-25 03:59:59", None),  # in the past: one of the clocks is wrong
         ("1313", "您的账户当前使用模式不符合公平使用策略", None),
     ],
 )
@@ -288,7 +287,7 @@ def test_any_message_can_be_read(message: str, code: str, now: float) -> None:
     assert found is None or found > 0
 
 
-# Zhipu's own reasons to finish.
+# Zhipu's own finish reasons.
 
 
 @pytest.mark.parametrize(
@@ -296,12 +295,13 @@ def test_any_message_can_be_read(message: str, code: str, now: float) -> None:
 )
 def test_zhipus_finish_reasons_are_translated_to_openais(theirs: str, ours: str) -> None:
     last = b'data: {"id":"1","choices":[{"index":0,"finish_reason":"%b","delta":{"content":""}}]}\n\n'
-    text = event('"finish_reason":"sensitive"')  # in a text it stands as it is
+    text = event('"finish_reason":"sensitive"')  # inside a text it is not translated
     for pieces in ([text, last % theirs.encode(), DONE], [text + last % theirs.encode() + DONE]):
         exchange = streamed("zhipu", *pieces)
         assert exchange.verdict is Verdict.SERVED
         assert exchange.take() == text + last % ours.encode() + DONE
-    assert streamed("openai", last % theirs.encode(), DONE).take() == last % theirs.encode() + DONE  # nobody else's
+    untranslated = streamed("openai", last % theirs.encode(), DONE)
+    assert untranslated.take() == last % theirs.encode() + DONE
     unfinished = (last % theirs.encode()).rstrip()
     assert streamed("zhipu", text, unfinished).take() == text + last % ours.encode()
 

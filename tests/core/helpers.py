@@ -1,4 +1,4 @@
-"""Shared by the tests of core: a moment, a policy, fixed randomness, and endpoints in a wanted state."""
+"""Helpers of the tests of core: a time, a policy, fixed randomness, and endpoints in a given state."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ properties = settings(deadline=None, max_examples=100)
 
 
 class Steady(Random):
-    """Chance that holds still: no exploration, the upper middle of near-ties, and pauses of one and a half times."""
+    """Fixed randomness: no exploration, the upper middle of near-ties, and pauses of 1.5 times the minimum."""
 
     def random(self) -> float:
         return 0.5
 
 
 class Exploring(Random):
-    """Chance that always explores."""
+    """Fixed randomness that always explores."""
 
     def random(self) -> float:
         return 0.0
 
 
 @dataclass(frozen=True)
-class Rules(Policy):
-    """A policy under which nothing happens by itself except what a test asks for."""
+class Rules:
+    """A policy under which nothing happens by itself, unless a test sets it."""
 
     deadline: float = 60.0
     hedge: float | Literal["auto", "off"] = "off"
     abandon: float = 1000.0
-    hedge_budget: float = 2.0**-40  # next to nothing, because 0 means that no hedge is wanted
+    hedge_budget: float = 2.0**-40  # almost nothing; 0 would turn hedges or retries off
     retry_budget: float = 2.0**-40
     patience: float = 0.0
 
@@ -56,7 +56,7 @@ def endpoint(
     limit: int | None = None,
     wait: DemandKind = "first_token",
 ) -> Endpoint:
-    """One whose expected wait is close to `seconds`; None makes a newcomer."""
+    """An endpoint whose expected wait is close to `seconds`; None makes a newcomer."""
     made = Endpoint(name, weight=weight, slots=Slots(limit))
     if seconds is not None:
         learn(made, *[seconds] * 100, wait=wait)
@@ -70,13 +70,13 @@ def learn(of: Endpoint, *seconds: float, now: float = T, wait: DemandKind = "fir
 
 
 def trip(of: Endpoint, now: float = T) -> None:
-    """Open its breaker, as failures that took no time do."""
+    """Open the endpoint's breaker with failures that took no time."""
     for _ in range(IN_A_ROW):
         of.begin(now).end(Outcome(Verdict.FAULT), now)
 
 
 def recover(of: Endpoint, now: float) -> None:
-    """Open its breaker long before, and close it `now`."""
+    """Open the endpoint's breaker long before `now`, and close it `now`."""
     trip(of, now - 100.0)
     of.begin(now).end(Outcome(Verdict.SERVED), now)
     learn(of, 0.2, now=now)
@@ -87,7 +87,7 @@ def busy(of: Endpoint, seconds: float, now: float = T) -> None:
 
 
 def full(of: Endpoint, now: float = T) -> None:
-    """Take all its slots, by attempts that are answering."""
-    assert of.availability.slots.configured is not None
-    while not of.availability.full:
+    """Occupy all slots of the endpoint with attempts that are answering."""
+    assert of.slots.limit is not None
+    while not of.full:
         of.begin(now).first_token(now)

@@ -1,4 +1,4 @@
-"""Random histories of an endpoint's waits, by seed: quiet and busy, light and heavy tails, faults and gaps."""
+"""Seeded histories of an endpoint, as its latency sees them: quiet and busy, light and heavy tails, faults and gaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router.core.endpoint.latency import Latency
 
 
 def lived(seed: int, *, sized: bool = False, loaded: bool = False) -> tuple[Latency, float]:
-    """A `Latency` after the history of this seed, and the time of its last observation or a while later."""
+    """The latency learned from the history of this seed, and the time of its last observation or a while later."""
     rng = Random(seed)
     latency, now = Latency(rng.choice((0.05, 1.0, 10.0))), rng.choice((0.0, 1000.0, 1e9))
     for _ in range(rng.randrange(6)):

@@ -1,4 +1,4 @@
-"""Abandoning: a silent attempt is given up where another endpoint can take over."""
+"""Abandoning: a silent attempt is abandoned if another endpoint can take over."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def test_an_attempt_that_does_not_stream_is_not_abandoned_for_its_silence() -> N
     )
     call = play.call(stream=False)
     play.run()
-    assert play["b"].asked_at == [5.0]  # a rival instead
+    assert play["b"].asked_at == [5.0]  # as a hedge
     assert call.ended_at == 40.0
     assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.flow.timelines import told, verdicts
+from tests.flow.timelines import text_of_call, verdicts
 from tests.support import Player, endpoint
 from tests.support.endpoints import fails_with, streams
 
@@ -15,7 +15,7 @@ def conversation(number: int, turns: int = 1) -> list[dict[str, str]]:
 
 
 def three(**policy: Any) -> Player:
-    """Three endpoints that are known and about as quick."""
+    """Three endpoints with measurements, all equally quick."""
     play = Player(*(endpoint(name, streams(name)) for name in "abc"), models={"chat": policy}, hedge="off")
     for _ in range(30):
         play.call()
@@ -26,22 +26,22 @@ def three(**policy: Any) -> Player:
 
 def test_a_conversation_stays_at_one_endpoint_and_different_ones_are_spread() -> None:
     play = three(affinity="prefix")
-    first = [told(play, messages=conversation(number)) for number in range(30)]
+    first = [text_of_call(play, messages=conversation(number)) for number in range(30)]
     assert set(first) == {"a", "b", "c"}
-    later = [told(play, messages=conversation(number, turns=3)) for number in range(30)]
-    assert sum(one != other for one, other in zip(first, later, strict=True)) <= 2  # one in a hundred goes anywhere
+    later = [text_of_call(play, messages=conversation(number, turns=3)) for number in range(30)]
+    assert sum(one != other for one, other in zip(first, later, strict=True)) <= 2  # exploration sends 1 % anywhere
 
 
 def test_without_affinity_a_conversation_is_spread_as_well() -> None:
     play = three()
-    assert len({told(play, messages=conversation(1)) for _ in range(30)}) > 1
+    assert len({text_of_call(play, messages=conversation(1)) for _ in range(30)}) > 1
 
 
 def test_a_header_may_identify_the_conversation() -> None:
     play = three(affinity="header:X-Session-Id")
     sessions = [[(b"x-session-id", b"%d" % number)] for number in range(10)]
-    first = [told(play, messages=conversation(number), headers=each) for number, each in enumerate(sessions)]
-    later = [told(play, messages=conversation(99), headers=each) for each in sessions]
+    first = [text_of_call(play, messages=conversation(number), headers=each) for number, each in enumerate(sessions)]
+    later = [text_of_call(play, messages=conversation(99), headers=each) for each in sessions]
     assert len(set(first)) > 1
     assert sum(one != other for one, other in zip(first, later, strict=True)) <= 1
 
@@ -49,21 +49,21 @@ def test_a_header_may_identify_the_conversation() -> None:
 def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_and_comes_back() -> None:
     play = three(affinity="prefix", affinity_margin="1s")
     chat = conversation(1)
-    own = told(play, messages=chat)
+    own = text_of_call(play, messages=chat)
     now, endpoint = play.scheduler.now(), play.endpoint(own)
-    endpoint.availability.cooldown.busy(now, 5.0)
-    assert told(play, messages=chat) != own
+    endpoint.cooldown.busy(now, 5.0)
+    assert text_of_call(play, messages=chat) != own
     play.run_until(now + 6.0)
-    assert told(play, messages=chat) == own
+    assert text_of_call(play, messages=chat) == own
     for _ in range(40):
-        endpoint.forecast.latency("first_token").observe(8.0, play.scheduler.now())
-    assert told(play, messages=chat) != own
+        endpoint.latency("first_token").observe(8.0, play.scheduler.now())
+    assert text_of_call(play, messages=chat) != own
 
 
 def test_affinity_does_not_change_where_retries_go() -> None:
     play = three(affinity="prefix")
     chat = conversation(1)
-    own = told(play, messages=chat)
+    own = text_of_call(play, messages=chat)
     play[own].plays(fails_with(500, 0.1), streams(own))
     call = play.call(messages=chat)
     play.run()

@@ -38,15 +38,15 @@ def test_complete_answers_have_a_latency_of_their_own() -> None:
     call = play.call(stream=False)
     play.run()
     assert call.ended_at == 14.0
-    assert play["b"].wires == []  # which would have been asked after 2 s for a first token
-    assert play.endpoint("a").forecast.latency("first_token").unknown
-    assert not play.endpoint("a").forecast.latency("answer").unknown
+    assert play["b"].wires == []  # a hedge on a first token would have begun after 2 s
+    assert play.endpoint("a").latency("first_token").unknown
+    assert not play.endpoint("a").latency("answer").unknown
 
 
 def test_embeddings_race_on_the_complete_answer() -> None:
     vectors = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {"prompt_tokens": 2}}
     play = Player(endpoint("a", SILENT), endpoint("b", answers(vectors, 0.2), tier=2))
-    call = play.call(path=EMBEDDINGS, input="hi", stream=True)  # which means nothing there
+    call = play.call(path=EMBEDDINGS, input="hi", stream=True)  # `stream` has no meaning for embeddings
     play.run()
     assert call.json == vectors
     assert call.ended_at == 2.2

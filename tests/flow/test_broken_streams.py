@@ -1,4 +1,4 @@
-"""Streams that break after their first token, and those that are whole all the same."""
+"""Streams that break after their first token, and those that are complete nevertheless."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_stream_that_breaks_ends_with_one_error_and_no_done(broken: Script) ->
     assert call.body.count(b'"error"') == 1
     assert b"[DONE]" not in call.body
     assert call.record.error == "stream_broken"
-    assert play["b"].wires == []  # nobody else could go on with it
+    assert play["b"].wires == []  # no other endpoint can continue it
     assert call.record.attempts[0].verdict in (Verdict.FAULT, Verdict.BUSY)
 
 
@@ -101,7 +101,7 @@ def test_done_ends_a_stream_even_if_the_http_response_stays_open() -> None:
     play = Player(endpoint("a", opens() + says(0.5, "whole") + sends(6.0, event(finish="stop")) + sends(6.1, DONE)))
     call = play.call()
     play.run()
-    assert call.ended_at == 6.1 + HTTP_END  # and not when it has stood still for too long
+    assert call.ended_at == 6.1 + HTTP_END  # not after the stall time
     assert play["a"].wires[0].closed_at == call.ended_at
     assert (call.text, call.record.error) == ("whole", "")
     assert verdicts(call) == [("a", "first", Verdict.SERVED)]

@@ -56,7 +56,7 @@ def test_a_prompt_too_long_for_all_endpoints_gets_the_first_refusal() -> None:
     play.run()
     assert (call.status, call.body) == (400, refusal)
     assert call.headers["x-router-endpoint"] == "a"
-    assert call.headers["x-router-attempts"] == "2"  # c's context is no larger, d's is not said
+    assert call.headers["x-router-attempts"] == "2"  # c's context is no larger, d's is not configured
     assert call.ended_at == 0.2
     assert [verdict for _, _, verdict in verdicts(call)] == [Verdict.REFUSED, Verdict.REFUSED]
 
@@ -112,10 +112,10 @@ def test_an_error_event_may_report_a_prompt_that_is_too_long() -> None:
     play.run()
     assert call.text == "long"
     alone = Player(endpoint("a", script), endpoint("b", fails_with(500), context="1M", tier=2))
-    told = alone.call()
+    refused = alone.call()
     alone.run()
-    assert "maximum context length" in told.error["message"]
-    assert not told.done
+    assert "maximum context length" in refused.error["message"]
+    assert not refused.done
 
 
 def test_a_call_that_does_not_stream_goes_to_the_larger_endpoint_too() -> None:

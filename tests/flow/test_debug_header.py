@@ -12,8 +12,8 @@ from tests.support.endpoints import JSON, answers, completion, fails_with, strea
 ASKS_WHY = [(b"x-router-debug", b"1")]
 
 
-def told_why(call: ScriptedClient) -> Any:
-    """What its header says, which is one line of ASCII, and what the record keeps."""
+def explanation_of(call: ScriptedClient) -> Any:
+    """The parsed debug header: one line of ASCII, equal to what the record keeps."""
     line = call.headers["x-router-debug"]
     assert line.isascii()
     assert len(line) <= 4096
@@ -29,11 +29,11 @@ def test_the_debug_header_shows_what_was_compared_for_the_first_attempt() -> Non
             play.endpoint(name).forecast.latency("first_token").observe(seconds, 0.0)
     call = play.call(headers=ASKS_WHY)
     play.run()
-    told = told_why(call)
-    assert told["asked"] == call.headers["x-router-endpoint"] == "a"
-    assert told["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; it would be hedged with b after 5.0 s"
-    assert (told["hedge_after"], told["hedge_target"], told["omitted"]) == (5.0, "b", 0)
-    assert [(each["endpoint"], each["cost"], each["waiting"]) for each in told["candidates"]] == [
+    explained = explanation_of(call)
+    assert explained["asked"] == call.headers["x-router-endpoint"] == "a"
+    assert explained["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; a rival (b) would be asked after 5.0 s"
+    assert (explained["hedge_after"], explained["rival"], explained["left_out"]) == (5.0, "b", 0)
+    assert [(each["endpoint"], each["cost"], each["waiting"]) for each in explained["candidates"]] == [
         ("a", 0.3, 0),
         ("b", 1.0, 0),
     ]
@@ -53,7 +53,7 @@ def test_an_endpoints_own_debug_header_is_not_passed_on() -> None:
     play = Player(endpoint("a", answers(completion(), headers=[*JSON, (b"x-router-debug", b"theirs")])))
     asking, other = play.call(stream=False, headers=ASKS_WHY), play.call(stream=False)
     play.run()
-    assert told_why(asking)["asked"] == "a"
+    assert explanation_of(asking)["asked"] == "a"
     assert "x-router-debug" not in other.headers
 
 
@@ -62,7 +62,7 @@ def test_the_explanation_is_of_the_first_attempt_whichever_endpoint_answers() ->
     call = play.call(headers=ASKS_WHY)
     play.run()
     assert call.headers["x-router-endpoint"] == "b"
-    assert told_why(call)["asked"] == "a"
+    assert explanation_of(call)["asked"] == "a"
 
 
 def test_failed_calls_and_calls_with_pings_get_the_explanation_too() -> None:
@@ -70,12 +70,12 @@ def test_failed_calls_and_calls_with_pings_get_the_explanation_too() -> None:
     failed = play.call(headers=ASKS_WHY)
     play.run()
     assert failed.status == 502
-    assert told_why(failed)["asked"] == "a"
+    assert explanation_of(failed)["asked"] == "a"
     play = Player(endpoint("a", streams("late", first=30.0)))
     late = play.call(headers=ASKS_WHY)
     play.run()
     assert late.writes[0] == (10.0, b": ping\n\n")
-    assert told_why(late)["asked"] == "a"
+    assert explanation_of(late)["asked"] == "a"
 
 
 def test_a_call_without_an_available_endpoint_gets_the_explanation() -> None:
@@ -84,9 +84,9 @@ def test_a_call_without_an_available_endpoint_gets_the_explanation() -> None:
     call = play.call(headers=ASKS_WHY)
     play.run()
     assert call.status == 429
-    told = told_why(call)
-    assert told["asked"] is None
-    assert told["why"] == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
+    explained = explanation_of(call)
+    assert explained["asked"] is None
+    assert explained["why"] == "nobody can be asked: a call would be refused; a is out: left alone for 30 s"
 
 
 def test_a_queued_call_is_explained_as_of_the_moment_it_got_its_slot() -> None:
@@ -95,8 +95,8 @@ def test_a_queued_call_is_explained_as_of_the_moment_it_got_its_slot() -> None:
     call = play.call(0.1, headers=ASKS_WHY)
     play.run()
     assert call.record.queued > 0.0
-    told = told_why(call)
-    assert (told["asked"], told["candidates"][0].get("out")) == ("a", None)
+    explained = explanation_of(call)
+    assert (explained["asked"], explained["candidates"][0].get("out")) == ("a", None)
 
 
 def test_the_explanation_of_very_many_endpoints_is_short() -> None:
@@ -107,10 +107,10 @@ def test_the_explanation_of_very_many_endpoints_is_short() -> None:
     play.endpoint(names[33]).availability.cooldown.busy(0.0, None)
     call = play.call(6.0, headers=ASKS_WHY)
     play.run()
-    told = told_why(call)
-    assert told["asked"] == call.headers["x-router-endpoint"]
-    assert 5 < len(told["candidates"]) < 25
-    assert len(told["candidates"]) + told["omitted"] == 60
+    explained = explanation_of(call)
+    assert explained["asked"] == call.headers["x-router-endpoint"]
+    assert 5 < len(explained["candidates"]) < 25
+    assert len(explained["candidates"]) + explained["left_out"] == 60
 
 
 def test_affinity_is_named_as_the_reason() -> None:
@@ -119,9 +119,13 @@ def test_affinity_is_named_as_the_reason() -> None:
         play.endpoint(name).forecast.latency("first_token").observe(0.3, 0.0)
     calls = [play.call(headers=[*ASKS_WHY, (b"x-who", b"%d" % i)]) for i in range(12)]
     play.run()
-    drawn = [told for call in calls if " was asked: its conversation stays there, " in (told := told_why(call))["why"]]
+    drawn = [
+        explained
+        for call in calls
+        if " was asked: its conversation stays there, " in (explained := explanation_of(call))["why"]
+    ]
     assert drawn
-    assert all(told["why"].startswith(told["asked"]) for told in drawn)
+    assert all(explained["why"].startswith(explained["asked"]) for explained in drawn)
 
 
 def test_the_explanation_contains_no_secrets() -> None:

@@ -57,7 +57,7 @@ def test_a_role_and_comments_are_not_a_first_token() -> None:
     play.run()
     assert call.first_token_at == 0.9
     assert call.record.first_token == 0.9
-    assert call.body == play["a"].wires[0].sent  # the comment too, when its time has come
+    assert call.body == play["a"].wires[0].sent  # with the comment
 
 
 @pytest.mark.parametrize("delta", ["reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"])

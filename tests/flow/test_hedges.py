@@ -1,4 +1,4 @@
-"""Hedges: when a second endpoint is asked beside a late one, and what becomes of the loser."""
+"""Hedges: when a second endpoint is asked beside a late attempt, and how the loser ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_hedge_that_wins_ends_the_wait() -> None:
     assert call.first_token_at == 2.3
     assert call.headers["x-router-endpoint"] == "b"
     assert call.headers["x-router-attempts"] == "2"
-    assert play["a"].wires[0].closed_at == 2.3  # in the same instant: that is what stops it from generating
+    assert play["a"].wires[0].closed_at == 2.3  # at the same instant, which stops its generation
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
     late, quick = call.record.attempts
     assert (late.ended, late.first_token_at, outcome_of(late).reason) == (2.3, None, "another attempt was first")
@@ -47,7 +47,7 @@ def test_a_losing_hedge_is_closed_at_once_and_not_held_against_its_endpoint() ->
     assert call.first_token_at == 2.1
     assert play["b"].wires[0].closed_at == 2.1
     assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]
-    assert play.endpoint("b").forecast.latency("first_token").unknown  # 0.1 s without a token say nothing
+    assert play.endpoint("b").latency("first_token").unknown  # 0.1 s without a token is no evidence
 
 
 def test_a_failed_hedge_leaves_the_race_to_the_slow_attempt() -> None:
@@ -60,10 +60,10 @@ def test_a_failed_hedge_leaves_the_race_to_the_slow_attempt() -> None:
 
 
 def test_a_slow_attempt_that_fails_leaves_the_race_to_the_hedge() -> None:
-    play = Player(endpoint("a", fails_with(500, 2.1)), endpoint("b", streams("rival", first=1.0), tier=2))
+    play = Player(endpoint("a", fails_with(500, 2.1)), endpoint("b", streams("hedge", first=1.0), tier=2))
     call = play.call()
     play.run()
-    assert call.text == "rival"
+    assert call.text == "hedge"
     assert call.first_token_at == 3.0
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
 
@@ -72,7 +72,7 @@ def test_two_first_tokens_at_the_same_instant_make_one_answer() -> None:
     play = Player(endpoint("a", streams("a", first=2.5)), endpoint("b", streams("b", first=0.5), tier=2))
     call = play.call()
     play.run()
-    assert call.text == "a"  # which was asked first
+    assert call.text == "a"  # the attempt that began first
     assert play["b"].wires[0].closed_at == 2.5
 
 
@@ -98,7 +98,7 @@ def test_a_measured_endpoint_is_late_by_its_own_history() -> None:
         play.call(float(i))
     last = play.call(20.0)
     play.run()
-    assert 20.2 < play["b"].asked_at[0] < 23.0  # worth what a rival of whom nothing is known may take, twice
+    assert 20.2 < play["b"].asked_at[0] < 23.0  # b is unmeasured: up to twice its prior
     assert last.text == "quick"
 
 
@@ -124,10 +124,10 @@ def test_hedges_stop_when_their_budget_is_empty() -> None:
 
 
 def test_calls_move_away_after_three_late_attempts_even_without_budget() -> None:
-    """A cold start beside a frozen endpoint: the reserve pays three hedges, whose losers open the breaker."""
+    """A cold start with a frozen endpoint: the reserve pays three hedges, and their losers open the breaker."""
     play = Player(endpoint("a", SILENT), endpoint("b", streams("quick"), tier=2), hedge_budget=0.001)
     calls = [play.call(i / 10) for i in range(20)]
     play.run()
     assert all(call.text == "quick" for call in calls)
     assert max(call.record.first_token or 0.0 for call in calls) < 3.0
-    assert play.table.retries.level(3.0) >= RESERVE  # away from it is free, where nothing is wrong
+    assert play.table.retries.level(3.0) >= RESERVE  # moving to a healthy endpoint is free

@@ -18,7 +18,7 @@ def test_a_client_that_waits_long_gets_pings_and_then_its_tokens() -> None:
     assert call.text == "at last"
     assert call.done
     assert call.body == b": ping\n\n" * 2 + play["a"].wires[0].sent
-    assert b"id:" not in call.body  # or openai-python takes the next ping for an empty event
+    assert b"id:" not in call.body  # openai-python would take the next ping for an empty event
 
 
 def test_after_pings_a_failure_is_reported_inside_the_stream() -> None:

@@ -1,4 +1,6 @@
-"""Quotas, throttling and errors that name a cause: how long an endpoint is left alone, and what the client is told."""
+"""Quotas, throttling and errors that name a cause: how long the endpoint
+cools down, and what the client gets.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from tests.support import Player, endpoint
 from tests.support.endpoints import SILENT, Script, error_event, fails_with, opens, says, sends, sse, streams
 
 
-def resets(seconds: float) -> str:
-    """Zhipu's words, of the wall's clock."""
+def reset_message(seconds: float) -> str:
+    """Zhipu's message with the time of a reset so many seconds from now, by the wall clock."""
     return f"您的限额将在 {datetime.fromtimestamp(time.time() + seconds, BEIJING):%Y-%m-%d %H:%M:%S} 重置。"
 
 
 def test_an_endpoint_with_a_used_up_quota_cools_down_until_its_reset_while_others_serve() -> None:
-    used_up = fails_with(429, code="1308", message=resets(5 * 3600))
+    used_up = fails_with(429, code="1308", message=reset_message(5 * 3600))
     play = Player(
         endpoint("a", used_up, streams("a"), kind="zhipu"),
         endpoint("b", streams("b"), tier=2),
@@ -34,12 +36,12 @@ def test_an_endpoint_with_a_used_up_quota_cools_down_until_its_reset_while_other
 
 
 def test_all_quotas_used_up_is_an_immediate_429_with_the_time_of_the_reset() -> None:
-    used_up = fails_with(429, code="1310", message=resets(7200))
+    used_up = fails_with(429, code="1310", message=reset_message(7200))
     play = Player(endpoint("a", used_up, streams("a"), kind="zhipu"), hedge="off")
     first, second, third = play.call(0.0), play.call(3600.0), play.call(7300.0)
     play.run(36_000)
     assert [first.status, second.status, third.status] == [429, 429, 200]
-    assert len(play["a"].wires) == 2  # a quota that is used up is not asked even as the last one
+    assert len(play["a"].wires) == 2  # not asked while the quota is used up, although it is the only endpoint
     assert first.error["code"] == second.error["code"] == "endpoints_busy"
     assert int(first.headers["retry-after-ms"]) == pytest.approx(7_200_000, abs=3000)
     assert int(second.headers["retry-after-ms"]) == pytest.approx(3_600_000, abs=3000)
@@ -69,21 +71,21 @@ def test_a_refused_key_at_one_endpoint_does_not_hide_that_another_is_busy() -> N
     assert (call.status, call.error["code"], call.headers["retry-after-ms"]) == (429, "endpoints_busy", "7000")
 
 
-def takes(play: Player, name: str, capacity: int, first: float = 0.5) -> None:
-    """From now on it refuses each request beyond so many at once, at once."""
+def accepts(play: Player, name: str, capacity: int, first: float = 0.5) -> None:
+    """Let the endpoint refuse, from now on, every request beyond so many at once."""
 
-    def one() -> Script:
+    def answer() -> Script:
         return fails_with(429, 0.01) if play[name].busy >= capacity else streams("ok", first=first)
 
-    play[name].plays(one)
+    play[name].plays(answer)
 
 
 def test_a_throttled_endpoint_gets_what_it_accepts_and_the_rest_goes_elsewhere() -> None:
     play = Player(
         endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off", seed=2
     )
-    takes(play, "a", 10)
-    calls = [play.call(i / 40) for i in range(4000)]  # 24 at once, of which 10 have room
+    accepts(play, "a", 10)
+    calls = [play.call(i / 40) for i in range(4000)]  # about 24 at once, of which 10 are accepted
     play.run_until(50.0)
     assert 7 <= play.endpoint("a").availability.max_attempts <= 11
     assert play.metric("attempts_limit", endpoint="a") == play.endpoint("a").availability.max_attempts
@@ -91,14 +93,14 @@ def test_a_throttled_endpoint_gets_what_it_accepts_and_the_rest_goes_elsewhere()
     assert all(call.status == 200 for call in calls)
     asked = [line.verdict for call in calls for line in call.record.attempts if line.endpoint.name == "a"]
     assert 0 < asked.count(Verdict.BUSY) / len(asked) < 0.04
-    assert len(asked) > 100 * 10 / 0.6 * 0.8  # four fifths of what it could have taken
-    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
+    assert len(asked) > 100 * 10 / 0.6 * 0.8  # four fifths of its capacity
+    assert play.endpoint("a").breaker.failures_in_a_row == 0
 
 
 def test_a_learned_limit_grows_again_when_the_endpoint_accepts_more() -> None:
     play = Player(endpoint("a", SILENT, concurrency=40), endpoint("b", streams("b", first=0.5), tier=2), hedge="off")
-    takes(play, "a", 4)
-    play.at(20.0, lambda: takes(play, "a", 100))
+    accepts(play, "a", 4)
+    play.at(20.0, lambda: accepts(play, "a", 100))
     for i in range(4000):
         play.call(i / 40)
     play.run_until(20.0)
@@ -130,10 +132,10 @@ def test_endpoints_that_are_always_busy_are_not_hammered(names: str) -> None:
     ],
 )
 def test_an_error_in_any_format_never_wins_a_race(wrong: bytes) -> None:
-    play = Player(endpoint("a", opens(0.1) + sends(2.1, wrong)), endpoint("b", streams("rival", first=1.0), tier=2))
+    play = Player(endpoint("a", opens(0.1) + sends(2.1, wrong)), endpoint("b", streams("hedge", first=1.0), tier=2))
     call = play.call()
     play.run()
-    assert call.text == "rival"
+    assert call.text == "hedge"
     assert call.first_token_at == 3.0
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "hedge", Verdict.SERVED)]
 

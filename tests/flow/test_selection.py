@@ -15,7 +15,7 @@ from tests.support.outcomes import outcome_of
 
 
 def open_breaker(play: Player, name: str) -> None:
-    """Three failed calls in a row, at 0, 0.01 and 0.02 s."""
+    """Make three calls that fail in a row, at 0, 0.01 and 0.02 s."""
     for i in range(3):
         play.call(i / 100)
     play.run_until(1.0)
@@ -35,11 +35,11 @@ def test_while_all_endpoints_are_cooling_down_the_client_is_told_at_once_when_to
     away = [fails_with(429, 0.1, retry_after=30), streams("back")]
     play = Player(endpoint("a", *away), endpoint("b", *away))
     play.call()
-    told, later = play.call(10.0), play.call(31.0)
+    refused, later = play.call(10.0), play.call(31.0)
     play.run()
-    assert (told.status, told.error["code"], told.ended_at) == (429, "endpoints_busy", 10.0)
-    assert float(told.headers["retry-after-ms"]) == pytest.approx(20_100)
-    assert told.headers["x-router-attempts"] == "0"
+    assert (refused.status, refused.error["code"], refused.ended_at) == (429, "endpoints_busy", 10.0)
+    assert float(refused.headers["retry-after-ms"]) == pytest.approx(20_100)
+    assert refused.headers["x-router-attempts"] == "0"
     assert later.text == "back"
 
 
@@ -48,7 +48,7 @@ def test_a_half_open_trial_is_hedged_as_soon_as_it_is_slower_than_usual() -> Non
     open_breaker(play, "a")
     trial, beside = play.call(3.0), play.call(3.1)
     play.run()
-    assert play["a"].asked_at[3:] == [3.0]  # one trial, and no other while it is out
+    assert play["a"].asked_at[3:] == [3.0]  # one trial, and no other while it runs
     assert trial.first_token_at == 3.0 + 1.0 + 0.3
     assert verdicts(trial) == [("a", "first", Verdict.ABANDONED), ("b", "hedge", Verdict.SERVED)]
     assert verdicts(beside) == [("b", "first", Verdict.SERVED)]
@@ -79,7 +79,7 @@ def test_a_newcomer_gets_one_first_measurement_and_no_flood() -> None:
     play.endpoint("a").forecast.latency("first_token").observe(0.2, 0.0)
     calls = [play.call(i / 10) for i in range(100)]
     play.run_until(10.0)
-    assert len(play["b"].wires) <= 3  # one, and now and then one to explore
+    assert len(play["b"].wires) <= 3  # the first measurement, and sometimes an exploration
     assert len(play["b"].wires) >= 1
     play.run()
     assert sum(call.text == "a" for call in calls) >= 97

@@ -27,7 +27,7 @@ def test_comments_are_not_progress() -> None:
     call = play.call()
     play.run()
     assert call.ended_at == 7.75
-    assert call.body.count(COMMENT) == 7  # passed on all the same
+    assert call.body.count(COMMENT) == 7  # passed on nevertheless
 
 
 def test_a_slow_stream_that_makes_progress_continues() -> None:

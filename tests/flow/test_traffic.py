@@ -1,4 +1,4 @@
-"""Where traffic goes: away from slow, frozen and loaded endpoints, and by the length of the prompt."""
+"""Traffic moves away from slow, frozen and hot endpoints; a long prompt goes to the endpoint that reads it sooner."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from router.core.choice.budget import RESERVE
 from router.core.endpoint.server_load import ServerLoad
 from router.core.verdict import Verdict
-from tests.flow.timelines import told, verdicts
+from tests.flow.timelines import text_of_call, verdicts
 from tests.support import Player, endpoint
 from tests.support.endpoints import SILENT, streams
 
@@ -22,7 +22,7 @@ def test_traffic_moves_away_from_the_slow_endpoint_of_three() -> None:
     assert all(call.text == "hi" for call in calls)
     first_tokens = sorted(call.record.first_token or 0 for call in calls)
     assert first_tokens[300] == pytest.approx(0.2)
-    assert first_tokens[-12] == pytest.approx(0.2)  # all but two in a hundred
+    assert first_tokens[-12] == pytest.approx(0.2)  # all but 2 %
     asked_first = [call.record.attempts[0].endpoint.name for call in calls]
     assert asked_first.count("b") <= 0.02 * 600 + 3
     extra = sum(len(call.record.attempts) - 1 for call in calls)
@@ -37,7 +37,7 @@ def test_an_endpoint_that_becomes_slow_is_avoided_before_its_calls_have_ended() 
     play.run()
     asked = [call.record.attempts[0].endpoint.name for call in calls]
     assert asked[100:200].count("a") >= 90
-    assert asked[220:280].count("a") <= 2  # its oldest waiting attempt says so, long before the first one ends
+    assert asked[220:280].count("a") <= 2  # its oldest pending attempt is evidence, long before the first one ends
 
 
 def test_a_frozen_endpoint_costs_the_calls_in_flight_a_hedge_and_later_ones_nothing() -> None:
@@ -53,7 +53,7 @@ def test_a_frozen_endpoint_costs_the_calls_in_flight_a_hedge_and_later_ones_noth
 
 
 def test_a_call_that_was_resent_on_a_new_connection_is_only_later() -> None:
-    """The pool sends again on a new connection, free of charge; the call sees a late success at the same endpoint."""
+    """The pool sends the request again on a new connection; the call sees a late success at the same endpoint."""
     play = Player(endpoint("a", streams("hi", first=0.8)), endpoint("b", SILENT, tier=2))
     call = play.call()
     play.run()
@@ -62,11 +62,11 @@ def test_a_call_that_was_resent_on_a_new_connection_is_only_later() -> None:
     assert play["b"].wires == []
 
 
-# ---- Servers that tell their load
+# ---- Servers that report their load
 
 
 def two_of_one_kind() -> Player:
-    """`a`, which is known as the quicker one, and `b` beside it."""
+    """Two endpoints with measurements in one tier; `a` is the quicker one."""
     play = Player(endpoint("a", streams("a"), kind="vllm"), endpoint("b", streams("b", first=0.9), kind="sglang"))
     for _ in range(6):
         play.call()
@@ -110,7 +110,7 @@ def test_a_hedge_target_is_chosen_among_servers_that_are_not_hot() -> None:
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED), ("cold", "hedge", Verdict.SERVED)]
 
 
-# ---- How long its prompt is
+# ---- The length of the prompt
 
 
 def test_a_long_prompt_goes_to_the_endpoint_that_reads_it_sooner() -> None:
@@ -119,4 +119,4 @@ def test_a_long_prompt_goes_to_the_endpoint_that_reads_it_sooner() -> None:
         play.endpoint("local").forecast.latency("first_token").observe(0.1 + 3e-4 * size, 0.0, size)
         play.endpoint("hosted").forecast.latency("first_token").observe(0.8, 0.0, size)
     short, long = ([{"role": "user", "content": "word " * words}] for words in (100, 8000))
-    assert [told(play, messages=each) for each in (short, long, short, long)] == ["local", "hosted"] * 2
+    assert [text_of_call(play, messages=each) for each in (short, long, short, long)] == ["local", "hosted"] * 2

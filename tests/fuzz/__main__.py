@@ -1,4 +1,4 @@
-"""`scripts/fuzz`: many changed inputs for what reads them, in several processes; or one of them again."""
+"""`scripts/fuzz`: run many mutated inputs in several processes, or one of them again."""
 
 from __future__ import annotations
 
@@ -10,36 +10,40 @@ from tests.fuzz.targets import TARGETS
 
 
 def again(which: str) -> None:
-    """One input once more, with its bytes and its traceback."""
+    """Run one input once more, with its bytes and its traceback."""
     name, seed, number = which.split(":")
     target = TARGETS[name]
     data, rng = one(target, name, int(seed), int(number))
     print(data, flush=True)
     target.run(data, rng)
-    print("all that must hold holds")
+    print("no finding")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("scripts/fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=100_000, help="how many, over all targets (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed, other inputs (%(default)s)")
-    parser.add_argument("--targets", default=",".join(TARGETS), help="who is given them (%(default)s)")
-    parser.add_argument("--processes", type=int, default=2, help="at a time (%(default)s)")
-    parser.add_argument("--again", metavar="TARGET:SEED:NUMBER", help="one input of an earlier run")
+    parser.add_argument(
+        "--inputs", type=int, default=100_000, help="number of inputs over all targets (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="each seed gives other inputs (default: %(default)s)")
+    parser.add_argument(
+        "--targets", default=",".join(TARGETS), help="names, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="number of processes at a time (default: %(default)s)")
+    parser.add_argument("--again", metavar="TARGET:SEED:NUMBER", help="run one input of an earlier run again")
     parser.add_argument(
         "--atheris",
         type=int,
         metavar="SECONDS",
-        help="guided by coverage instead, each of --targets (sse and http1) so long",
+        help="let coverage guide the mutations, for so long for each of --targets (default: sse,http1)",
     )
-    told = parser.parse_args()
-    names = told.targets.split(",")
+    options = parser.parse_args()
+    names = options.targets.split(",")
     if unknown := set(names) - set(TARGETS):
-        parser.error(f"no such target: {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
-    if told.again:
-        again(told.again)
+        parser.error(f"unknown target: {', '.join(sorted(unknown))}; the targets are {', '.join(TARGETS)}")
+    if options.again:
+        again(options.again)
         return 0
-    return min(1, many(names, told.inputs, told.seed, told.processes))
+    return min(1, many(names, options.inputs, options.seed, options.processes))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is changed: streams, answers, requests and bodies, as the servers and clients of this world send them."""
+"""The recordings: streams, answers, requests and bodies, as real servers and clients send them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 
 def data(value: Any, end: bytes = b"\n", space: bytes = b" ") -> bytes:
-    """An event."""
+    """An event of a stream."""
     text = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return b"data:" + space + text + end * 2
 
@@ -21,9 +21,9 @@ def chat(delta: Json | None, finish: str | None = None, index: int = 0, **more: 
     return {**head, "choices": [choice], **more}
 
 
-def text(said: str, finish: str | None = None, index: int = 0, **more: Any) -> Json:
+def text(content: str, finish: str | None = None, index: int = 0, **more: Any) -> Json:
     """A chunk of a completion."""
-    choice = {"index": index, "text": said, "logprobs": None, "finish_reason": finish}
+    choice = {"index": index, "text": content, "logprobs": None, "finish_reason": finish}
     return {"id": "cmpl-7", "object": "text_completion", "created": 1_763_800_000, "choices": [choice], **more}
 
 
@@ -48,15 +48,15 @@ def call(index: int, fragment: str, name: str | None = None) -> Json:
 
 
 def _openai() -> bytes:
-    """With `include_usage`: null everywhere, then a chunk of its own; and padding."""
+    """A stream with `include_usage` (null in every chunk, then a chunk of its own) and padding."""
     more: Json = {"service_tier": "default", "system_fingerprint": "fp_1", "usage": None}
-    said = [chat({"content": word}, **more, obfuscation="x" * len(word)) for word in ("Tschüß", " 你好", " 🙂", ".")]
-    parts = [chat({"role": "assistant", "content": "", "refusal": None}, **more), *said, chat({}, "stop", **more)]
+    chunks = [chat({"content": word}, **more, obfuscation="x" * len(word)) for word in ("Tschüß", " 你好", " 🙂", ".")]
+    parts = [chat({"role": "assistant", "content": "", "refusal": None}, **more), *chunks, chat({}, "stop", **more)]
     return b"".join(map(data, parts)) + data(usage(prompt_tokens_details={"cached_tokens": 3})) + DONE
 
 
 def _tools() -> bytes:
-    """Two calls, their fragments interleaved."""
+    """A stream with two tool calls, their fragments interleaved."""
     parts = [
         call(0, "", "weather"),
         call(1, "", "time"),
@@ -68,17 +68,17 @@ def _tools() -> bytes:
 
 
 def _zhipu() -> bytes:
-    """Reasoning first; the reason to finish and the usage in one chunk, unasked."""
-    said = [chat({"role": "assistant", "reasoning_content": word}) for word in ("Hm", ", 让我想想")]
-    said += [chat({"role": "assistant", "content": word}) for word in ("你", "好")]
+    """A stream with reasoning first, then finish reason and usage in one chunk, although not requested."""
+    chunks = [chat({"role": "assistant", "reasoning_content": word}) for word in ("Hm", ", 让我想想")]
+    chunks += [chat({"role": "assistant", "content": word}) for word in ("你", "好")]
     last = chat({"role": "assistant", "content": ""}, "stop", usage=usage()["usage"])
-    return b"".join(map(data, [*said, last])) + DONE
+    return b"".join(map(data, [*chunks, last])) + DONE
 
 
 def _openrouter() -> bytes:
-    """Comments until the model wakes up; an error later comes as an event."""
+    """The beginning of a stream: comments until the model is loaded, then a chunk."""
     waiting = b": OPENROUTER PROCESSING\n\n" * 3
-    return waiting + ROLE + data(chat({"content": "Hi", "reasoning": None}, provider="Somebody"))
+    return waiting + ROLE + data(chat({"content": "Hi", "reasoning": None}, provider="Provider"))
 
 
 STREAMS: dict[str, bytes] = {
@@ -208,7 +208,7 @@ ANSWERS: dict[str, bytes] = {
     "completion": sized(COMPLETION),
     "completion, chunked": head(200, JSON, CHUNKED) + chunks(COMPLETION, 20),
     "completion to the end": head(200, JSON) + COMPLETION,
-    "completion, told to come on time": sized(COMPLETION, 200, b"keep-alive: timeout=5, max=100"),
+    "completion, kept alive": sized(COMPLETION, 200, b"keep-alive: timeout=5, max=100"),
     "completion, closed": sized(COMPLETION, 200, b"connection: close"),
     "completion too short": head(200, JSON, b"content-length: 5000") + COMPLETION,
     "completion too long": head(200, JSON, b"content-length: 5") + COMPLETION,
@@ -260,8 +260,8 @@ BODIES: dict[str, bytes] = {
 
 
 def asked(body: bytes, *lines: bytes, path: bytes = b"/v1/chat/completions", version: bytes = b"1.1") -> bytes:
-    told = (b"POST %b HTTP/%b" % (path, version), b"host: there", JSON, b"content-length: %d" % len(body), *lines)
-    return b"\r\n".join((*told, b"", body))
+    head = (b"POST %b HTTP/%b" % (path, version), b"host: there", JSON, b"content-length: %d" % len(body), *lines)
+    return b"\r\n".join((*head, b"", body))
 
 
 def got(path: bytes, *lines: bytes, method: bytes = b"GET") -> bytes:
@@ -304,7 +304,7 @@ REQUESTS: dict[str, bytes] = {
 }
 
 
-# Pages of metrics, as far as we read them.
+# Pages of metrics, as far as the router reads them.
 
 
 def page(*lines: str) -> bytes:

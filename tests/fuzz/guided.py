@@ -1,6 +1,7 @@
-"""One target guided by coverage, for `scripts/fuzz --atheris`: libFuzzer keeps what reaches new code, and changes that.
+"""One target guided by coverage, for `scripts/fuzz --atheris`: libFuzzer keeps and mutates inputs that reach new code.
 
-Atheris is no dependency of the project; the script installs it beside it. usage: guided TARGET FOLDER [libFuzzer's ...]
+Atheris is no dependency of the project; the script installs it into build/. usage: guided TARGET FOLDER [OPTION ...]
+(the options are libFuzzer's)
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How an input is changed: a few random steps, each of a kind that has broken a parser somewhere."""
+"""Mutations of an input: a few random steps, each of a kind that has broken a parser somewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from random import Random
 
-LONGEST = 1 << 16  # bytes of an input; what is long is tested elsewhere
+MAX_INPUT = 1 << 16  # bytes of an input; other tests have long inputs
 
 TOKENS = (
     b"\r",
@@ -101,14 +101,14 @@ Mutation = Callable[[bytes, Random, Sequence[bytes]], bytes]
 
 
 def mutate(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """Some steps; mostly one or two, so that much of what was meant is left."""
+    """Apply some steps, mostly one or two, so that much of the original is left."""
     for _ in range(min(8, 1 + int(rng.expovariate(0.7)))):
         data = rng.choice(MUTATIONS)(data, rng, others)
-    return data[:LONGEST]
+    return data[:MAX_INPUT]
 
 
 def cut(data: bytes, rng: Random) -> list[bytes]:
-    """In pieces, none of them empty: few, many, or of one byte each."""
+    """Cut into pieces, none of them empty: few, many, or of one byte each."""
     if len(data) < 2:
         return [data] if data else []
     kind = rng.random()
@@ -157,7 +157,7 @@ def _append(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
 
 
 def _lines(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """A line is dropped, said twice, moved, or given another end."""
+    """Drop, double or move a line, or change its end."""
     lines = data.splitlines(keepends=True)
     if not lines:
         return data
@@ -175,17 +175,17 @@ def _lines(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
 
 
 def _number(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """A length, a status or an index lies."""
+    """Change a number: a length, a status, an index."""
     found = list(_NUMBER.finditer(data))
     if not found:
         return data
     match = rng.choice(found)
-    said = rng.choice(NUMBERS) if rng.random() < 0.6 else b"%d" % max(0, int(match[0][:18]) + rng.randrange(-2, 3))
-    return data[: match.start()] + said + data[match.end() :]
+    number = rng.choice(NUMBERS) if rng.random() < 0.6 else b"%d" % max(0, int(match[0][:18]) + rng.randrange(-2, 3))
+    return data[: match.start()] + number + data[match.end() :]
 
 
 def _grow(data: bytes, rng: Random, others: Sequence[bytes]) -> bytes:
-    """A piece said many times: depth, floods, long names."""
+    """Repeat a piece many times: depth, floods, long names."""
     start = rng.randrange(len(data) + 1)
     piece = data[start : start + rng.choice((1, 1, 5, 60))] or b"["
     return data[:start] + piece * rng.choice((2, 10, 100, 700)) + data[start:]

@@ -1,4 +1,4 @@
-"""Slow readers that are obviously right, to compare the router's with."""
+"""Slow, obviously correct readers, to compare the router's with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.core.stream.error_body import is_error
 
 
 class Facts(NamedTuple):
-    """What a stream says."""
+    """The facts that a stream contains."""
 
     events: int = 0
     malformed: int = 0
@@ -22,11 +22,11 @@ class Facts(NamedTuple):
 
 
 class Odd(ValueError):
-    """JSON on which readers differ, and may: nobody's SDK writes it."""
+    """JSON on which readers may differ; no SDK writes it."""
 
 
 def blocks(stream: bytes) -> list[list[bytes]]:
-    """The lines of each event (WHATWG HTML, server-sent events); comments are left out, and what is not ended."""
+    """The lines of each event (WHATWG HTML, server-sent events), without comments and without an unfinished event."""
     lines = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     found: list[list[bytes]] = [[]]
     for line in lines[:-1]:
@@ -44,7 +44,7 @@ def payload(block: list[bytes]) -> bytes:
 
 
 def read_json(text: bytes) -> Any:
-    """As openai-python reads it. Raises ValueError, Odd where another reader may see something else."""
+    """Read JSON as openai-python does. Raise ValueError if invalid, Odd if readers may differ."""
     if b"\\u" in text or len(text) > 4000:
         raise Odd  # a lone surrogate, depth, a number of thousands of digits
     try:
@@ -62,7 +62,7 @@ def read_json(text: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     read = dict(pairs)
     if len(read) < len(pairs):
-        raise Odd  # which of the two counts, and whether the other must be right
+        raise Odd  # readers differ in which of the two counts, and in whether the other must be valid
     return read
 
 
@@ -77,7 +77,7 @@ def _no_constant(name: str) -> None:
 
 
 def facts(stream: bytes) -> Facts:
-    """Event by event, as core/stream/scanner.py says that it reads. Raises Odd."""
+    """Read a stream event by event, by the rules in core/stream/scanner.py. Raise Odd if readers may differ."""
     events = malformed = 0
     first_token = False
     finished: set[str] = set()
@@ -141,7 +141,7 @@ class Message(NamedTuple):
 
 
 def answer(wire: bytes) -> Message | None:
-    """The first whole answer to a POST, if h11 finds one; its end may be the connection's."""
+    """The first whole answer to a POST, if h11 finds one; the end of the connection may end it."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("host", "there"), ("content-length", "0")]))
     connection.send(h11.EndOfMessage())
@@ -149,7 +149,7 @@ def answer(wire: bytes) -> Message | None:
 
 
 def requests(wire: bytes) -> list[Message]:
-    """The whole requests that h11 finds, up to where it finds fault."""
+    """The whole requests that h11 finds, up to its first error."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     found: list[Message] = []
     data = wire

@@ -1,4 +1,4 @@
-"""Many inputs for some targets, in several processes, and what was found, told so that it can be had again."""
+"""Run many inputs for some targets in several processes, and print every finding so that it can be repeated."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from typing import NamedTuple, NoReturn
 from tests.fuzz.mutations import mutate
 from tests.fuzz.targets import TARGETS, Target
 
-BATCH = 500  # inputs a process is given at a time: a fifth of a second
-TOO_LONG = 20  # seconds for one input, of which each takes less than a thousandth
-SHOWN = 20  # kinds of findings
+BATCH = 500  # inputs that a process gets at a time: a fifth of a second
+TOO_LONG = 20  # seconds for one batch; an input takes less than a millisecond
+SHOWN = 20  # kinds of findings that are printed
 
 
 class Finding(NamedTuple):
-    """Where something did not hold, and for which input."""
+    """A check that failed: where, and for which input."""
 
     place: str
-    said: str
+    message: str
     target: str
     seed: int
     number: int
@@ -35,20 +35,20 @@ class Finding(NamedTuple):
 
 
 def one(target: Target, name: str, seed: int, number: int) -> tuple[bytes, Random]:
-    """The input with this number, and the chance that goes with it."""
+    """The input with this number, and its random numbers."""
     rng = Random(f"{name}:{seed}:{number}")
     inputs = target.inputs
     return mutate(rng.choice(inputs), rng, inputs), rng
 
 
 def fuzz(name: str, seed: int, numbers: range) -> list[Finding]:
-    """Give a target these inputs; what did not hold."""
+    """Run a target on these inputs; return the findings."""
     target, found = TARGETS[name], []
     for number in numbers:
         data, rng = one(target, name, seed, number)
         try:
             target.run(data, rng)
-        except Exception as error:  # whatever it is: to find it is what this is for
+        except Exception as error:  # any exception is a finding
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{type(error).__name__} at {os.path.relpath(place.filename)}:{place.lineno}"
             found.append(Finding(where, str(error)[:300], name, seed, number, len(data)))
@@ -56,7 +56,10 @@ def fuzz(name: str, seed: int, numbers: range) -> list[Finding]:
 
 
 def _watched(name: str, seed: int, numbers: range) -> tuple[list[Finding], int]:
-    """In a process of its own: an input that does not end is a finding too; and the memory it came to, in KiB."""
+    """Run a batch in a worker process; return the findings and the peak memory in KiB.
+
+    An input that does not end is a finding too.
+    """
     signal.signal(signal.SIGALRM, _hangs)
     signal.alarm(TOO_LONG)
     found = fuzz(name, seed, numbers)
@@ -69,7 +72,7 @@ def _hangs(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def batches(names: Sequence[str], inputs: int) -> Iterator[tuple[str, range]]:
-    """All inputs, shared out evenly and by turns."""
+    """Batches of all inputs, evenly over the targets and in turns."""
     share = -(-inputs // len(names))
     for start in range(0, share, BATCH):
         for name in names:
@@ -77,9 +80,9 @@ def batches(names: Sequence[str], inputs: int) -> Iterator[tuple[str, range]]:
 
 
 def many(names: Sequence[str], inputs: int, seed: int, processes: int) -> int:
-    """Run them all, say what was found; the number of kinds of findings."""
+    """Run all inputs and print the findings; return the number of kinds."""
     found: dict[str, Finding] = {}
-    count, done, began, said, memory = Counter[str](), 0, time.monotonic(), time.monotonic(), 0
+    count, done, began, printed, memory = Counter[str](), 0, time.monotonic(), time.monotonic(), 0
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         todo = batches(names, inputs)
@@ -97,14 +100,16 @@ def many(names: Sequence[str], inputs: int, seed: int, processes: int) -> int:
                     count[finding.place] += 1
                     if finding.place not in found or finding.size < found[finding.place].size:
                         found[finding.place] = finding
-            if time.monotonic() - said > 15:
-                said = time.monotonic()
-                print(f"{done} of {inputs}, {done / (said - began):.0f}/s, {len(found)} kinds of findings", flush=True)
+            if time.monotonic() - printed > 15:
+                printed = time.monotonic()
+                print(
+                    f"{done} of {inputs}, {done / (printed - began):.0f}/s, {len(found)} kinds of findings", flush=True
+                )
     seconds = time.monotonic() - began
     print(f"{done} inputs ({', '.join(names)}), seed {seed}: {seconds:.0f} s, {done / seconds:.0f}/s,", end=" ")
     print(f"at most {memory / 1024:.0f} MiB in a process; {sum(count.values())} findings of {len(found)} kinds")
     for place, times in count.most_common(SHOWN):
         finding = found[place]
-        print(f"\n{times} times {place}: {finding.said}")
+        print(f"\n{times} times {place}: {finding.message}")
         print(f"  scripts/fuzz --again {finding.target}:{finding.seed}:{finding.number}")
     return len(found)

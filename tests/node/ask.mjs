@@ -1,6 +1,6 @@
-// The official Node SDK as a client of loadtest/faults/clients.py: reads questions and writes what came of them, a line of JSON each.
+// The official Node SDK as a client of loadtest/faults/clients.py: reads questions and writes their results, one line of JSON each.
 //
-// usage: node ask.mjs BASE_URL [TIMEOUT_SECONDS]      (without it, the SDK's own)
+// usage: node ask.mjs BASE_URL [TIMEOUT_SECONDS]      (default: the SDK's own)
 
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
@@ -25,7 +25,7 @@ async function ask({ model, messages, stream }) {
       const answer = await client.chat.completions.create({ model, messages });
       take(answer, answer.choices[0].message);
     }
-  } catch (error) { // whatever it raises is what its user gets
+  } catch (error) { // any error is a result for the judge
     Object.assign(outcome, { kind: "error", error: `${error.constructor.name}: ${error.message}` });
     Object.assign(outcome, { status: error.status, code: error.code && String(error.code) });
   }

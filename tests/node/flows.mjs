@@ -1,6 +1,6 @@
-// The official Node SDK against a router: every flow once, and what came of each as one JSON object.
+// The official Node SDK against a router: every flow once, and the result of each as one JSON object.
 //
-// usage: node flows.mjs BASE_URL [FLOW ...]      (all of them, if none is named)
+// usage: node flows.mjs BASE_URL [FLOW ...]      (without names: all flows)
 
 import OpenAI, { APIError } from "openai";
 
@@ -27,7 +27,7 @@ function toolCalls(chunks) {
   return calls;
 }
 
-/** What was raised, and the text that had come before. */
+/** The error that was raised, and the text that arrived before it. */
 async function failure(model, more) {
   let text = "";
   try {
@@ -87,7 +87,7 @@ const flows = {
   async pings() {
     return textOf(await read(await chat("pinged", { stream: true })));
   },
-  unknown: () => failure("nobody-serves-this"),
+  unknown: () => failure("not-served"),
   refused: () => failure("refused"),
   down: () => failure("down-for-node"),
   cut: () => failure("cut", { stream: true }),
@@ -95,7 +95,7 @@ const flows = {
   breaks: () => failure("breaks", { stream: true }),
   async leaving() {
     const stream = await chat("endless", { stream: true });
-    for await (const chunk of stream) if (textOf([chunk])) break; // which aborts the request
+    for await (const chunk of stream) if (textOf([chunk])) break; // leaving the loop aborts the request
     return "left";
   },
 };

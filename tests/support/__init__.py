@@ -1,4 +1,4 @@
-"""Whole calls in virtual time: a clock that jumps, endpoints that play scripts, clients that note what they see."""
+"""Whole calls in virtual time: a clock that jumps, endpoints that play scripts, clients that record what they get."""
 
 from tests.support.client import ScriptedClient
 from tests.support.clock import VirtualScheduler

@@ -1,4 +1,4 @@
-"""A client that notes what it is told, and when; it can leave, and read slowly."""
+"""A client that records what it is sent, and when; it can leave, and read slowly."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from router.core.record import CallRecord
 from router.proxy.client import Owner
 from router.scheduler import Scheduler
 
-HIGH_WATER = 64 << 10  # bytes unread: uvicorn's, from which on it says that it is full
+HIGH_WATER = 64 << 10  # unread bytes above which a connection is full: the default of uvicorn
 
 
 class ScriptedClient:
-    """One of the router's `Client`s. Its player gives it its `record` when the call has ended."""
+    """A `Client` of the router. Its player adds the `record` when the call has ended."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.owner: Owner | None = None
@@ -32,7 +32,7 @@ class ScriptedClient:
     def __repr__(self) -> str:
         return f"<ScriptedClient {self.status} {len(self.body)} bytes, ended {self.ended_at}, left {self.left_at}>"
 
-    # The router says.
+    # Called by the router.
 
     def start(self, status: int, headers: bytes, length: int | None = None) -> None:
         if self.over:
@@ -64,7 +64,7 @@ class ScriptedClient:
         if not self.over:
             self.aborted_at = self._now()
 
-    # Its player says.
+    # Called by the player.
 
     def leaves(self) -> None:
         if self.over:
@@ -84,7 +84,7 @@ class ScriptedClient:
             if self.owner is not None:
                 self.owner.drained()
 
-    # What it saw.
+    # What the client has received.
 
     @property
     def over(self) -> bool:
@@ -109,7 +109,7 @@ class ScriptedClient:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error it was told, as the body or as the last event; empty where there was none."""
+        """The error that was sent, as the body or as the last event; empty if there was none."""
         shape = self.events[-1] if self.events else self.json
         return dict(shape.get("error") or {}) if isinstance(shape, dict) else {}
 
@@ -121,17 +121,17 @@ class ScriptedClient:
 
     @property
     def choices(self) -> list[dict[str, Any]]:
-        """Of all events."""
+        """The choices of all events."""
         return [choice for shape in self.events if isinstance(shape, dict) for choice in shape.get("choices") or ()]
 
     @property
     def text(self) -> str:
-        """What a chat stream said."""
+        """The text of a chat stream."""
         return "".join(choice.get("delta", {}).get("content") or "" for choice in self.choices)
 
     @property
     def whole(self) -> bool:
-        """A stream that ends as if it were: with [DONE], or at least with a reason to finish."""
+        """True if the stream ends as a complete one: with [DONE], or at least with a finish reason."""
         return self.done or any(choice.get("finish_reason") for choice in self.choices)
 
     @property
@@ -140,7 +140,7 @@ class ScriptedClient:
 
     @property
     def first_token_at(self) -> float | None:
-        """When the first bytes came that are more than comments."""
+        """The time of the first bytes that are more than comments."""
         return next((at for at, data in self.writes if not data.startswith(b":")), None)
 
     @property

@@ -1,4 +1,4 @@
-"""A scheduler whose clock jumps to whatever is due next."""
+"""A scheduler whose clock jumps to the next callback that is due."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from itertools import count
 from math import inf
 
-MOST_AT_ONCE = 10_000  # callbacks at one instant: more, and time stands still
+MAX_AT_ONCE = 10_000  # callbacks at one instant; more mean an endless loop
 
 
 class Alarm:
-    """One call that is due; None as its callback once it was made or cancelled."""
+    """A callback and its time; the callback is None once it has run or was cancelled."""
 
     __slots__ = ("callback", "when")
 
@@ -24,7 +24,7 @@ class Alarm:
 
 
 class VirtualScheduler:
-    """What `router.scheduler.Scheduler` asks for; calls for the same time are made in the order they were asked for."""
+    """A `router.scheduler.Scheduler` in virtual time; callbacks for the same time run in the order they were added."""
 
     speed = 1.0
 
@@ -40,7 +40,7 @@ class VirtualScheduler:
         return self._now
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Alarm:
-        assert when < inf, "an alarm for the end of time"
+        assert when < inf, "an alarm that would never ring"
         alarm = Alarm(max(when, self._now), callback)
         heapq.heappush(self._due, (alarm.when, next(self._order), alarm))
         return alarm
@@ -50,12 +50,12 @@ class VirtualScheduler:
         return [alarm for _, _, alarm in self._due if alarm.callback is not None]
 
     def run_until(self, when: float) -> None:
-        """Make all calls that are due up to `when`, which is included, and stop the clock there."""
+        """Run all callbacks that are due up to and including `when`, and stop the clock there."""
         self._run(when)
         self._now = max(self._now, when)
 
     def run(self, at_most: float = 3600.0) -> None:
-        """Until nothing is due any more, which must be so within `at_most` seconds."""
+        """Run until nothing is due any more, which must happen within `at_most` seconds."""
         self._run(self._now + at_most)
         assert not self.pending, f"still pending after {at_most:g} s: {[alarm.callback for alarm in self.pending]}"
 
@@ -67,6 +67,6 @@ class VirtualScheduler:
             if callback is None:
                 continue
             at_once = at_once + 1 if when == self._now else 0
-            assert at_once < MOST_AT_ONCE, f"time stands still at {when}, with {callback}"
+            assert at_once < MAX_AT_ONCE, f"time stands still at {when}, with {callback}"
             self._now = when
             callback()

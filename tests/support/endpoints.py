@@ -1,9 +1,9 @@
-"""Endpoints that play scripts. The exchange and its scanner are the real ones; only the wire is not.
+"""Endpoints that play scripts. The exchange and its scanner are real; only the wire is simulated.
 
-A script is what an endpoint says and when, in seconds after it was asked:
+A script lists what an endpoint sends and when, in seconds after its request:
 
     streams("Hel", "lo", first=0.3, gap=0.1)            a whole token stream
-    opens(0.1) + says(0.3, "Hel") + cuts(0.5)           one that breaks
+    opens(0.1) + says(0.3, "Hel") + cuts(0.5)           a stream that breaks
     answers({"object": "list"}, 0.2)                    JSON at once
     fails_with(503, 0.1, retry_after=2)                 an error
     refuses_connection(0.01), SILENT                    nothing at all
@@ -32,10 +32,10 @@ class Step(NamedTuple):
 Script = tuple[Step, ...]
 Plays = Script | Callable[[], Script]
 
-SILENT: Script = ()  # it takes the request, and that was it
+SILENT: Script = ()  # accepts the request and sends nothing
 
 
-# ---- What an endpoint says
+# ---- Events
 
 
 def event(
@@ -70,12 +70,12 @@ def head(at: float, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Scri
 
 
 def sends(at: float, data: bytes) -> Script:
-    """Bytes of a body."""
+    """Send bytes of a body."""
     return (Step(at, lambda wire: wire.data(data)),)
 
 
 def ends(at: float) -> Script:
-    """The body is complete, as HTTP says it."""
+    """End the body as HTTP requires it."""
     return (Step(at, ScriptedWire.complete),)
 
 
@@ -84,17 +84,17 @@ def cuts(at: float, reason: str = "it closed the connection within its answer") 
 
 
 def opens(at: float = 0.0, headers: Iterable[tuple[bytes, bytes]] = ()) -> Script:
-    """A token stream's head and its role: what says nothing about its first token."""
+    """Send the head and the role of a token stream, which are no first token yet."""
     return head(at, 200, [*SSE, *headers]) + sends(at, event("", role="assistant"))
 
 
 def says(at: float, *texts: str, gap: float = 0.1) -> Script:
-    """Tokens, the first of them at `at`."""
+    """Send tokens, the first of them at `at`."""
     return tuple(step for i, text in enumerate(texts) for step in sends(at + gap * i, event(text)))
 
 
 def finishes(at: float, *, done: bool = True, usage: tuple[int, int] | None = None) -> Script:
-    """The last events of a stream, and its end."""
+    """Send the last events of a stream, and end it."""
     last = event(finish="stop") + (event(usage=usage) if usage else b"") + (DONE if done else b"")
     return sends(at, last) + ends(at)
 
@@ -107,20 +107,20 @@ def streams(
     usage: tuple[int, int] | None = None,
     headers: Iterable[tuple[bytes, bytes]] = (),
 ) -> Script:
-    """A whole token stream: its role at once, its texts from `first` on, its end a `gap` after the last of them."""
+    """Send a whole token stream: the role at once, the texts from `first` on, the end a `gap` after the last text."""
     return (
         opens(0.0, headers) + says(first, *texts, gap=gap) + finishes(first + gap * len(texts), done=done, usage=usage)
     )
 
 
 def answers(shape: Any, at: float = 0.3, *, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = JSON) -> Script:
-    """A complete answer in one piece."""
+    """Send a complete answer in one piece."""
     body = shape if isinstance(shape, bytes) else json.dumps(shape).encode()
     return head(at, status, headers) + sends(at, body) + ends(at)
 
 
 def fails_with(status: int, at: float = 0.1, *, retry_after: float | None = None, **error: Any) -> Script:
-    """An error in OpenAI's shape."""
+    """Send an error in OpenAI's format."""
     headers = [*JSON, *([(b"retry-after", b"%g" % retry_after)] if retry_after is not None else [])]
     return answers({"error": {"message": f"status {status}", **error}}, at, status=status, headers=headers)
 
@@ -130,7 +130,7 @@ def refuses_connection(at: float = 0.0) -> Script:
 
 
 def completion(text: str = "Hello", usage: tuple[int, int] = (3, 5)) -> dict[str, Any]:
-    """What a chat completion that does not stream looks like."""
+    """The body of a chat completion that does not stream."""
     return {
         "object": "chat.completion",
         "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
@@ -138,15 +138,15 @@ def completion(text: str = "Hello", usage: tuple[int, int] = (3, 5)) -> dict[str
     }
 
 
-# ---- Who plays them
+# ---- Pool and wires that play scripts
 
 
 class ScriptedPool:
-    """Stands where a pool stands. Each request gets the next script, and the last one stays."""
+    """A `Pool` for a `Target`, without connections. Each request plays the next script; the last one repeats."""
 
     def __init__(self, name: str, scheduler: Scheduler, plays: Sequence[Plays]) -> None:
         self.name, self._scheduler, self._plays = name, scheduler, list(plays)
-        self.wires: list[ScriptedWire] = []  # of all requests, in their order
+        self.wires: list[ScriptedWire] = []  # one for each request, in order
         self.idle = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
 
     def __repr__(self) -> str:
@@ -161,7 +161,7 @@ class ScriptedPool:
         return [wire.began for wire in self.wires]
 
     def plays(self, *plays: Plays) -> None:
-        """From now on."""
+        """Replace the scripts from now on."""
         self._plays = list(plays)
 
     def begin(self, request: Request, exchange: Exchange) -> None:
@@ -172,17 +172,17 @@ class ScriptedPool:
 
 
 class ScriptedWire:
-    """One request at a scripted endpoint, and what became of it: `answered`, `lost`, or `closed` by the router."""
+    """One request at a scripted endpoint, and how it ended: `answered`, `lost`, or `closed` by the router."""
 
     def __init__(self, request: Request, exchange: Exchange, scheduler: Scheduler, script: Script) -> None:
         self.request, self.exchange, self._scheduler = request, exchange, scheduler
         self.began = scheduler.now()
         self.end = ""
         self.ended: float | None = None
-        self.sent = b""  # of the body, as far as the router took it
+        self.sent = b""  # bytes of the body that the router has read
         self.paused_at: list[float] = []
         self.resumed_at: list[float] = []
-        self._kept: list[Step] | None = None  # what has not been read, while reading is paused
+        self._kept: list[Step] | None = None  # steps held back while reading is paused
         self._alarms = [scheduler.call_at(self.began + step.at, self._player(step)) for step in script]
 
     def __repr__(self) -> str:
@@ -194,7 +194,7 @@ class ScriptedWire:
 
     @property
     def closed_at(self) -> float | None:
-        """When the router closed it, if it did."""
+        """The time at which the router closed the wire, if it did."""
         return self.ended if self.end == "closed" else None
 
     @property
@@ -213,7 +213,7 @@ class ScriptedWire:
     def _head(self) -> list[str]:
         return self.request.head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
 
-    # Its script says.
+    # Called by the script.
 
     def data(self, data: bytes) -> None:
         self.sent += data
@@ -231,7 +231,7 @@ class ScriptedWire:
         self._ended("lost")
         self.exchange.fail(reason)
 
-    # Its exchange says.
+    # Called by the exchange.
 
     def pause(self) -> None:
         if self.open and self._kept is None:
@@ -258,7 +258,7 @@ class ScriptedWire:
             return
         step.say(self)
         if self.open and self.exchange.verdict is not None:
-            self._ended("closed")  # as the real one: an answer that was judged before its end is not read on
+            self._ended("closed")  # like the real wire: after a verdict the rest of an answer is not read
         self.exchange.flush()
 
     def _ended(self, end: str) -> None:

@@ -1,7 +1,7 @@
-"""Plays a scenario of the load test on the decision alone: real races over the load test's servers, in virtual time.
+"""A scenario of the load test played on the decision alone: real races over the load test's servers, in virtual time.
 
-What the wire would add is not here, so minutes take a second and come out the same each time. What was played is a Run
-as the load test's own, so that its marks can judge it.
+Without the wire, minutes take a second and the result is the same each time. The result is a Run of the load test, so
+that its marks can judge it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from router.core.verdict import Outcome as End
 from router.ops.planner import EVERY
 
 START = 1000.0  # of the router's clock; the scenario's begins at 0
-LOOK = 0.05  # seconds between two looks of a call that waits in line, where others would be called
+LOOK = 0.05  # seconds between two checks of a queued call; the router would notify it
 
 
 class Fleet:
     """One run of a scenario; `table` is the router's."""
 
     def __init__(self, scenario: Scenario, seed: int, calls: Iterable[Call], data: Data | None = None) -> None:
-        told = [
+        entries = [
             {"name": e.name, "kind": e.kind, "base_url": f"http://{e.name}/v1", "models": ["chat"], "tier": e.tier}
             | ({"concurrency": e.concurrency} if e.concurrency else {})
             for e in scenario.endpoints
         ]
-        self.table: Table = rebuild(parse(json.dumps({"defaults": dict(scenario.policy), "endpoints": told})))
+        self.table: Table = rebuild(parse(json.dumps({"defaults": dict(scenario.policy), "endpoints": entries})))
         self.route = self.table.routes["chat"]
         self.servers = scenario.servers(seed, data)
         self.scenario, self.seed, self.rng = scenario, seed, Random(seed)
@@ -80,7 +80,7 @@ def _asked(server: Server, ticket: Ticket, attempt: Attempt) -> Asked:
 
 
 class _Playing:
-    """One call: what dispatch does, without exchanges."""
+    """One call: the work of dispatch, without exchanges."""
 
     def __init__(self, fleet: Fleet, call: Call) -> None:
         self.fleet, self.call = fleet, call

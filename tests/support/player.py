@@ -1,4 +1,4 @@
-"""Builds a router from a configuration, all of it real but the wires and the clients, and plays calls on it."""
+"""The player: builds a router from a configuration, real but for the wires and clients, and plays calls on it."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ EMBEDDINGS = "/v1/embeddings"
 
 
 class EndpointSpec(NamedTuple):
-    """An entry of endpoints.yaml, and what its endpoint plays."""
+    """An entry of endpoints.yaml, and the scripts that its endpoint plays."""
 
-    told: dict[str, Any]
+    settings: dict[str, Any]
     plays: tuple[Plays, ...]
 
 
-def endpoint(name: str, *plays: Plays, **told: Any) -> EndpointSpec:
-    """`told` are keys of the entry; it serves `chat` at an address of its own unless told otherwise."""
-    address = {} if told.get("kind") == "simulated" else {"base_url": f"http://{name}/v1"}
-    return EndpointSpec({"name": name, "kind": "openai", **address, "models": ["chat"]} | told, plays)
+def endpoint(name: str, *plays: Plays, **settings: Any) -> EndpointSpec:
+    """An endpoint that serves `chat` at an address of its own, unless `settings` (keys of the entry) differ."""
+    address = {} if settings.get("kind") == "simulated" else {"base_url": f"http://{name}/v1"}
+    return EndpointSpec({"name": name, "kind": "openai", **address, "models": ["chat"]} | settings, plays)
 
 
 class Player:
-    """`policy` are the configuration's defaults; `play["a"]` is the endpoint a's pool, of one that plays scripts.
+    """A router in virtual time. `policy` has the defaults of the configuration; `play["a"]` is the scripted pool of a.
 
-    One of kind `simulated` is the real one, in virtual time.
+    Endpoints of kind `simulated` are the real ones, in virtual time.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Player:
         start: float = 0.0,
         **policy: Any,
     ) -> None:
-        told = {"defaults": policy, "endpoints": [e.told for e in endpoints], "models": models or {}}
-        config = parse(json.dumps(told))  # JSON is YAML
+        text = {"defaults": policy, "endpoints": [e.settings for e in endpoints], "models": models or {}}
+        config = parse(json.dumps(text))  # JSON is YAML
         self.scheduler = VirtualScheduler(start)
-        plays = {e.told["name"]: e.plays for e in endpoints}
-        self.pools = {told.name: self._pool(told, plays[told.name], Random(seed)) for told in config.endpoints}
-        self.table = rebuild(config, utilization=lambda: self.handler.load())
+        plays = {e.settings["name"]: e.plays for e in endpoints}
+        self.pools = {each.name: self._pool(each, plays[each.name], Random(seed)) for each in config.endpoints}
+        self.table = rebuild(config, load=lambda: self.handler.load())
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
@@ -87,13 +87,13 @@ class Player:
     def scripted(self) -> dict[str, ScriptedPool]:
         return {name: pool for name, pool in self.pools.items() if isinstance(pool, ScriptedPool)}
 
-    def _pool(self, told: EndpointConfig, plays: tuple[Plays, ...], rng: Random) -> ScriptedPool | Simulated:
-        if told.kind != "simulated":
-            return ScriptedPool(told.name, self.scheduler, plays)
-        simulate = told.simulate
-        return Simulated(told.name, self.scheduler, rng, first_token=simulate.first_token, rate=simulate.rate)
+    def _pool(self, config: EndpointConfig, plays: tuple[Plays, ...], rng: Random) -> ScriptedPool | Simulated:
+        if config.kind != "simulated":
+            return ScriptedPool(config.name, self.scheduler, plays)
+        simulate = config.simulate
+        return Simulated(config.name, self.scheduler, rng, first_token=simulate.first_token, rate=simulate.rate)
 
-    # What it plays.
+    # Playing.
 
     def call(
         self,
@@ -108,9 +108,9 @@ class Player:
         reads_again_at: float | None = None,
         **fields: Any,
     ) -> ScriptedClient:
-        """A call that comes at `at`, or now: a streaming one for `chat` unless `fields` or `body` say otherwise.
+        """Schedule a call at `at`, or now: a streaming one for `chat`, unless `fields` or `body` differ.
 
-        Its request `took` so many seconds to come, which count.
+        The request took `took` seconds to arrive, which count.
         """
         if body is None:
             body = json.dumps({"model": "chat", "stream": True} | fields).encode()
@@ -133,7 +133,7 @@ class Player:
         self.scheduler.run_until(when)
 
     def run(self, at_most: float = 3600.0) -> None:
-        """To the end, at which nothing must be left."""
+        """Play to the end, when nothing may be left."""
         self.scheduler.run(at_most)
         self.assert_nothing_is_left()
 
@@ -144,7 +144,7 @@ class Player:
         self.handler.handle(Request(path.encode(), headers, body, client.arrived), client)
 
     def _plan(self) -> None:
-        """As the planner does, but not while nothing happens."""
+        """Replan as the planner does, but only when a call arrives."""
         now = self.scheduler.now()
         if now >= self._planned + EVERY:
             self._planned = now
@@ -162,22 +162,22 @@ class Player:
     def _note(self, record: CallRecord) -> None:
         self._arrived[record.request_id].records.append(record)
 
-    # What is to be seen.
+    # Looking at the result.
 
     def endpoint(self, name: str) -> Endpoint:
-        """The first of that name."""
+        """The first endpoint of that name."""
         return next(endpoint for endpoint in self.table.endpoints if endpoint.name == name)
 
     def route(self, model: str = "chat") -> Route:
         return self.table.routes[model]
 
     def metric(self, name: str, **labels: str) -> float:
-        """What Prometheus would scrape: the sum of the samples that have these labels."""
+        """The sum of the samples with these labels, as Prometheus would scrape them."""
         samples = [s for family in self.metrics.collect() for s in family.samples if s.name == f"firsttoken_{name}"]
         return sum(s.value for s in samples if labels.items() <= s.labels.items())
 
     def assert_nothing_is_left(self) -> None:
-        """Nothing runs, nothing is open, nothing is counted that is not there."""
+        """Assert that nothing runs, nothing is open, and no counter is off."""
         assert not self.scheduler.pending
         assert self.handler.calls == 0
         for pool in self.pools.values():
@@ -194,15 +194,15 @@ class Player:
 
 
 def _assert_at_rest(endpoint: Endpoint) -> None:
-    assert endpoint.availability.in_flight == 0, endpoint
-    assert not endpoint.forecast.pending, endpoint
-    assert endpoint.availability.slots.used == 0, endpoint
-    assert not endpoint.availability.slots.queue.entries, endpoint
-    assert endpoint.availability.breaker.allows(inf), f"{endpoint}: a trial is out for good"
+    assert endpoint.in_flight == 0, endpoint
+    assert not endpoint.waiting, endpoint
+    assert endpoint.slots.used == 0, endpoint
+    assert not endpoint.slots.line.places, endpoint
+    assert endpoint.breaker.allows(inf), f"{endpoint}: its trial never ended"
 
 
 def _assert_within_bounds(table: Table, calls: int, now: float) -> None:
-    """Each call pays in at most once; nothing is ever drawn that is not there."""
+    """Assert that each call paid in at most once, and that no budget was overdrawn."""
     policies = [policy for route in table.routes.values() for policy in route.policies.values()]
     for budget, share in (
         (table.hedges, max(policy.hedge_budget for policy in policies)),
@@ -214,7 +214,7 @@ def _assert_within_bounds(table: Table, calls: int, now: float) -> None:
 
 
 def assert_answered_honestly(call: ScriptedClient) -> None:
-    """One record, complete; one answer, which is whole or says that it is not, or a client that is not there."""
+    """Assert a complete record and one answer, which is whole or reports its failure, unless the client has left."""
     record = call.record
     assert record.ended is not None
     for line in record.attempts:
@@ -233,4 +233,4 @@ def assert_answered_honestly(call: ScriptedClient) -> None:
     else:
         assert call.whole or call.error
     if record.error:
-        assert call.error, "told nothing of what went wrong"
+        assert call.error, "the client was not told what went wrong"
