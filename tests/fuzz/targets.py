@@ -26,7 +26,7 @@ from router.upstream.exchange import Exchange, Limits, Request
 from router.upstream.http1 import Connection
 from tests.fuzz import corpus, reference
 from tests.fuzz.mutations import cut
-from tests.fuzz.wires import Answering, OnePool, Transport, server_side
+from tests.fuzz.wires import Answering, Transport, pool_without_network, server_side
 from tests.support.outcomes import outcome_of
 
 Run = Callable[[bytes, Random], None]
@@ -213,7 +213,7 @@ def http1(data: bytes, rng: Random) -> None:
 def _exchange(
     pieces: Sequence[bytes], kind: str, end: str, rng: Random, *, tight: bool = False
 ) -> tuple[Verdict, int, str, bytes, bool]:
-    pool = OnePool(512 if tight else 64 << 10)
+    pool = pool_without_network(512 if tight else 64 << 10)
     connection, transport = Connection(pool), Transport()
     connection.connection_made(transport)
     pool._opened(connection)

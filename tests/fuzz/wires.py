@@ -1,4 +1,4 @@
-"""Transports, a pool and a server's loop that are only objects: what the parsers need of the outside, and no more."""
+"""Stand-ins for transports, the scheduler, the server's event loop and the handler: all that the parsers need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.upstream.pool import Address, Pool
 
 
 class Transport(asyncio.Transport):
-    """Remembers what was written, and that it was closed."""
+    """A transport that records what was written, and that it was closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Transport(asyncio.Transport):
 
 
 class StillTime:
-    """A scheduler at which nothing is ever due."""
+    """A `Scheduler` whose clock does not move, so that no callback is ever due."""
 
     speed = 1.0
 
@@ -77,19 +77,13 @@ class StillTime:
         pass
 
 
-class OnePool(Pool):
-    """A pool that opens no connection by itself."""
-
-    def __init__(self, max_overhead: int) -> None:
-        address = Address("there", 80, False, "")
-        super().__init__("there", address, StillTime(), min_idle=0, max_overhead=max_overhead)
-
-    def _open(self) -> bool:
-        return False
+def pool_without_network(max_overhead: int) -> Pool:
+    """A pool that opens no connection: its limit is 0, and a target adds the only one."""
+    return Pool("there", Address("there", 80, False, ""), StillTime(), min_idle=0, limit=0, max_overhead=max_overhead)
 
 
 class Loop:
-    """Runs the application's tasks when it is told to; they wait for nothing."""
+    """The part of an event loop that uvicorn uses. `turn` runs the application's tasks, which must not wait."""
 
     def __init__(self) -> None:
         self._tasks: list[Coroutine[Any, Any, Any]] = []
@@ -121,7 +115,7 @@ class Loop:
 
 
 class Answering:
-    """A handler that answers each request at once, or later, when it is told to; it remembers what it was asked."""
+    """A stand-in for `Handler` that answers each request at once, or `later` when `answer` is called."""
 
     def __init__(self, *, later: bool) -> None:
         self.later = later
@@ -129,7 +123,7 @@ class Answering:
         self.waiting: list[Client] = []
         self.refused: list[RouterError] = []
         self.stopping = False
-        self.left_half_way = self.others = 0  # others' requests are the application's
+        self.left_half_way = self.others = 0  # `others`: requests for paths of the application
 
     def authorize(self, headers: Any) -> None:
         pass
@@ -170,7 +164,7 @@ for _name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
 
 
 def server_side(handler: Answering, bounds: Bounds) -> tuple[Front, Transport, Loop]:
-    """A client's connection, as the server has it."""
+    """The server's side of a client's connection."""
     loop, transport = Loop(), Transport()
     made = front(handler, bounds)(_CONFIG, ServerState(), {}, loop)  # type: ignore[arg-type]
     made.connection_made(transport)
