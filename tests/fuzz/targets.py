@@ -1,4 +1,4 @@
-"""Who is given an input, and what must hold whatever it was. A new target is a function and a line in TARGETS."""
+"""The parsers under test, and what must hold for any input. A new target is a function and a line in TARGETS."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Run = Callable[[bytes, Random], None]
 
 
 class Target(NamedTuple):
-    """`run` raises where something does not hold."""
+    """Recordings to mutate, and a check: `run` raises if something does not hold."""
 
     samples: Mapping[str, bytes]
     run: Run
@@ -47,7 +47,7 @@ class Target(NamedTuple):
 
 
 def sse(data: bytes, rng: Random) -> None:
-    """However a stream is cut, the same goes on and the same is found; and what goes on can be read by an SDK."""
+    """A stream is forwarded and read the same however it is cut, and an SDK can read what is forwarded."""
     choices = rng.choice((1, 1, 2))
     whole, forwarded = _scan([data], choices)
     split, also = _scan(cut(data, rng), choices)
@@ -82,17 +82,17 @@ def _facts(scanner: Scanner) -> tuple[object, ...]:
 
 
 def _readable(forwarded: bytes) -> None:
-    """openai-python stops at an event that is no JSON, or has no data, and so would its user."""
+    """Assert that openai-python can read the stream: it stops at an event without data or with invalid JSON."""
     for block in reference.blocks(forwarded):
         text = reference.payload(block)
         if text.startswith(b"[DONE]"):
             continue
-        assert text, f"an event without data went on: {block}"
+        assert text, f"an event without data was forwarded: {block}"
         try:
             value = reference.read_json(text)
         except reference.Odd:
             continue
-        assert not (isinstance(value, dict) and value.get("error")), "an error went on"
+        assert not (isinstance(value, dict) and value.get("error")), "an error was forwarded"
 
 
 def _as_the_reference_reads(data: bytes, scanner: Scanner) -> None:
@@ -106,7 +106,7 @@ def _as_the_reference_reads(data: bytes, scanner: Scanner) -> None:
 
 
 def _bounded(data: bytes, rng: Random) -> None:
-    """What is held back has a limit; beyond it there is one error, ours."""
+    """Assert that the bytes held back stay within the limit; a larger event may only raise EventTooLarge."""
     scanner = Scanner(1, 64)
     try:
         for piece in cut(data, rng):
@@ -116,11 +116,11 @@ def _bounded(data: bytes, rng: Random) -> None:
         pass
 
 
-# A stream that broke, and another that takes its place.
+# A broken stream, and another that continues it.
 
 
 def resume(data: bytes, rng: Random) -> None:
-    """Either two streams are one answer, and then the client has all of it once; or Diverged says that they are not."""
+    """Two streams make one complete answer for the client, or Diverged is raised because they differ."""
     forwarded = _scan([data], 1)[1]
     events = [event + b"\n\n" for event in split(forwarded)]
     had, all_of_it = events[: rng.randrange(len(events) + 1)], _transcript(events)
@@ -157,11 +157,11 @@ def _continued(had: Sequence[bytes], stream: Sequence[bytes]) -> None:
     _readable(out)
 
 
-# Endpoints' answers.
+# Answers of endpoints.
 
 
 class _Listener:
-    """Reads as a call does: takes what there is, and closes at the end."""
+    """A listener that reads as a call does: takes what there is, and closes at the end."""
 
     def __init__(self, rng: Random) -> None:
         self._rng, self._pauses = rng, rng.random() < 0.2
@@ -170,7 +170,7 @@ class _Listener:
 
     def news(self, exchange: Exchange) -> None:
         assert not self.ended, "news after the end"
-        assert exchange.verdict is not None or exchange.first_token, "news without any"
+        assert exchange.verdict is not None or exchange.first_token, "news without content"
         self.taken.append(exchange.take())
         if exchange.verdict is not None:
             self.ended = True
@@ -180,7 +180,7 @@ class _Listener:
 
 
 class _Watched(Exchange):
-    """An exchange that may end once."""
+    """An exchange that asserts that it ends only once."""
 
     def _end(self, outcome: Outcome) -> None:
         assert self.outcome is None, f"it ended twice: {self.outcome}, then {outcome}"
@@ -192,7 +192,7 @@ _TIGHT = Limits(event=600, answer=2000)
 
 
 def http1(data: bytes, rng: Random) -> None:
-    """An answer ends once, whatever comes; however it is cut, with the same verdict and the same bytes."""
+    """Any answer ends exactly once, and with the same verdict and bytes however it is cut."""
     kind = rng.choice(list(DIALECTS))
     end = rng.choice(("eof", "reset", "timeout"))
     seed = rng.random()
@@ -207,7 +207,7 @@ def http1(data: bytes, rng: Random) -> None:
         read = reference.answer(data)
         if read is not None and not whole[4]:
             assert read.line == (whole[1],)
-            assert read.body == whole[3], "another body than h11 reads"
+            assert read.body == whole[3], "h11 reads a different body"
 
 
 def _exchange(
@@ -233,7 +233,7 @@ def _exchange(
         assert connection in pool._idle, "neither closed nor free"
     _end_connection(connection, transport, exchange, end)
     assert exchange.verdict is not None, "it has no verdict"
-    assert listener.ended, "its end was not told"
+    assert listener.ended, "the listener was not told of the end"
     assert pool.busy == 0
     assert pool.idle == 0
     exchange, listener = first
@@ -262,7 +262,7 @@ def _end_connection(connection: Connection, transport: Transport, exchange: Exch
 
 
 def error(data: bytes, rng: Random) -> None:
-    """Whatever an error's body is, every dialect has a verdict, and none is SERVED."""
+    """Every dialect has a verdict for any error body, and never SERVED under an error status."""
     status = rng.choice((300, 307, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504, 529, 599))
     headers = [(b"retry-after", data[:20]), (b"retry-after-ms", data[-20:])] if rng.random() < 0.3 else []
     for dialect in DIALECTS.values():
@@ -287,13 +287,13 @@ def _good_json(data: bytes) -> None:
     assert not (isinstance(value, dict) and value.get("error"))
 
 
-# Clients' requests.
+# Requests of clients.
 
 _BOUNDS = Bounds(body=8192, header=4096)
 
 
 class _Loud(logging.Handler):
-    """Our own log must stay silent: what is told there is a fault of ours."""
+    """A log handler that fails the test: an error in the router's own log is a fault of the router."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise AssertionError(record.getMessage()) from (record.exc_info[1] if record.exc_info else None)
@@ -303,20 +303,20 @@ logging.getLogger("router.proxy.front").addHandler(_Loud(logging.ERROR))
 
 
 def front(data: bytes, rng: Random) -> None:
-    """Requests are read as h11 reads them, or not at all; however they are cut, the same ones, and each is answered."""
+    """Requests are read as h11 reads them or refused, the same however they are cut, and each is answered."""
     whole = _connection([data] if data else [], _BOUNDS)
     split = _connection(cut(data, rng), _BOUNDS)
-    too_large = {"header_too_large", "body_too_large"}  # both may count by the read
+    too_large = {"header_too_large", "body_too_large"}  # both limits may depend on the size of the reads
     by_the_read = too_large & {refusal.code for refusal in whole.refused + split.refused}
-    if not by_the_read and not whole.others:  # behind one of the application's it is the application that answers
-        assert _told(split) == _told(whole), (_told(split), _told(whole))
+    if not by_the_read and not whole.others:  # after a request for the application, the application answers
+        assert _received(split) == _received(whole), (_received(split), _received(whole))
     _connection(cut(data, rng), _BOUNDS, later=rng)
     _connection(cut(data, rng), Bounds(body=40, header=200))
     if whole.asked:
         _no_smuggling(data, whole)
 
 
-def _told(handler: Answering) -> list[tuple[bytes, bytes]]:
+def _received(handler: Answering) -> list[tuple[bytes, bytes]]:
     return [(request.path, request.body) for request in handler.asked]
 
 
@@ -341,13 +341,13 @@ def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = 
     if not transport.is_closing():
         transport.close()
         made.connection_lost(None)
-    if not any(word in b"".join(pieces).upper() for word in (b"HEAD", b"CONNECT")):  # they are answered without bodies
+    if not any(word in b"".join(pieces).upper() for word in (b"HEAD", b"CONNECT")):  # these are answered without bodies
         _answers(bytes(transport.sent))
     return handler
 
 
 def _plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Nothing in them that would end a line, or a header, at the next hop; and their length is told in one way."""
+    """Assert that no header can end a line at the next hop, and that the length is given in one way only."""
     for name, value in headers:
         assert re.fullmatch(rb"[!#$%&'*+\-.^_`|~0-9a-z]+", name), name
         assert not re.search(rb"[\r\n\0]", value), value
@@ -359,7 +359,7 @@ def _plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> None:
 
 
 class _Answers:
-    """Counts what httptools finds."""
+    """A counter of the answers that httptools finds."""
 
     def __init__(self) -> None:
         self.begun = self.ended = 0
@@ -372,7 +372,7 @@ class _Answers:
 
 
 def _answers(sent: bytes) -> None:
-    """What was sent is answers, and nothing between them."""
+    """Assert that the bytes sent are answers, with nothing between them."""
     found = _Answers()
     parser = httptools.HttpResponseParser(found)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -381,23 +381,23 @@ def _answers(sent: bytes) -> None:
 
 
 def _no_smuggling(data: bytes, handler: Answering) -> None:
-    """What h11 reads as well, it reads the same."""
+    """Assert that h11 reads the same requests, as far as it reads them."""
     read = [
         message
         for message in reference.requests(data)
         if message.line[0] == b"POST" and message.line[1].partition(b"?")[0] in OPERATIONS
     ]
     for ours, theirs in zip(handler.asked, read, strict=False):
-        assert (ours.path, ours.body) == (theirs.line[1].partition(b"?")[0], theirs.body), "another than h11 reads"
+        assert (ours.path, ours.body) == (theirs.line[1].partition(b"?")[0], theirs.body), "h11 reads another request"
 
 
-# Their bodies.
+# Bodies of requests.
 
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 def call(data: bytes, rng: Random) -> None:
-    """A body is a call, as any other reader would read it, or it is refused by name; and it can be changed."""
+    """A body is a call as the reference reads it, or refused with InvalidCall; every dialect can adapt the call."""
     try:
         made = parse(rng.choice(_OPERATIONS), data)
     except InvalidCall:
@@ -423,14 +423,14 @@ def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
     for name in ("temperature", "top_p"):
         if adapt is not None and name in fields:
             try:
-                told = json.loads(bytes(fields[name]))
+                value = json.loads(bytes(fields[name]))
             except ValueError:
                 continue
             assert (
-                not isinstance(told, (int, float))
-                or isinstance(told, bool)
-                or told in (float("inf"), float("-inf"))
-                or 0 < told < 1
+                not isinstance(value, (int, float))
+                or isinstance(value, bool)
+                or value in (float("inf"), float("-inf"))
+                or 0 < value < 1
             )
 
 
@@ -438,7 +438,7 @@ def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
 
 
 def load(data: bytes, rng: Random) -> None:
-    """A page is read, or refused by a ValueError; and what is read of it is possible, whoever's page it is."""
+    """Any page is read or refused with a ValueError, and every load that is read from it is possible."""
     for gauges in (dialect.gauges for dialect in DIALECTS.values() if dialect.gauges is not None):
         try:
             samples = read(data, gauges)
