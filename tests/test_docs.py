@@ -24,7 +24,7 @@ from router.proxy.serving import Serving, Tables
 from router.settings import Settings
 
 TOP = Path(__file__).resolve().parent.parent
-PAGES = sorted([*TOP.glob("docs/*.md"), TOP / "README.md", TOP / "tests/README.md"])
+PAGES = sorted([*TOP.glob("docs/*.md"), *TOP.glob("*.md"), TOP / "tests/README.md"])
 ENDPOINTS, HTTP = ((TOP / "docs" / name).read_text() for name in ("endpoints.md", "http.md"))
 TABLE = rebuild(config.load(TOP / "endpoints.yaml", {}))
 METRICS = Metrics(lambda: TABLE, dict, lambda: 0, lambda: 0.0)
@@ -203,6 +203,22 @@ def test_the_images_health_check_uses_the_configured_port(unusable: str) -> None
 
 
 # ---- The README, the architecture, and all links
+
+
+def test_the_readme_can_be_read_in_a_few_minutes() -> None:
+    assert len((TOP / "README.md").read_text().split()) <= 900
+
+
+def test_the_architecture_has_a_row_for_every_package() -> None:
+    rows = set(re.findall(r"^\| `([\w/]+)/` \|", (TOP / "docs" / "architecture.md").read_text(), re.MULTILINE))
+    package = TOP / "router"
+    assert rows == {str(path.parent.relative_to(package)) for path in package.glob("*/**/__init__.py")}
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get: lower case, hyphens for spaces, no other punctuation."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))

@@ -74,7 +74,7 @@ def test_another_endpoint_answers_again_and_the_client_gets_the_missing_rest() -
     assert play["b"].asked_at == [0.5]
     assert play["b"].wires[0].request.body == play["a"].wires[0].request.body
     assert verdicts(call) == [("a", "first", Verdict.FAULT), ("b", "rescue", Verdict.SERVED)]
-    sizes = [play.endpoint(name).latency("first_token").mean_size(play.scheduler.now()) for name in "ab"]
+    sizes = [play.endpoint(name).forecast.latency("first_token").mean_size(play.scheduler.now()) for name in "ab"]
     assert sizes[0] == sizes[1] > 0.0  # both read the same prompt
     record = call.record
     assert (record.status, record.error, record.endpoint, record.first_token) == (200, "", "b", 0.2)

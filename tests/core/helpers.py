@@ -37,7 +37,7 @@ class Exploring(Random):
 
 
 @dataclass(frozen=True)
-class Rules:
+class Rules(Policy):
     """A policy under which nothing happens by itself, unless a test sets it."""
 
     deadline: float = 60.0
@@ -88,6 +88,6 @@ def busy(of: Endpoint, seconds: float, now: float = T) -> None:
 
 def full(of: Endpoint, now: float = T) -> None:
     """Occupy all slots of the endpoint with attempts that are answering."""
-    assert of.slots.limit is not None
-    while not of.full:
+    assert of.availability.slots.configured is not None
+    while not of.availability.full:
         of.begin(now).first_token(now)

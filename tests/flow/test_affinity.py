@@ -51,12 +51,12 @@ def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_
     chat = conversation(1)
     own = text_of_call(play, messages=chat)
     now, endpoint = play.scheduler.now(), play.endpoint(own)
-    endpoint.cooldown.busy(now, 5.0)
+    endpoint.availability.cooldown.busy(now, 5.0)
     assert text_of_call(play, messages=chat) != own
     play.run_until(now + 6.0)
     assert text_of_call(play, messages=chat) == own
     for _ in range(40):
-        endpoint.latency("first_token").observe(8.0, play.scheduler.now())
+        endpoint.forecast.latency("first_token").observe(8.0, play.scheduler.now())
     assert text_of_call(play, messages=chat) != own
 
 

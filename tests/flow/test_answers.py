@@ -39,8 +39,8 @@ def test_complete_answers_have_a_latency_of_their_own() -> None:
     play.run()
     assert call.ended_at == 14.0
     assert play["b"].wires == []  # a hedge on a first token would have begun after 2 s
-    assert play.endpoint("a").latency("first_token").unknown
-    assert not play.endpoint("a").latency("answer").unknown
+    assert play.endpoint("a").forecast.latency("first_token").unknown
+    assert not play.endpoint("a").forecast.latency("answer").unknown
 
 
 def test_embeddings_race_on_the_complete_answer() -> None:

@@ -31,8 +31,8 @@ def test_the_debug_header_shows_what_was_compared_for_the_first_attempt() -> Non
     play.run()
     explained = explanation_of(call)
     assert explained["asked"] == call.headers["x-router-endpoint"] == "a"
-    assert explained["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; a rival (b) would be asked after 5.0 s"
-    assert (explained["hedge_after"], explained["rival"], explained["left_out"]) == (5.0, "b", 0)
+    assert explained["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; it would be hedged with b after 5.0 s"
+    assert (explained["hedge_after"], explained["rival"], explained["omitted"]) == (5.0, "b", 0)
     assert [(each["endpoint"], each["cost"], each["waiting"]) for each in explained["candidates"]] == [
         ("a", 0.3, 0),
         ("b", 1.0, 0),
@@ -86,7 +86,7 @@ def test_a_call_without_an_available_endpoint_gets_the_explanation() -> None:
     assert call.status == 429
     explained = explanation_of(call)
     assert explained["asked"] is None
-    assert explained["why"] == "nobody can be asked: a call would be refused; a is out: left alone for 30 s"
+    assert explained["why"] == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
 
 
 def test_a_queued_call_is_explained_as_of_the_moment_it_got_its_slot() -> None:
@@ -110,7 +110,7 @@ def test_the_explanation_of_very_many_endpoints_is_short() -> None:
     explained = explanation_of(call)
     assert explained["asked"] == call.headers["x-router-endpoint"]
     assert 5 < len(explained["candidates"]) < 25
-    assert len(explained["candidates"]) + explained["left_out"] == 60
+    assert len(explained["candidates"]) + explained["omitted"] == 60
 
 
 def test_affinity_is_named_as_the_reason() -> None:

@@ -72,7 +72,7 @@ def test_a_busy_endpoint_cools_down_for_its_retry_after() -> None:
     assert [call.text for call in calls] == ["b", "b", "b", "a"]
     assert play["a"].asked_at == [0.0, 31.0]
     assert verdicts(calls[0]) == [("a", "first", Verdict.BUSY), ("b", "retry", Verdict.SERVED)]
-    assert play.endpoint("a").latency("first_token").mean(0.1) < 1.01  # unchanged: busy is not slow
+    assert play.endpoint("a").forecast.latency("first_token").mean(0.1) < 1.01  # unchanged: busy is not slow
 
 
 @pytest.mark.parametrize("status", [401, 404])

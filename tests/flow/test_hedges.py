@@ -47,7 +47,7 @@ def test_a_losing_hedge_is_closed_at_once_and_not_held_against_its_endpoint() ->
     assert call.first_token_at == 2.1
     assert play["b"].wires[0].closed_at == 2.1
     assert verdicts(call) == [("a", "first", Verdict.SERVED), ("b", "hedge", Verdict.ABANDONED)]
-    assert play.endpoint("b").latency("first_token").unknown  # 0.1 s without a token is no evidence
+    assert play.endpoint("b").forecast.latency("first_token").unknown  # 0.1 s without a token is no evidence
 
 
 def test_a_failed_hedge_leaves_the_race_to_the_slow_attempt() -> None:

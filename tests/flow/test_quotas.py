@@ -94,7 +94,7 @@ def test_a_throttled_endpoint_gets_what_it_accepts_and_the_rest_goes_elsewhere()
     asked = [line.verdict for call in calls for line in call.record.attempts if line.endpoint.name == "a"]
     assert 0 < asked.count(Verdict.BUSY) / len(asked) < 0.04
     assert len(asked) > 100 * 10 / 0.6 * 0.8  # four fifths of its capacity
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_a_learned_limit_grows_again_when_the_endpoint_accepts_more() -> None:

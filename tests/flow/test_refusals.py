@@ -34,8 +34,8 @@ def test_a_refusal_reaches_the_client_unchanged() -> None:
     assert call.ended_at == 0.1
     assert play["b"].wires == []
     assert verdicts(call) == [("a", "first", Verdict.REFUSED)]
-    assert play.endpoint("a").latency("first_token").unknown  # a quick refusal is no measurement
-    assert play.endpoint("a").breaker.failures_in_a_row == 0
+    assert play.endpoint("a").forecast.latency("first_token").unknown  # a quick refusal is no measurement
+    assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
     assert call.record.first_token is None
 
 

@@ -68,7 +68,7 @@ class Player:
         self.scheduler = VirtualScheduler(start)
         plays = {e.settings["name"]: e.plays for e in endpoints}
         self.pools = {each.name: self._pool(each, plays[each.name], Random(seed)) for each in config.endpoints}
-        self.table = rebuild(config, load=lambda: self.handler.load())
+        self.table = rebuild(config, utilization=lambda: self.handler.load())
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
@@ -194,11 +194,11 @@ class Player:
 
 
 def _assert_at_rest(endpoint: Endpoint) -> None:
-    assert endpoint.in_flight == 0, endpoint
-    assert not endpoint.waiting, endpoint
-    assert endpoint.slots.used == 0, endpoint
-    assert not endpoint.slots.line.places, endpoint
-    assert endpoint.breaker.allows(inf), f"{endpoint}: its trial never ended"
+    assert endpoint.availability.in_flight == 0, endpoint
+    assert not endpoint.forecast.pending, endpoint
+    assert endpoint.availability.slots.used == 0, endpoint
+    assert not endpoint.availability.slots.queue.entries, endpoint
+    assert endpoint.availability.breaker.allows(inf), f"{endpoint}: its trial never ended"
 
 
 def _assert_within_bounds(table: Table, calls: int, now: float) -> None:

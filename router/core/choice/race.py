@@ -138,7 +138,7 @@ class Race:
 
     @property
     def wake_at(self) -> float:
-        """When to look again if no news comes before."""
+        """The time at which to look again if no news comes before."""
         return min(self._abandon_at, self._expires_at, self._hedge_at) if self.live else self._hold_until
 
     @property
@@ -185,7 +185,7 @@ class Race:
         return self.settle(attempt, now)
 
     def settle(self, attempt: Attempt, now: float) -> list[Attempt]:
-        """As `commit`, for a refusal that goes to the client."""
+        """Do as `commit` does, for a refusal that goes to the client."""
         self.winner = attempt
         self.live.remove(attempt)
         return self.abandon(now)
@@ -266,7 +266,7 @@ class Race:
         return any(e.availability.allows(now) if paid else alone and self._free(e, now) for e in others)
 
     def _recheck_at(self, now: float) -> float:
-        """When another endpoint may be available; inf once all have been asked."""
+        """The time at which another endpoint may be available; inf once all have been asked."""
         more = self.attempts < self._max_attempts and self._candidates.all_untried(self.live, now)
         return now + RECHECK if more else inf
 

@@ -1,4 +1,6 @@
-"""What one more call would wait at an endpoint: measured waits, pending attempts, our own load and the server's report.
+"""The forecast of what one more call would wait at an endpoint.
+
+Its evidence are measured waits, pending attempts, the load of our own attempts, and the server's own report.
 
 An attempt is pending while it has no first token. A pending attempt that has waited for longer than is usual is
 evidence before it ends: it raises the forecast at once. An attempt that a later one has overtaken is no evidence of the
@@ -34,7 +36,7 @@ MIN_LATE = 0.05
 
 
 class Pending(Protocol):
-    """What the forecast reads of an attempt without a first token."""
+    """An attempt without a first token, as the forecast reads it."""
 
     @property
     def began(self) -> float: ...

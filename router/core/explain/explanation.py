@@ -159,7 +159,9 @@ def _imagined(endpoint: Endpoint, demand: Demand, began: float) -> Attempt:
 
 
 def _hedge(route: Route, picked: Endpoint | None, demand: Demand, now: float) -> tuple[float, Endpoint | None]:
-    """When the picked endpoint would be hedged, and with which: as if it had begun so long ago, all else as it is."""
+    """The time at which the picked endpoint would be hedged, and the target: as if it had begun so long ago, all else
+    as it is.
+    """
     if picked is None:
         return inf, None
     after = hedge_after(route, _imagined(picked, demand, now), now)

@@ -35,7 +35,7 @@ def why_chosen(chosen: Next, rows: Sequence[Row], omitted: int, at_random: bool,
 
 
 def why_hedged(route: Route, it: Endpoint, after: float, target: Endpoint | None, now: float) -> Iterator[str]:
-    """Which endpoint would be asked beside it, and when."""
+    """The endpoint that would be asked beside it, and the time."""
     policy = route.policies[it]
     if len(route.policies) == 1:
         yield "there is no other endpoint to hedge with"
