@@ -32,7 +32,7 @@ def test_the_debug_header_shows_what_was_compared_for_the_first_attempt() -> Non
     explained = explanation_of(call)
     assert explained["asked"] == call.headers["x-router-endpoint"] == "a"
     assert explained["why"] == "a: 0.30 s expected, the lowest; b costs 1.0 s; it would be hedged with b after 5.0 s"
-    assert (explained["hedge_after"], explained["rival"], explained["omitted"]) == (5.0, "b", 0)
+    assert (explained["hedge_after"], explained["hedge_target"], explained["omitted"]) == (5.0, "b", 0)
     assert [(each["endpoint"], each["cost"], each["waiting"]) for each in explained["candidates"]] == [
         ("a", 0.3, 0),
         ("b", 1.0, 0),
