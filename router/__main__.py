@@ -1,4 +1,4 @@
-"""`python -m router` is `firsttoken`."""
+"""Runs `firsttoken` as `python -m router`."""
 
 from router.cli import main
 

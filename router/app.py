@@ -141,12 +141,12 @@ class Router:
 
     def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         probers = probes.probers(self._table(), client, self.tls, self.scheduler, self.rng)
-        listeners = signals.listeners(self._table(), client, self.scheduler, self.rng)
+        scrapers = signals.scrapers(self._table(), client, self.scheduler, self.rng)
         return [
             ("sweep", self._sweep),
             ("planner", Planner(self._table, self.scheduler).run),
             *((repr(prober), prober.run) for prober in probers),
-            *((repr(listener), listener.run) for listener in listeners),
+            *((repr(scraper), scraper.run) for scraper in scrapers),
         ]
 
     async def _sweep(self) -> None:

@@ -1,10 +1,10 @@
-"""endpoints.yaml as frozen models: the shape of the file, then how it is read.
+"""endpoints.yaml as frozen models: first the structure of the file, then the reading of it.
 
-- What comes out is complete and cannot change; a reload builds another one.
-- All problems are reported at once, by file, line and key. A secret's value is in none of them, and in no repr.
-- An endpoint whose key is not in the environment is disabled, not wrong: the shipped file works without any key.
+- A configuration is complete and immutable; a reload builds another one.
+- All problems are reported at once, by file, line and key. No problem and no repr contains a secret's value.
+- An endpoint whose key is not in the environment is disabled, not an error: the shipped file works without any key.
 
-`yamlfile.py` turns the text into values that remember their lines; `values.py` says what a single value may be.
+`yamlfile.py` turns the text into values with line numbers; `values.py` defines the single values.
 """
 
 import difflib
@@ -44,20 +44,20 @@ from router.values import (
     Signals,
     Tokens,
     ZeroOrMore,
-    worded,
+    describe,
 )
 from router.yamlfile import ConfigError as ConfigError
 from router.yamlfile import Document, KeyPath
 
 
 class Section(BaseModel):
-    """What all models share: frozen, no unknown keys; a key without a value is a key not said."""
+    """Base of all sections: frozen; unknown keys are errors; a key without a value counts as absent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _said(cls, data: Any) -> Any:
+    def _present(cls, data: Any) -> Any:
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
         return {} if data is None else data
@@ -67,25 +67,25 @@ Resume = Literal["auto", "replay", "continue", "off"]
 
 
 class PolicySettings(Section):
-    """How long to wait for what, and how much extra work that may cost; complete."""
+    """Time limits, and how much extra work a call may cost; every key has a value."""
 
-    deadline: PositiveDuration = 120.0  # from accepting the call to its first token, all attempts together
-    hedge: Hedge = "auto"  # when to start a rival beside a late first token
-    abandon: PositiveDuration = 15.0  # give up an attempt without first token, if another endpoint can take over
+    deadline: PositiveDuration = 120.0  # from the call's arrival to its first token, all attempts together
+    hedge: Hedge = "auto"  # when to start a hedge because the first token is late
+    abandon: PositiveDuration = 15.0  # give up an attempt without a first token, if another endpoint can take over
     stall: PositiveDuration = 30.0  # longest silence inside a committed stream
-    hedge_budget: Share = 0.10  # extra attempts per call for slowness
-    retry_budget: Share = 0.20  # and for failures
-    patience: Duration = 0.0  # how long a call may wait in a better tier before it goes down one
-    resume: Resume = "auto"  # what is done for a stream that breaks after its first token
-    queue: ZeroOrMore = 1000  # calls that may wait for a slot: a burst that its endpoints work off in a few seconds
-    queue_wait: Duration = 10.0  # and for how long
-    affinity: Affinity = "off"  # what holds a conversation together, which would rather stay at one endpoint
-    # What that may cost it. A cache saves the prefill of what it holds: of 2,000 tokens this much, at 0.25 ms each.
+    hedge_budget: Share = 0.10  # extra attempts per call because of slowness
+    retry_budget: Share = 0.20  # extra attempts per call because of failures
+    patience: Duration = 0.0  # how long a call may wait for a better tier before it uses the next one
+    resume: Resume = "auto"  # how a stream that breaks after its first token is rescued
+    queue: ZeroOrMore = 1000  # calls that may be queued for a slot: a burst that is served within a few seconds
+    queue_wait: Duration = 10.0  # how long a call may be queued
+    affinity: Affinity = "off"  # how a conversation is recognized, so that it stays at one endpoint
+    # How much longer a call may wait for that. The endpoint's cache saves the prefill: 2,000 tokens at 0.25 ms each.
     affinity_margin: Duration = 0.5
 
 
 class Overrides(Section):
-    """The parts of a policy that a model or an endpoint says otherwise; None is not said."""
+    """A model's or an endpoint's own policy settings; None is not set."""
 
     deadline: PositiveDuration | None = None
     hedge: Hedge | None = None
@@ -102,7 +102,7 @@ class Overrides(Section):
 
 
 class Params(Section):
-    """Changes to a request's parameters: added where the client says nothing, forced, or removed."""
+    """Changes to a request's parameters: defaults if the client sends none, forced ones, removed ones."""
 
     default: Parameters = {}
     force: Parameters = {}
@@ -110,7 +110,7 @@ class Params(Section):
 
 
 class Probe(Section):
-    """How, and how often, to ask an endpoint whether it is well."""
+    """Kind, interval and timeout of the health probes of an endpoint."""
 
     kind: Literal["auto", "health", "models", "chat", "connect", "off"] = "auto"
     interval: PositiveDuration = 10.0
@@ -120,23 +120,23 @@ class Probe(Section):
 class PoolConfig(Section):
     """Connections to one endpoint."""
 
-    min_idle: ZeroOrMore = 2  # opened before they are needed
+    min_idle: ZeroOrMore = 2  # idle connections that are kept open in advance
     max: OneOrMore = 200
-    idle: Idle = "auto"  # how long one may wait unused; auto learns it from the server
-    keepalive: PositiveDuration = 60.0  # between TCP's own signs of life
+    idle: Idle = "auto"  # how long a connection may stay unused; auto learns it from the server
+    keepalive: PositiveDuration = 60.0  # between TCP keep-alive probes
 
 
 class Simulate(Section):
-    """How a simulated endpoint behaves."""
+    """The behaviour of a simulated endpoint."""
 
     first_token: Duration = 0.3
     rate: Positive = 40.0  # tokens a second
 
 
 class EndpointConfig(Section):
-    """One upstream behind one URL and credential, as we were told about it."""
+    """One upstream behind one URL and one credential, as configured."""
 
-    # `kind` stands before those that depend on it: they see only what was validated before them.
+    # `kind` precedes the fields that depend on it: a validator sees only the fields validated before its own.
     name: Name
     kind: Literal["openai", "zhipu", "vllm", "sglang", "simulated"] = "openai"
     base_url: BaseUrl | None = None
@@ -145,39 +145,39 @@ class EndpointConfig(Section):
     tier: OneOrMore = 1
     weight: Positive = 1.0
     concurrency: OneOrMore | None = None
-    context: Tokens | None = None  # what a prompt and its answer may have together
+    context: Tokens | None = None  # most tokens of a prompt and its answer together
     prefill: Literal["auto", "off", "continue_final_message", "prefix", "partial", "trailing"] = "auto"
     params: Params = Field(default_factory=Params)
-    headers: Headers = Field(default={}, repr=False)  # their values may be secrets
+    headers: Headers = Field(default={}, repr=False)  # values may be secrets
     probe: Probe = Probe()
-    signals: Signals = "auto"  # how often its own word on its load is asked for
+    signals: Signals = "auto"  # how often the load that its server reports is read
     pool: PoolConfig = PoolConfig()
     simulate: Simulate = Simulate()
-    policy: Overrides = Overrides()  # in the file its keys stand directly on the endpoint
-    disabled: str | None = None  # why it is not used; set by the loader
+    policy: Overrides = Overrides()  # in the file these keys stand directly in the endpoint
+    disabled: str | None = None  # why the endpoint is not used; set by the loader
 
     @field_validator("base_url", "api_key", "headers", "simulate")
     @classmethod
-    def _suits_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+    def _matches_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind, key = info.data.get("kind"), info.field_name
         if value is None and key == "base_url" and kind not in (None, "simulated"):
             raise ValueError(f"missing; an endpoint of kind {kind} needs it, as in https://api.example.com/v1")
         if value and key != "simulate" and kind == "simulated":
             raise ValueError(f"a simulated endpoint has no {key}: it runs inside the router")
         if key == "simulate" and value != Simulate() and kind not in (None, "simulated"):
-            raise ValueError("only an endpoint of kind simulated has it")
+            raise ValueError("only endpoints of kind simulated have it")
         return value
 
     @field_validator("signals")
     @classmethod
-    def _are_told(cls, value: float | str, info: ValidationInfo) -> float | str:
+    def _reported_by_kind(cls, value: float | str, info: ValidationInfo) -> float | str:
         if not isinstance(value, str) and info.data.get("kind") not in (None, "vllm", "sglang"):
-            raise ValueError("only endpoints of kind vllm or sglang tell their load")
+            raise ValueError("only endpoints of kind vllm or sglang report their load")
         return value
 
 
 class Config(Section):
-    """All that endpoints.yaml says."""
+    """The contents of endpoints.yaml."""
 
     defaults: PolicySettings = PolicySettings()
     endpoints: Annotated[tuple[EndpointConfig, ...], Field(min_length=1)]
@@ -190,33 +190,27 @@ class Config(Section):
         return tuple(endpoint for endpoint in self.endpoints if endpoint.disabled is None)
 
     def policy(self, model: str, endpoint: EndpointConfig) -> PolicySettings:
-        """What holds for a model at an endpoint: the endpoint's own word, else the model's, else the defaults."""
-        said = dict(self.defaults)
+        """The settings for a model at an endpoint: the endpoint's own, else the model's, else the defaults."""
+        settings = dict(self.defaults)
         for layer in (self.models.get(model, Overrides()), endpoint.policy):
-            said |= {name: value for name, value in layer if value is not None}
-        return PolicySettings.model_construct(**said)
+            settings |= {name: value for name, value in layer if value is not None}
+        return PolicySettings.model_construct(**settings)
 
 
-# ---- From the file
+# ---- Reading the file
 
 
-_OF_A_MODEL = {
-    "affinity",
-    "affinity_margin",
-    "patience",
-    "queue",
-    "queue_wait",
-    "resume",
-}  # between its endpoints, so no endpoint's own
-_POLICY_KEYS = PolicySettings.model_fields.keys() - _OF_A_MODEL
+# Settings of a model, not of an endpoint: they concern the choice between its endpoints.
+_MODEL_KEYS = {"affinity", "affinity_margin", "patience", "queue", "queue_wait", "resume"}
+_POLICY_KEYS = PolicySettings.model_fields.keys() - _MODEL_KEYS
 _TOP_KEYS = Config.model_fields.keys() - {"source"}
 _ENDPOINT_KEYS = EndpointConfig.model_fields.keys() - {"policy", "disabled"} | _POLICY_KEYS
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
-    """Read a file; raises ConfigError when it cannot be read or is not right."""
+    """Read a file. Raises ConfigError if it cannot be read or is not valid."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # -sig: some editors begin a file with a byte order mark
+        text = Path(path).read_text(encoding="utf-8-sig")  # -sig: some editors write a byte order mark
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except UnicodeDecodeError as error:
@@ -226,17 +220,17 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
 
 
 def parse(text: str, source: str = "<text>", environ: Mapping[str, str] = os.environ) -> Config:
-    """Read a text; `source` stands for the file's name in messages."""
+    """Read a text; `source` is the file's name in messages. Raises ConfigError if it is not valid."""
     document = Document(text, source, environ)
-    _compare(document)
+    _cross_check(document)
     config = _validate(document)
     if config is None or document.problems:
         raise ConfigError(document.report())
     return config
 
 
-def _compare(document: Document) -> None:
-    """What is right alone and wrong together; looked up in the file's values, so that it is found whatever else is."""
+def _cross_check(document: Document) -> None:
+    """Note values that are valid alone but not together. Uses the raw values, so that other problems do not matter."""
     top = document.value if isinstance(document.value, dict) else {}
     listed = top.get("endpoints")
     endpoints = [item if isinstance(item, dict) else {} for item in listed] if isinstance(listed, list) else []
@@ -266,28 +260,28 @@ def _validate(document: Document) -> Config | None:
     except ValidationError as errors:
         for error in errors.errors(include_url=False, include_input=False):
             path, unknown = _in_the_file(error["loc"]), error["type"] == "extra_forbidden"
-            given = "" if error["loc"][-1:] == ("[key]",) else document.given(path)
-            document.problem(path, _unknown(path) if unknown else worded(error, given))
+            written = "" if error["loc"][-1:] == ("[key]",) else document.written(path)
+            document.problem(path, _unknown(path) if unknown else describe(error, written))
         return None
 
 
 def _endpoint(document: Document, value: Any, path: KeyPath) -> Any:
-    """In the file, the policy's keys stand on the endpoint itself."""
+    """Move the policy keys of an endpoint, which stand directly in it, to `policy`, and set `disabled`."""
     if not isinstance(value, dict):
         return value
-    known = _without(document, value, path, {"policy", "disabled", *_OF_A_MODEL})
+    known = _without(document, value, path, {"policy", "disabled", *_MODEL_KEYS})
     policy = {key: known.pop(key) for key in _POLICY_KEYS & known.keys()}
     return known | {"policy": policy, "disabled": document.unset.get((*path, "api_key"))}
 
 
 def _in_the_file(loc: KeyPath) -> KeyPath:
-    """Where a model's error stands in the file: policy is flat there, and a bad key is named by its own path."""
+    """The path in the file for the location of a validation error: without `policy` and pydantic's marker for keys."""
     path = tuple(part for part in loc if part != "[key]")
     return path[:2] + path[3:] if path[:1] == ("endpoints",) and path[2:3] == ("policy",) else path
 
 
 def _without(document: Document, value: dict[str, Any], path: KeyPath, keys: Collection[str]) -> dict[str, Any]:
-    """Some keys are the models' and not the file's."""
+    """Remove keys that the models have and the file may not have, each noted as unknown."""
     for key in value.keys() & keys:
         document.problem((*path, key), _unknown((*path, key)))
     return {key: item for key, item in value.items() if key not in keys}
@@ -304,12 +298,12 @@ def _unknown(path: KeyPath) -> str:
         case ("endpoints", _, str(section)):
             known = getattr(EndpointConfig.model_fields[section].annotation, "model_fields", ())
     if word in PolicySettings.model_fields:
-        return "unknown key here; it belongs into 'defaults', or to a model under 'models'"
+        return "unknown key here; it belongs in 'defaults' or to a model under 'models'"
     if word in _ENDPOINT_KEYS:
         return "unknown key here; it belongs to an endpoint, under 'endpoints'"
     return f"unknown key{_nearest(word, known, 'known here')}"
 
 
-def _nearest(word: str, known: Collection[str], they_are: str) -> str:
+def _nearest(word: str, known: Collection[str], label: str) -> str:
     nearest = difflib.get_close_matches(word.lower(), known, n=1)
-    return f"; did you mean '{nearest[0]}'?" if nearest else f"; {they_are}: {', '.join(sorted(known))}"
+    return f"; did you mean '{nearest[0]}'?" if nearest else f"; {label}: {', '.join(sorted(known))}"

@@ -1,24 +1,24 @@
-"""All that a client can be told by us rather than by an endpoint, and the one place that renders it in OpenAI's shape.
+"""Every error that the router itself sends to a client, rendered in OpenAI's format.
 
     RouterError
-    ├── BadRequest 400               what was sent can't be read or routed
-    │   ├── Unauthorized 401         no client key, or none that we know
-    │   ├── Forbidden 403            no keys are set, and it may be a web page of elsewhere that asks
-    │   ├── UnknownModel 404         a model that the table does not serve
-    │   ├── NotFound 404             a path that is not ours
-    │   ├── MethodNotAllowed 405     a path of ours, with another method
-    │   ├── SlowRequest 408          the request did not come in time
-    │   ├── BodyTooLarge 413
-    │   └── HeaderTooLarge 431
-    ├── ModelDisabled 503            all of its endpoints lack what they need from the environment
-    ├── Overloaded 429               we, or all endpoints, have no room: come back
-    ├── Stopping 503                 the router stops: another one may answer
-    ├── EndpointsFailed 502          every attempt that could be made has failed
-    ├── DeadlineExceeded 504         no first token in time
-    └── StreamBroken 502             the answer broke after it had begun: told inside the stream
+    ├── BadRequest 400               the request cannot be read or routed
+    │   ├── Unauthorized 401         no client key, or an unknown one
+    │   ├── Forbidden 403            no keys are configured, and the request may come from a foreign web page
+    │   ├── UnknownModel 404         the table does not serve the model
+    │   ├── NotFound 404             the router has no such path
+    │   ├── MethodNotAllowed 405     the path has other methods
+    │   ├── SlowRequest 408          the request was not complete in time
+    │   ├── BodyTooLarge 413         the body is longer than FIRSTTOKEN_MAX_BODY
+    │   └── HeaderTooLarge 431       the header is longer than FIRSTTOKEN_MAX_HEADER
+    ├── ModelDisabled 503            no endpoint of the model has its key in the environment
+    ├── Overloaded 429               the router or all endpoints are at capacity: retry later
+    ├── Stopping 503                 the router is stopping: another one may answer
+    ├── EndpointsFailed 502          every possible attempt has failed
+    ├── DeadlineExceeded 504         no first token within the deadline
+    └── StreamBroken 502             the answer broke after it had begun: sent inside the stream
 
-An error after our own attempts says `x-should-retry: false`, which the OpenAI SDKs obey: else they would multiply our
-attempts by three. One that says "come back" says when, in `retry-after-ms`.
+An error after attempts carries `x-should-retry: false`, which the OpenAI SDKs obey: their retries would multiply the
+router's attempts by three. An error that asks the client to retry names the time in `retry-after-ms`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
-LONGEST = 60.0  # seconds that the SDKs wait for, if they are told to: Node's 60, Python's 120
+# Seconds: the longest retry-after that both OpenAI SDKs obey. Node's limit is 60, Python's 120.
+MAX_RETRY_AFTER = 60.0
 
 
 class RouterError(Exception):
-    """`message` is for people, `code` for programs; `retry_after` is in seconds."""
+    """Base of all errors. `message` is for people, `code` for programs; `retry_after` is in seconds."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -52,11 +53,11 @@ class RouterError(Exception):
 
     @property
     def body(self) -> bytes:
-        return msgspec.json.encode({"error": self._shape()})
+        return msgspec.json.encode({"error": self._error()})
 
     @property
     def event(self) -> bytes:
-        """The same inside a stream: the one form at which both OpenAI SDKs raise."""
+        """The error as an event of a stream, in the one form for which both OpenAI SDKs raise."""
         return b"data: " + self.body + b"\n\n"
 
     @property
@@ -69,7 +70,7 @@ class RouterError(Exception):
             headers.append((b"retry-after", b"%d" % max(1, -(-self.retry_after // 1))))
         return headers
 
-    def _shape(self) -> dict[str, Any]:
+    def _error(self) -> dict[str, Any]:
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
 
@@ -146,9 +147,9 @@ class Overloaded(RouterError):
 
     @property
     def headers(self) -> Headers:
-        """The SDKs would not wait for longer than LONGEST, but come back at once, and in vain."""
-        come_back = self.retry_after is None or self.retry_after <= LONGEST
-        return [*super().headers, (b"x-should-retry", b"true" if come_back else b"false")]
+        """Tell the SDKs not to retry after more than MAX_RETRY_AFTER: they would ignore the time and retry at once."""
+        retry = self.retry_after is None or self.retry_after <= MAX_RETRY_AFTER
+        return [*super().headers, (b"x-should-retry", b"true" if retry else b"false")]
 
 
 class Stopping(RouterError):
@@ -179,10 +180,10 @@ class StreamBroken(RouterError):
 
 
 def not_served(model: str, served: Iterable[str], disabled: Mapping[str, str]) -> RouterError:
-    """For a model that the table has no route for; `disabled` are the endpoints that would serve it, and why not."""
+    """The error for a model without a route. `disabled` maps its disabled endpoints to the reasons."""
     if disabled:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in disabled.items())
-        return ModelDisabled(f"All endpoints of the model '{model}' are disabled ({reasons}).", param="model")
+        return ModelDisabled(f"All endpoints for model '{model}' are disabled ({reasons}).", param="model")
     names = sorted(served)
     nearest = difflib.get_close_matches(model, names, 1)
     guess = f" Did you mean '{nearest[0]}'?" if nearest else ""

@@ -1,4 +1,4 @@
-"""uvicorn's server, but for how it stops: as `proxy/drain.py` says, with its listener open and its clock going."""
+"""uvicorn's server with another way to stop: by `proxy/drain.py`, with the listening socket open until the end."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import uvicorn
 
 from router.proxy.drain import Drain
 
-LOOK = 0.05  # seconds between two looks at connections that take their last bytes
-LINGER = 2.0  # seconds that they get for it
+POLL = 0.05  # seconds between two checks for connections with unsent bytes
+FLUSH_TIMEOUT = 2.0  # seconds in which clients can read the last bytes
 
 
 class Server(uvicorn.Server):
-    """To be made inside the loop that it runs in. A signal is for `drain`; when that is over the server ends."""
+    """A signal begins `drain`; the server ends when the drain is over. To be created inside its event loop."""
 
     def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
         super().__init__(config)
         self._drain, self._loop = drain, asyncio.get_running_loop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by the interpreter in the midst of anything."""
+        """Begin to stop. The interpreter may call this at any instruction, so the loop does the work."""
         self._loop.call_soon_threadsafe(self._drain.begin)
 
     async def on_tick(self, counter: int) -> bool:
@@ -33,14 +33,14 @@ class Server(uvicorn.Server):
             server.close()
         self._drain.end()
         for connection in list(self.server_state.connections):
-            connection.shutdown()  # what is not answering; a WebSocket says goodbye
+            connection.shutdown()  # closes idle connections; a WebSocket sends its close frame
         await self._flush()
         await super().shutdown(sockets)
 
     async def _flush(self) -> None:
-        """What was said at the end is to arrive; but a client that reads nothing is not waited for."""
-        connections, give_up_at = self.server_state.connections, self._loop.time() + LINGER
-        while connections and self._loop.time() < give_up_at:  # noqa: ASYNC110 (a set tells nobody that it is empty)
-            await asyncio.sleep(LOOK)
+        """Wait until clients have read the last bytes, at most FLUSH_TIMEOUT; then abort the remaining connections."""
+        connections, give_up_at = self.server_state.connections, self._loop.time() + FLUSH_TIMEOUT
+        while connections and self._loop.time() < give_up_at:  # noqa: ASYNC110 (a set does not notify when it is empty)
+            await asyncio.sleep(POLL)
         for connection in list(connections):
             connection.transport.abort()

@@ -1,7 +1,7 @@
-"""The process's settings from the environment: where to listen, and the limits that protect it; never routes.
+"""The process's settings, from the environment: the address to listen on and the limits that protect the process.
 
-Each is `FIRSTTOKEN_` and its name in capitals: `FIRSTTOKEN_PORT=9000`. Sizes are bytes, or `64KiB`, `32MiB`;
-durations are seconds, or `250ms`, `5s`, `2m`, `1h`.
+A variable's name is `FIRSTTOKEN_` and the setting's name in capitals: `FIRSTTOKEN_PORT=9000`. Sizes are bytes, or
+`64KiB`, `32MiB`; durations are seconds, or `250ms`, `5s`, `2m`, `1h`. Routes are never settings: see config.py.
 """
 
 import resource
@@ -14,12 +14,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from router.values import Duration, PositiveDuration
 
 _MIB = 1024 * 1024
-MOST_CALLS = 20_000  # what one process is good for, with sockets to spare
-SPARE_FILES = 500  # for connections that wait unused, rivals of late attempts, and all else that is open
+MAX_CALLS = 20_000  # calls that one process can handle, with sockets to spare
+SPARE_FILES = 500  # for idle connections, hedges, and all other open files
 
 
 def _port(value: object) -> object:
-    """Kubernetes sets FIRSTTOKEN_PORT=tcp://10.0.0.1:8080 beside a service that is named firsttoken; not for us."""
+    """Ignore the FIRSTTOKEN_PORT=tcp://10.0.0.1:8080 that Kubernetes sets for a service that is named firsttoken."""
     return 8080 if isinstance(value, str) and value.startswith("tcp://") else value
 
 
@@ -31,7 +31,7 @@ Size = Annotated[ByteSize, Field(gt=0)]
 
 
 class Settings(BaseSettings):
-    """Read once, when the process starts."""
+    """The settings, read once at the start of the process."""
 
     model_config = SettingsConfigDict(
         env_prefix="FIRSTTOKEN_", env_ignore_empty=True, frozen=True, extra="forbid", use_attribute_docstrings=True
@@ -40,49 +40,50 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """The address to listen on."""
     port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = 8080
-    """The port to listen on; 0 takes any that is free."""
+    """The port to listen on; 0 selects a free one."""
     config: Path | None = None
-    """The file of endpoints; without it ./endpoints.yaml, else the one in the package."""
+    """The endpoints file; by default ./endpoints.yaml if it exists, else the one in the package."""
     allow_open: bool = False
-    """Serve an address that is not loopback although the file has no client keys."""
+    """Allow an address that is not loopback although no client keys are configured."""
 
     max_body: Size = ByteSize(32 * _MIB)
-    """The longest request body."""
+    """Maximum size of a request body."""
     max_header: Size = ByteSize(64 * 1024)
-    """The longest header block, of a request and of an upstream's answer."""
+    """Maximum size of a header block, in a request and in an upstream's answer."""
     max_event: Size = ByteSize(4 * _MIB)
-    """The longest single event in a stream."""
+    """Maximum size of a single event in a stream."""
     max_answer: Size = ByteSize(64 * _MIB)
-    """The longest answer that does not stream."""
+    """Maximum size of an answer that is not streamed."""
     max_calls: Annotated[int, Field(ge=1)] | None = None
-    """Calls in flight; one more is refused. Without it 20000, or fewer where fewer files may be open."""
+    """Maximum of calls in flight; one more is refused. By default 20000, or fewer if the limit on open files is low."""
 
     request_timeout: PositiveDuration = 60.0
-    """By then a client must have sent its whole request."""
+    """Time in which a client must send its whole request."""
     keep_alive: PositiveDuration = 75.0
-    """How long a client's connection may wait for its next request."""
+    """Time after which a client's idle connection is closed."""
     ping_after: PositiveDuration = 10.0
-    """A streaming client that waits longer for its first token gets comments, so that nothing in between hangs up."""
+    """Time without a first token after which a streaming client gets comments, so that no proxy in between closes the
+    connection."""
     ping_every: PositiveDuration = 15.0
-    """The time between two such comments."""
+    """Time between two of these comments."""
     connect_timeout: PositiveDuration = 5.0
-    """To open a connection to an endpoint, TLS included."""
+    """Timeout for opening a connection to an endpoint, TLS included."""
     drain: Duration = 120.0
-    """How long calls may go on after a signal to stop."""
+    """Time that calls in flight may take to end after a signal to stop."""
     notice: Duration = 10.0
-    """How long of that new ones are still served, where something asks /readyz."""
+    """Part of that time in which new calls are still served, if /readyz is being polled."""
     speed: Annotated[float, Field(ge=0.1, le=100)] = 1.0
-    """For load tests only: so many seconds of the router pass in one of the machine's."""
+    """Seconds of the router's clock in one second of the machine's; for load tests only."""
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
-    """How much to log."""
+    """The least severe level of messages that are logged."""
     access_log: bool = False
     """Log one line per call."""
 
     @property
     def calls(self) -> int:
-        """`max_calls`, or what the limit on open files allows now: a stream takes two sockets."""
+        """`max_calls`, or as many as the current limit on open files allows: a stream takes two sockets."""
         if self.max_calls is not None:
             return self.max_calls
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return MOST_CALLS if files == resource.RLIM_INFINITY else max(1, min(MOST_CALLS, (files - SPARE_FILES) // 2))
+        return MAX_CALLS if files == resource.RLIM_INFINITY else max(1, min(MAX_CALLS, (files - SPARE_FILES) // 2))

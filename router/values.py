@@ -1,6 +1,6 @@
-"""What a single value in endpoints.yaml may be, as types for the models: durations, shares, names, addresses, secrets.
+"""Types for the single values in endpoints.yaml: durations, shares, names, addresses, secrets.
 
-Each says what it expects, in words that go into the message; pydantic's own constraints are worded by `worded`.
+Each type's error message states what is expected; `describe` phrases the errors of pydantic's own constraints.
 """
 
 import math
@@ -21,10 +21,11 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
 
 
 def seconds(value: object) -> float | None:
-    """`250ms`, `5s`, `2m`, `1h`, or a number of seconds; None for all else."""
+    """Seconds from `250ms`, `5s`, `2m`, `1h` or a number of seconds; None for anything else."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         number, unit = float(match[1]), match[2]
-        return number / 1000 if unit == "ms" else number * _SECONDS[unit]  # by 1000, not times 0.001: rounded once
+        # Divided by 1000, not multiplied by 0.001, which would round twice.
+        return number / 1000 if unit == "ms" else number * _SECONDS[unit]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -51,7 +52,7 @@ def _tokens(value: object) -> int:
     return found
 
 
-def _not_a_switch(value: object) -> object:
+def _not_a_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
@@ -62,11 +63,12 @@ PositiveDuration = Annotated[float, _duration(zero=False)]
 Hedge = Annotated[float | Literal["auto", "off"], _duration("auto", "off")]
 Signals = Annotated[float | Literal["auto", "off"], _duration("auto", "off", zero=False)]
 Idle = Annotated[float | Literal["auto"], _duration("auto")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_not_a_switch)]
-Share = Annotated[float, Field(ge=0, le=10), BeforeValidator(_not_a_switch)]  # 10 catches a percentage written as 20
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_not_a_boolean)]
+# At most 10, so that a percentage written as 20 is an error.
+Share = Annotated[float, Field(ge=0, le=10), BeforeValidator(_not_a_boolean)]
 Tokens = Annotated[int, PlainValidator(_tokens)]
-OneOrMore = Annotated[int, Field(ge=1), BeforeValidator(_not_a_switch)]
-ZeroOrMore = Annotated[int, Field(ge=0), BeforeValidator(_not_a_switch)]
+OneOrMore = Annotated[int, Field(ge=1), BeforeValidator(_not_a_boolean)]
+ZeroOrMore = Annotated[int, Field(ge=0), BeforeValidator(_not_a_boolean)]
 
 
 # ---- Texts
@@ -84,14 +86,15 @@ def _matching(pattern: str, expected: str) -> AfterValidator:
 def _address(url: str) -> str:
     match = re.fullmatch(r"(https?)(://(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?(?:/[!$-;=A-~]*)?)", url, re.ASCII | re.I)
     try:
-        parts = urlsplit(url)  # raises where the brackets hold no address, as do the next two
-        if match and parts.port != 0 and (parts.hostname or "").encode("idna"):  # no port; a label empty or too long
+        parts = urlsplit(url)  # raises if the brackets hold no address
+        # `port` raises if it is not a port, `encode` if a label is empty or too long.
+        if match and parts.port != 0 and (parts.hostname or "").encode("idna"):
             return match[1].lower() + match[2].rstrip("/")
     except ValueError:
         pass
     raise ValueError(
-        "expected http:// or https://, a host, maybe a port and a path, and nothing else: "
-        "a key belongs into api_key or headers, and paths are added at its end"
+        "expected http:// or https://, a host, optionally a port and a path, and nothing else: "
+        "a key belongs in api_key or headers, and the router appends the API's paths"
     )
 
 
@@ -115,29 +118,29 @@ HeaderName = Annotated[
     StringConstraints(to_lower=True),
     _matching(
         rf"(?!({_OUR_HEADERS.replace(', ', '|')})$)[a-z0-9!#$%&'*+.^_`|~-]+",
-        f"a header's name, and none of {_OUR_HEADERS}: those are the router's",
+        f"a header name other than {_OUR_HEADERS}: the router sets those",
     ),
 ]
 Affinity = Annotated[
     str,
     StringConstraints(to_lower=True),
-    _matching(r"prefix|off|header:[a-z0-9!#$%&'*+.^_`|~-]+", "prefix, off, or header: and a header's name"),
+    _matching(r"prefix|off|header:[a-z0-9!#$%&'*+.^_`|~-]+", "prefix, off or header:NAME, with the name of a header"),
 ]
 HeaderValue = Annotated[str, StringConstraints(strip_whitespace=True), _matching(r"[\t -~]*", _ONE_LINE)]
 Parameter = Annotated[
     str,
     _matching(
         "(?!(model|stream|messages)$).+",
-        "a parameter, and none of model, stream, messages: those are the endpoint's and the client's own",
+        "a parameter other than model, stream, messages: the endpoint or the client sets those",
     ),
 ]
 
 
-# ---- Mappings, which can't be changed
+# ---- Immutable mappings
 
 
 def _same_names(models: object) -> object:
-    """A list of names is short for a mapping of each to itself."""
+    """Expand a list of names, short for a mapping of each name to itself."""
     names = isinstance(models, list | tuple) and all(isinstance(name, str) for name in models)
     return {name: name for name in models} if names else models  # type: ignore[attr-defined]
 
@@ -150,12 +153,12 @@ ModelNames = Annotated[
 Parameters = Annotated[Mapping[Parameter, Any], AfterValidator(MappingProxyType)]
 
 
-# ---- Words
+# ---- Messages
 
-_WORDS: Mapping[str, str] = {
+_MESSAGES: Mapping[str, str] = {
     "missing": "missing",
-    "string_type": "expected text (a number in quotes)",
-    "string_too_short": "expected a text that is not empty",
+    "string_type": "expected text (put a number in quotes)",
+    "string_too_short": "expected text that is not empty",
     "too_short": "empty; expected at least one",
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "expected a whole number"),
     **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "expected a number"),
@@ -169,9 +172,12 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def worded(error: ErrorDetails, given: str) -> str:
-    """Our words for a validation error. Where a mapping belongs a single value tells nothing, and may be a secret."""
+def describe(error: ErrorDetails, written: str) -> str:
+    """The message for a validation error, with the value as `written` in the file if that helps.
+
+    A single value in place of a mapping or list is not shown: it does not help, and may be a secret.
+    """
     kind = error["type"]
-    message = _WORDS[kind].format(**error.get("ctx", {})) if kind in _WORDS else error["msg"]
-    tells = given and message.startswith("expected") and message not in ("expected a mapping", "expected a list")
-    return f"given {given}; {message}" if tells else message
+    message = _MESSAGES[kind].format(**error.get("ctx", {})) if kind in _MESSAGES else error["msg"]
+    helps = written and message.startswith("expected") and message not in ("expected a mapping", "expected a list")
+    return f"given {written}; {message}" if helps else message

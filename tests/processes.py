@@ -1,6 +1,6 @@
-"""The router and fake endpoints as processes, for the tests of the whole program: each is stopped on every path.
+"""The router and fake endpoints as processes, for tests of the whole program. Each is stopped on every path.
 
-Everything listens on loopback, and what is waited for has a deadline.
+Everything listens on loopback, and every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def await_that(condition: Callable[[], object], within: float = 5.0) -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without what would configure a router or the endpoints of the shipped file."""
+    """The test process's environment, without variables that configure a router or the shipped file's endpoints."""
     ours = ("FIRSTTOKEN_", "ZHIPU_", "FALLBACK_", "VLLM_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
 class Fake:
-    """A fake endpoint, and what it says of itself."""
+    """A fake endpoint as a process, with access to its counters and its control paths."""
 
     def __init__(self, name: str, port: int = 0) -> None:
         self.name = name
@@ -89,7 +89,7 @@ def fake(name: str, port: int = 0) -> Iterator[Fake]:
 
 
 class Router:
-    """`firsttoken serve` on a port that the system chose."""
+    """`firsttoken serve` on a free port."""
 
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         self.log = folder / "router.log"
@@ -105,14 +105,14 @@ class Router:
         self.control = httpx.Client(trust_env=False, timeout=5)
 
     def wait_until_it_serves(self) -> None:
-        await_that(lambda: self.process.poll() is not None or "running on" in self.said, within=20)
-        running = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.said)
-        assert running, f"it did not start:\n{self.said}"
+        await_that(lambda: self.process.poll() is not None or "running on" in self.output, within=20)
+        running = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.output)
+        assert running, f"it did not start:\n{self.output}"
         self.origin = running[1]
         self.control.base_url = httpx.URL(self.origin)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     @property
@@ -133,7 +133,7 @@ class Router:
         return AsyncOpenAI(**{"base_url": f"{self.origin}/v1", "api_key": "a-client-key", "timeout": 10, **more})
 
     def stop(self) -> int:
-        """As a container's runtime stops it; the status that it ended with."""
+        """Stop the process by SIGTERM, as a container runtime does, and return its exit status."""
         self.process.terminate()
         return self.process.wait(timeout=10)
 
@@ -159,7 +159,7 @@ def router(folder: Path, config: Json | None = None, **settings: str) -> Iterato
 
 
 def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """A command that is to end by itself, and soon."""
+    """Run a command that ends by itself, within 20 seconds."""
     return subprocess.run(
         [FIRSTTOKEN, *arguments],
         cwd=folder,
@@ -173,7 +173,7 @@ def run(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedP
 
 
 class Raw:
-    """A client without manners: it asks, and then it reads or leaves as it likes."""
+    """A client on a bare socket that sends one request, and may read or leave at any time."""
 
     def __init__(self, address: tuple[str, int], path: str, body: Json, headers: str = "") -> None:
         text = json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""endpoints.yaml: what is accepted and what it means; what is refused, on which line and in which words."""
+"""endpoints.yaml: valid files and their meaning; invalid ones with the line and message of each problem."""
 
 import json
 import math
@@ -36,12 +36,12 @@ def problems(text: str, **environ: str) -> list[str]:
 
 
 def endpoint(lines: str = "", **environ: str) -> EndpointConfig:
-    """An endpoint that is right, with some more lines."""
+    """The endpoint of a valid file, with more lines."""
     return read(around(lines), **environ).endpoints[0]
 
 
 def refusal(lines: str, **environ: str) -> str:
-    """The one problem of an endpoint whose further lines begin on line 5, without the place that all have."""
+    """The only problem of an endpoint with these lines, which begin on line 5; without file, line and endpoint."""
     (problem,) = problems(around(lines), **environ)
     place = re.fullmatch(r"f\.yaml:5: endpoints\[0\] \(a\)\.(.*)", problem)
     assert place, problem
@@ -49,14 +49,14 @@ def refusal(lines: str, **environ: str) -> str:
 
 
 def around(lines: str) -> str:
-    said = {line.partition(":")[0] for line in dedent(lines).splitlines()}
+    keys = {line.partition(":")[0] for line in dedent(lines).splitlines()}
     parts = {"models": "models: [chat]", "base_url": "base_url: http://h/v1"}
-    kept = [line if key not in said else f"# {key}" for key, line in parts.items()]
+    kept = [line if key not in keys else f"# {key}" for key, line in parts.items()]
     rows = ["- name: a", *(f"  {row}" for row in (*kept, *dedent(lines).strip("\n").splitlines()))]
     return "endpoints:\n" + "\n".join(rows) + "\n"
 
 
-# ---- The files that we ship
+# ---- The shipped files
 
 
 def test_the_shipped_file_needs_no_environment() -> None:
@@ -74,7 +74,7 @@ def test_the_shipped_file_needs_no_environment() -> None:
     assert shipped.source == str(SHIPPED)
 
 
-def test_the_shipped_file_says_what_the_issue_asks_for() -> None:
+def test_the_shipped_file_has_the_required_endpoints() -> None:
     keys = {"ZHIPU_API_KEY": "z", "FALLBACK_API_KEY": "f"}
     others = {"FALLBACK_BASE_URL": "https://o.example/v1", "VLLM_MODEL": "m"}
     zhipu, vllm, fallback, quick, slow = load(SHIPPED, keys | others).enabled
@@ -91,7 +91,7 @@ def test_the_shipped_file_says_what_the_issue_asks_for() -> None:
     assert quick.simulate.rate > slow.simulate.rate
 
 
-def test_the_example_in_the_docs_is_right() -> None:
+def test_the_example_in_the_docs_is_valid() -> None:
     example = re.search(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert example
     read_back = parse(example[1], environ={})
@@ -99,22 +99,22 @@ def test_the_example_in_the_docs_is_right() -> None:
     assert read_back.endpoints[1].policy.hedge == 2.0
 
 
-def test_overrides_have_the_policys_keys_and_say_nothing() -> None:
+def test_overrides_have_the_keys_of_a_policy_and_set_none_by_default() -> None:
     assert Overrides.model_fields.keys() == PolicySettings.model_fields.keys()
     assert set(Overrides().model_dump().values()) == {None}
 
 
-# ---- What it means
+# ---- Meaning
 
 
-def test_an_endpoint_has_sensible_defaults() -> None:
-    plain_one = endpoint()
-    assert plain_one == EndpointConfig(name="a", base_url="http://h/v1", models={"chat": "chat"})
-    assert (plain_one.kind, plain_one.tier, plain_one.weight, plain_one.concurrency) == ("openai", 1, 1.0, None)
-    assert (plain_one.probe.kind, plain_one.probe.interval, plain_one.probe.timeout) == ("auto", 10.0, 5.0)
-    pool = plain_one.pool
+def test_the_defaults_of_an_endpoint() -> None:
+    default = endpoint()
+    assert default == EndpointConfig(name="a", base_url="http://h/v1", models={"chat": "chat"})
+    assert (default.kind, default.tier, default.weight, default.concurrency) == ("openai", 1, 1.0, None)
+    assert (default.probe.kind, default.probe.interval, default.probe.timeout) == ("auto", 10.0, 5.0)
+    pool = default.pool
     assert (pool.min_idle, pool.max, pool.idle, pool.keepalive) == (2, 200, "auto", 60.0)
-    assert (plain_one.policy, plain_one.disabled) == (Overrides(), None)
+    assert (default.policy, default.disabled) == (Overrides(), None)
 
 
 def test_the_defaults_of_a_policy() -> None:
@@ -134,7 +134,7 @@ def test_the_defaults_of_a_policy() -> None:
     }
 
 
-def test_an_endpoints_word_counts_before_the_models_and_that_before_the_defaults() -> None:
+def test_an_endpoints_setting_precedes_the_models_and_that_the_defaults() -> None:
     all_three = read("""
         defaults: {deadline: 1m, hedge: 3s, stall: 7}
         endpoints:
@@ -149,10 +149,10 @@ def test_an_endpoints_word_counts_before_the_models_and_that_before_the_defaults
     assert all_three.policy("chat", a) == PolicySettings(deadline=30.0, hedge="off", stall=7.0, patience=0.25)
     assert all_three.policy("chat", b) == PolicySettings(deadline=30.0, hedge=1.0, stall=7.0, patience=0.25)
     assert all_three.policy("other", a) == PolicySettings(deadline=60.0, hedge="off", stall=7.0)
-    assert all_three.policy("nobody knows", b) == PolicySettings(deadline=60.0, hedge=3.0, stall=7.0)
+    assert all_three.policy("unknown", b) == PolicySettings(deadline=60.0, hedge=3.0, stall=7.0)
 
 
-def test_a_zero_is_a_word_too() -> None:
+def test_zero_is_a_setting_of_its_own() -> None:
     zeros = read("""
         endpoints: [{name: a, base_url: http://h, models: [chat], hedge: 0, hedge_budget: 0, retry_budget: 0}]
     """)
@@ -165,7 +165,7 @@ def test_models_may_be_a_mapping_or_a_list_of_names() -> None:
     assert endpoint("models: [chat, embed]").models == {"chat": "chat", "embed": "embed"}
 
 
-def test_a_key_without_a_value_is_not_said() -> None:
+def test_a_key_without_a_value_counts_as_absent() -> None:
     empty = read("""
         defaults:
         endpoints:
@@ -184,7 +184,7 @@ def test_a_key_without_a_value_is_not_said() -> None:
     assert (empty.defaults, empty.models, empty.keys) == (PolicySettings(), {}, ())
 
 
-def test_values_are_read_as_yaml_1_2_has_them() -> None:
+def test_values_are_read_by_the_rules_of_yaml_1_2() -> None:
     listed = "a: off, b: yes, c: 1:30, d: 2026-01-01, e: 1_0, f: 010, g: true, h: 1e3, i: ~"
     values = endpoint(f"params: {{default: {{{listed}}}}}")
     assert values.params.default == {
@@ -210,7 +210,7 @@ def test_anchors_and_merges_work_and_own_keys_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("written", "expected"),
     [
         ("https://api.example.com/v1/", "https://api.example.com/v1"),
         ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
@@ -219,24 +219,24 @@ def test_anchors_and_merges_work_and_own_keys_win() -> None:
         ("http://gpu_1:8000/a/b", "http://gpu_1:8000/a/b"),
     ],
 )
-def test_a_base_url_loses_its_trailing_slash_only(written: str, meant: str) -> None:
-    assert endpoint(f"base_url: '{written}'").base_url == meant
+def test_only_trailing_slashes_are_removed_from_a_base_url(written: str, expected: str) -> None:
+    assert endpoint(f"base_url: '{written}'").base_url == expected
 
 
-def test_a_simulated_endpoint_has_a_pace_and_no_address() -> None:
+def test_a_simulated_endpoint_has_a_rate_and_no_address() -> None:
     simulated = read("endpoints: [{name: s, kind: simulated, models: [chat], simulate: {first_token: 20ms, rate: 5}}]")
     assert simulated.endpoints[0].simulate == Simulate(first_token=0.02, rate=5.0)
     assert simulated.endpoints[0].base_url is None
 
 
-def test_authorization_may_be_a_header_of_its_own() -> None:
+def test_authorization_can_be_a_configured_header() -> None:
     headers = endpoint("headers: {Authorization: Token abc, x-y: ' 1 '}").headers
     assert headers == {"authorization": "Token abc", "x-y": "1"}
 
 
-def test_it_wins_over_the_key_in_probes_as_in_calls() -> None:
-    told = endpoint("api_key: k\nheaders: {Authorization: Token abc}")
-    assert asking.headers(told)["authorization"] == "Token abc"
+def test_a_configured_authorization_replaces_the_key_in_probes_too() -> None:
+    both = endpoint("api_key: k\nheaders: {Authorization: Token abc}")
+    assert asking.headers(both)["authorization"] == "Token abc"
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_milliseconds_are_rounded_once(number: int) -> None:
 
 @settings(deadline=None)
 @given(st.text() | st.booleans() | st.lists(st.integers()) | st.integers() | st.floats() | st.none())
-def test_whatever_is_written_it_is_a_duration_or_refused(value: object) -> None:
+def test_any_value_is_read_as_a_duration_or_refused(value: object) -> None:
     try:
         duration = TypeAdapter(values.Duration).validate_python(value)
     except ValidationError:
@@ -278,7 +278,7 @@ A_DURATION = "expected a duration such as 250ms, 5s, 2m or a number of seconds"
 
 
 @pytest.mark.parametrize("written", ["-1", "-1s", "5 parsecs", "1m30s", "5S", "٣s", ".inf", ".nan", "true"])
-def test_what_is_no_duration_is_refused(written: str) -> None:
+def test_an_invalid_duration_is_refused(written: str) -> None:
     (refused,) = problems(around(f"hedge: {written}"))
     assert re.match(rf"f.yaml:5: .*\.hedge: given '?{re.escape(written)}'?; expected auto, off or a duration", refused)
 
@@ -289,7 +289,7 @@ def test_some_durations_cannot_be_zero(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["probe.interval", "probe.timeout", "pool.keepalive"])
-def test_nor_can_these(key: str) -> None:
+def test_durations_in_sections_cannot_be_zero(key: str) -> None:
     section, _, inner = key.partition(".")
     assert refusal(f"{section}: {{{inner}: 0}}") == f"{key}: given 0; {A_DURATION}, more than 0"
 
@@ -307,7 +307,7 @@ def test_patience_and_idle_and_a_simulated_first_token_may_be_zero() -> None:
 
 
 def test_references_are_replaced_in_any_text() -> None:
-    said = endpoint(
+    read_back = endpoint(
         """
         base_url: ${HOST:-http://x}/v1
         models: {"${CLIENT}": "a-${M}-${M}"}
@@ -315,24 +315,30 @@ def test_references_are_replaced_in_any_text() -> None:
         """,
         CLIENT="chat", M="7b", WHO="me",
     )  # fmt: skip
-    assert (said.base_url, said.models, said.headers) == ("http://x/v1", {"chat": "a-7b-7b"}, {"x-who": "me"})
+    assert (read_back.base_url, read_back.models, read_back.headers) == (
+        "http://x/v1",
+        {"chat": "a-7b-7b"},
+        {"x-who": "me"},
+    )
 
 
 def test_a_default_is_for_unset_and_for_empty_variables() -> None:
     assert [endpoint("tier: ${T:-3}", **environ).tier for environ in ({}, {"T": ""}, {"T": "4"})] == [3, 3, 4]
 
 
-def test_two_dollars_escape() -> None:
+def test_a_doubled_dollar_escapes_a_reference() -> None:
     assert endpoint("models: {chat: '$${HOME} $$ $x'}").models == {"chat": "${HOME} $$ $x"}
 
 
-@pytest.mark.parametrize(("key", "value", "meant"), [("tier", "2", 2), ("weight", "0.5", 0.5), ("stall", "5m", 300.0)])
-def test_a_reference_becomes_what_its_key_wants(key: str, value: str, meant: float) -> None:
-    said = endpoint(f"{key}: ${{X}}", X=value)
-    assert getattr(said.policy if key == "stall" else said, key) == meant
+@pytest.mark.parametrize(
+    ("key", "value", "expected"), [("tier", "2", 2), ("weight", "0.5", 0.5), ("stall", "5m", 300.0)]
+)
+def test_a_reference_gets_the_type_of_its_key(key: str, value: str, expected: float) -> None:
+    read_back = endpoint(f"{key}: ${{X}}", X=value)
+    assert getattr(read_back.policy if key == "stall" else read_back, key) == expected
 
 
-def test_a_parameter_that_is_a_reference_is_read_as_if_its_value_stood_there() -> None:
+def test_a_parameter_that_is_an_unquoted_reference_gets_its_values_type() -> None:
     params = endpoint("params: {force: {a: '${N}'}}\nweight: ${W:-2}", N="5").params
     assert params.force == {"a": "5"}
     lines = "params:\n  force:\n    a: ${N}\n    b: ${B}\n    c: ${S}\n    d: x${N}\n    e: ${E}"
@@ -340,7 +346,7 @@ def test_a_parameter_that_is_a_reference_is_read_as_if_its_value_stood_there() -
     assert block.params.force == {"a": 5, "b": True, "c": "[1]", "d": "x5", "e": None}
 
 
-def test_a_value_cannot_add_structure() -> None:
+def test_the_value_of_a_variable_cannot_add_structure() -> None:
     hostile = "x\n    tier: 9\n  - {name: b}"
     assert endpoint("params: {default: {stop: '${S}'}}", S=hostile).params.default == {"stop": hostile}
     assert endpoint("params:\n  default:\n    stop: ${S}", S="{a: 1}").params.default == {"stop": "{a: 1}"}
@@ -356,16 +362,16 @@ def test_an_endpoint_whose_key_is_not_set_is_disabled() -> None:
     assert read(around("api_key: ${K}")).enabled == ()
 
 
-def test_an_endpoint_with_its_key_or_an_optional_one_is_enabled() -> None:
-    for key, meant in [("${K}", SecretStr("sk")), ("${L:-}", None), ("''", None), ("sk", SecretStr("sk"))]:
-        said = endpoint(f"api_key: {key}", K="sk")
-        assert (said.api_key, said.disabled) == (meant, None)
+def test_an_endpoint_with_a_key_or_an_optional_one_is_enabled() -> None:
+    for key, expected in [("${K}", SecretStr("sk")), ("${L:-}", None), ("''", None), ("sk", SecretStr("sk"))]:
+        read_back = endpoint(f"api_key: {key}", K="sk")
+        assert (read_back.api_key, read_back.disabled) == (expected, None)
 
 
-SET_IT = "set it, or give it a default: ${NAME:-default}"
+SET_IT = "set it, or write a default: ${NAME:-default}"
 
 
-def test_elsewhere_a_variable_that_is_not_set_is_the_only_problem_of_its_value() -> None:
+def test_an_unset_variable_elsewhere_is_the_only_problem_of_its_value() -> None:
     assert refusal("tier: ${T}") == f"tier: T is not set; {SET_IT}"
     assert refusal("base_url: http://${H}/") == f"base_url: H is not set; {SET_IT}"
     assert refusal("models: ['${M}']") == f"models[0]: M is not set; {SET_IT}"
@@ -376,13 +382,13 @@ def test_elsewhere_a_variable_that_is_not_set_is_the_only_problem_of_its_value()
 
 
 @pytest.mark.parametrize("written", ["${", "${a b}", "${1}", "${A:-${B}}", "${A-b}", "${A"])
-def test_what_only_looks_like_a_reference_is_refused(written: str) -> None:
+def test_a_malformed_reference_is_refused(written: str) -> None:
     assert refusal(f"models: {{chat: '{written}'}}") == (
-        "models.chat: a ${ that is neither ${NAME} nor ${NAME:-default}; write $${ for a plain ${"
+        "models.chat: a ${ that is neither ${NAME} nor ${NAME:-default}; write $${ for a literal ${"
     )
 
 
-def test_client_keys_that_are_empty_are_dropped_but_one_that_should_be_set_is_missed() -> None:
+def test_empty_client_keys_are_dropped_but_an_unset_variable_is_an_error() -> None:
     keys = around("") + "keys: ['${A:-}', '', a, '${B}']"
     assert read(keys, B="b").keys == (SecretStr("a"), SecretStr("b"))
     assert problems(keys, B="") == [f"f.yaml:5: keys[3]: B is empty; {SET_IT}"]
@@ -426,7 +432,7 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
         "f.yaml:14: endpoints[1] (zhipu-flash).name: already the name of endpoints[0]",
         "f.yaml:14: endpoints[1] (zhipu-flash).base_url: missing; an endpoint of kind openai needs it, "
         "as in https://api.example.com/v1",
-        "f.yaml:15: endpoints[1] (zhipu-flash).models.chat: given 4; expected text (a number in quotes)",
+        "f.yaml:15: endpoints[1] (zhipu-flash).models.chat: given 4; expected text (put a number in quotes)",
         "f.yaml:17: models.chta: no endpoint serves this model; did you mean 'chat'?",
         "f.yaml:17: models.chta.hedge: given 'never'; expected auto, off or "
         + A_DURATION.removeprefix("expected ")
@@ -436,16 +442,16 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
 
 
 A_URL = (
-    "expected http:// or https://, a host, maybe a port and a path, and nothing else: "
-    "a key belongs into api_key or headers, and paths are added at its end"
+    "expected http:// or https://, a host, optionally a port and a path, and nothing else: "
+    "a key belongs in api_key or headers, and the router appends the API's paths"
 )
-TEXT = "expected text (a number in quotes)"
+TEXT = "expected text (put a number in quotes)"
 ONE_LINE = "expected one line of printable ASCII"
 A_HEADER = (
-    "expected a header's name, and none of host, content-length, transfer-encoding, accept-encoding, expect, "
-    "connection, keep-alive, proxy-connection, te, trailer, upgrade: those are the router's"
+    "expected a header name other than host, content-length, transfer-encoding, accept-encoding, expect, "
+    "connection, keep-alive, proxy-connection, te, trailer, upgrade: the router sets those"
 )
-A_PARAMETER = "expected a parameter, and none of model, stream, messages: those are the endpoint's and the client's own"
+A_PARAMETER = "expected a parameter other than model, stream, messages: the endpoint or the client sets those"
 HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "accept-encoding", "expect", "upgrade"]
 
 
@@ -462,13 +468,13 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         ("tier: true", "tier: given true; expected a number"),
         ("tier: one", "tier: given 'one'; expected a whole number"),
         ("tier: [1]", "tier: expected a whole number"),
-        (f"tier: {'9' * 500}", "tier: not a number that can be used"),
-        ("tier: !!int hush", "tier: not a number that can be used"),
+        (f"tier: {'9' * 500}", "tier: not a usable number"),
+        ("tier: !!int hush", "tier: not a usable number"),
         ("concurrency: 0", "concurrency: given 0; expected a number, 1 or more"),
         ("weight: 0", "weight: given 0; expected a number, more than 0"),
         ("weight: .inf", "weight: given '.inf'; expected a number"),
         ("weight: {}", "weight: expected a number"),
-        ("hedge: 1e999", "hedge: not a number that can be used"),
+        ("hedge: 1e999", "hedge: not a usable number"),
         ("hedge_budget: -0.1", "hedge_budget: given -0.1; expected a number, 0 or more"),
         ("retry_budget: 20", "retry_budget: given 20; expected a number, 10 or less"),
         ("pool: {min_idle: -1}", "pool.min_idle: given -1; expected a number, 0 or more"),
@@ -476,13 +482,13 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         ("pool: {idle: of}", f"pool.idle: given 'of'; expected auto or {A_DURATION[9:]}, 0 or more"),
         ("pool: 3", "pool: expected a mapping"),
         ("probe: off", "probe: expected a mapping"),
-        ("simulate: {rate: 1}", "simulate: only an endpoint of kind simulated has it"),
-        ("signals: 2s", "signals: only endpoints of kind vllm or sglang tell their load"),
+        ("simulate: {rate: 1}", "simulate: only endpoints of kind simulated have it"),
+        ("signals: 2s", "signals: only endpoints of kind vllm or sglang report their load"),
         ("models: {}", "models: empty; expected at least one"),
         ("models: []", "models: empty; expected at least one"),
         ("models: chat", "models: expected a mapping"),
         ("models: [1]", "models: expected a mapping"),
-        ("models: {x: ''}", "models.x: given ''; expected a text that is not empty"),
+        ("models: {x: ''}", "models.x: given ''; expected text that is not empty"),
         ("models: {x: }", f"models.x: {TEXT}"),
         ("models: {1: x}", None),
         ("base_url: 5", f"base_url: {TEXT}"),
@@ -506,9 +512,9 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         ("params: {drop: [a, messages]}", f"params.drop[1]: given 'messages'; {A_PARAMETER}"),
         ("params: {drop: stop}", "params.drop: expected a list"),
         ("params: {default: [x]}", "params.default: expected a mapping"),
-        ("params: {default: {x: !!binary aGk=}}", "params.default.x: has a YAML tag that is not understood here"),
-        ("params: {default: {x: !!set {a}}}", "params.default.x: has a YAML tag that is not understood here"),
-        ("params: {default: {x: 1, x: 2}}", "params.default.x: stands twice; first on line 5"),
+        ("params: {default: {x: !!binary aGk=}}", "params.default.x: has a YAML tag that is not supported"),
+        ("params: {default: {x: !!set {a}}}", "params.default.x: has a YAML tag that is not supported"),
+        ("params: {default: {x: 1, x: 2}}", "params.default.x: duplicate key; first on line 5"),
     ],
 )  # fmt: skip
 def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
@@ -518,14 +524,14 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
         assert found == [f"f.yaml:5: endpoints[0] (a).{refused}"]
 
 
-def test_refusals_that_need_more_words() -> None:
+def test_keys_in_the_wrong_place_are_refused() -> None:
     known = (
         "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
         "params, pool, prefill, probe, retry_budget, signals, simulate, stall, tier, weight"
     )
     for stray in ("zzz", "disabled"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
-    of_a_model = "unknown key here; it belongs into 'defaults', or to a model under 'models'"
+    of_a_model = "unknown key here; it belongs in 'defaults' or to a model under 'models'"
     for stray in ("affinity", "affinity_margin", "patience", "queue", "queue_wait", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: {of_a_model}"
     of_an_endpoint = "unknown key here; it belongs to an endpoint, under 'endpoints'"
@@ -537,25 +543,25 @@ def test_refusals_that_need_more_words() -> None:
         "f.yaml:5: endpoints[0] (a).models: has a key that is not text; put it in quotes"
     ]
     assert problems(around("params: {default: {<<: 3}}")) == [
-        "f.yaml:5: endpoints[0] (a).params.default: << takes a mapping, or a list of them"
+        "f.yaml:5: endpoints[0] (a).params.default: << expects a mapping or a list of mappings"
     ]
 
 
-@pytest.mark.parametrize("said", ["off", "prefix", "header:X-Session-Id"])
-def test_affinity_is_the_models_and_names_a_header_whatever_its_case(said: str) -> None:
-    config = read(around("") + f"models: {{chat: {{affinity: {said}, affinity_margin: 2s}}}}\n")
+@pytest.mark.parametrize("written", ["off", "prefix", "header:X-Session-Id"])
+def test_affinity_is_a_setting_of_models_and_ignores_case(written: str) -> None:
+    config = read(around("") + f"models: {{chat: {{affinity: {written}, affinity_margin: 2s}}}}\n")
     policy = config.policy("chat", config.endpoints[0])
-    assert (policy.affinity, policy.affinity_margin) == (said.lower(), 2.0)
+    assert (policy.affinity, policy.affinity_margin) == (written.lower(), 2.0)
 
 
-@pytest.mark.parametrize("said", ["session", "'header:'", "header:a b", "'header: x'", "on"])
-def test_affinity_is_nothing_else(said: str) -> None:
-    (problem,) = problems(around("") + f"defaults: {{affinity: {said}}}\n")
-    assert problem.endswith("expected prefix, off, or header: and a header's name")
+@pytest.mark.parametrize("written", ["session", "'header:'", "header:a b", "'header: x'", "on"])
+def test_any_other_affinity_is_refused(written: str) -> None:
+    (problem,) = problems(around("") + f"defaults: {{affinity: {written}}}\n")
+    assert problem.endswith("expected prefix, off or header:NAME, with the name of a header")
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b", "", "x" * 65, "a\tb", "é"])
-def test_a_name_must_fit_into_a_header(name: str) -> None:
+def test_a_name_must_be_valid_in_a_header(name: str) -> None:
     written = json.dumps(name, ensure_ascii=False)
     (problem,) = problems(f"endpoints: [{{name: {written}, base_url: http://h, models: [c]}}]")
     assert problem.startswith("f.yaml:1: endpoints[0].name: ")
@@ -572,7 +578,7 @@ def test_an_endpoint_needs_a_name_and_models() -> None:
     ]
 
 
-def test_a_simulated_endpoint_has_nothing_that_a_server_has() -> None:
+def test_a_simulated_endpoint_cannot_have_an_address_key_or_headers() -> None:
     simulated = """\
         endpoints:
           - name: s
@@ -588,18 +594,18 @@ def test_a_simulated_endpoint_has_nothing_that_a_server_has() -> None:
     ]
 
 
-def test_a_policy_for_a_model_that_nobody_serves_is_refused() -> None:
+def test_a_policy_for_a_model_that_is_not_served_is_refused() -> None:
     assert problems(around("models: {chat: x, embed: y}") + "models:\n  chatt: {}\n  zzzzz: {}\n") == [
         "f.yaml:7: models.chatt: no endpoint serves this model; did you mean 'chat'?",
         "f.yaml:8: models.zzzzz: no endpoint serves this model; served: chat, embed",
     ]
     assert problems(around("") + "models:\n  chat: {tier: 2}\n  chat: 3\n") == [
         "f.yaml:6: models.chat.tier: unknown key here; it belongs to an endpoint, under 'endpoints'",
-        "f.yaml:7: models.chat: stands twice; first on line 6",
+        "f.yaml:7: models.chat: duplicate key; first on line 6",
     ]
 
 
-def test_a_disabled_endpoint_still_serves_its_models_names() -> None:
+def test_the_models_of_a_disabled_endpoint_can_have_a_policy() -> None:
     assert read(around("api_key: ${K}") + "models: {chat: {hedge: off}}").models == {"chat": Overrides(hedge="off")}
 
 
@@ -626,25 +632,25 @@ def test_a_disabled_endpoint_still_serves_its_models_names() -> None:
         ("a: 1\n---\nb: 2", "2: not valid YAML: but found another document expected a single document in the stream"),
         ("a: *hush", "1: not valid YAML: found undefined alias"),
         ("a: !hush!b c", "1: not valid YAML: found undefined tag handle while parsing a node"),
-        ("a: 1\nb: \x07", "2: not valid YAML: a control character"),
-        ("[" * 5000, "1: not valid YAML: nested too deeply, or an anchor inside itself"),
-        ("a: &a [*a]", "1: not valid YAML: nested too deeply, or an anchor inside itself"),
+        ("a: 1\nb: \x07", "2: not valid YAML: contains a control character"),
+        ("[" * 5000, "1: not valid YAML: nested too deeply, or an anchor that contains itself"),
+        ("a: &a [*a]", "1: not valid YAML: nested too deeply, or an anchor that contains itself"),
     ],
 )
-def test_a_whole_file_is_refused(text: str, refused: str) -> None:
+def test_an_unusable_file_is_refused(text: str, refused: str) -> None:
     assert f"f.yaml:{refused}" in problems(text)
 
 
-def test_aliases_of_aliases_do_not_eat_the_memory() -> None:
+def test_aliases_of_aliases_do_not_exhaust_the_memory() -> None:
     levels = ["a0: &a0 [x, x]"] + [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)]
     (problem,) = problems("\n".join(levels))
-    assert problem.endswith("not valid YAML: too large, with its aliases followed")
+    assert problem.endswith("not valid YAML: too large after its aliases are expanded")
     merges = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
     (problem,) = problems("\n".join(merges))
-    assert problem.endswith("not valid YAML: too large, with its aliases followed")
+    assert problem.endswith("not valid YAML: too large after its aliases are expanded")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^no/such\.yaml: cannot be read: No such file or directory$"):
         load("no/such.yaml", {})
     latin = tmp_path / "latin.yaml"
@@ -670,7 +676,7 @@ VALUES = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6), st.lists(VALUES, max_size=3) | VALUES)
-def test_whatever_stands_in_a_file_it_is_read_or_refused(top: dict[str, Any], endpoints: Any) -> None:
+def test_any_values_in_a_file_are_read_or_refused(top: dict[str, Any], endpoints: Any) -> None:
     text = yaml.safe_dump(top | {"endpoints": endpoints})
     found: tuple[str, ...] = ()
     try:
@@ -682,7 +688,7 @@ def test_whatever_stands_in_a_file_it_is_read_or_refused(top: dict[str, Any], en
 
 @settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!<>|'\"${}#\n\t ,0.~%@`", max_size=60))
-def test_whatever_a_text_is_it_is_read_or_refused(text: str) -> None:
+def test_any_text_is_read_or_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^<text>:\d+: "):
         parse(text, environ={})
 
@@ -690,7 +696,7 @@ def test_whatever_a_text_is_it_is_read_or_refused(text: str) -> None:
 # ---- Secrets
 
 
-def test_no_secret_is_in_a_refusal_wherever_it_was_put() -> None:
+def test_no_message_contains_a_secret_wherever_it_stands() -> None:
     text = "\n".join(problems("""
         defaults: {hedge: "${SECRET}"}
         endpoints:
@@ -707,7 +713,7 @@ def test_no_secret_is_in_a_refusal_wherever_it_was_put() -> None:
         assert shown in text
 
 
-def test_no_secret_is_in_a_repr_or_in_a_models_own_error() -> None:
+def test_no_repr_and_no_validation_error_contains_a_secret() -> None:
     secrets = read(around("api_key: hush\nheaders: {x: hush}") + "keys: [hush]")
     for shown in (repr(secrets), str(secrets), repr(secrets.endpoints[0]), str(secrets.endpoints), str(secrets.keys)):
         assert "hush" not in shown
@@ -716,7 +722,7 @@ def test_no_secret_is_in_a_repr_or_in_a_models_own_error() -> None:
     assert "hush" not in str(error.value)
 
 
-def test_a_refusal_drags_no_secret_along_in_its_traceback() -> None:
+def test_the_traceback_of_a_refusal_contains_no_secret() -> None:
     for text in ("api_key: hush\nx: [", "endpoints: hush\nkeys: hush"):
         with pytest.raises(ConfigError) as error:
             read(text)
@@ -724,10 +730,10 @@ def test_a_refusal_drags_no_secret_along_in_its_traceback() -> None:
         assert error.value.__context__ is None or error.value.__suppress_context__
 
 
-# ---- Configurations do not change
+# ---- Configurations are immutable
 
 
-def test_nothing_in_a_configuration_can_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     frozen = read(around("params: {default: {a: 1}}\nheaders: {x: y}") + "models: {chat: {hedge: off}}")
     one = frozen.endpoints[0]
     with pytest.raises(ValidationError):
@@ -739,7 +745,7 @@ def test_nothing_in_a_configuration_can_be_changed() -> None:
             mapping["new"] = 1  # type: ignore[index]
 
 
-def test_models_can_be_built_without_a_file() -> None:
+def test_a_configuration_can_be_built_without_a_file() -> None:
     built = EndpointConfig(
         name="a", base_url="http://h/", models={"c": "c"}, policy=Overrides(hedge=2.0), params=Params(drop=("x",))
     )
@@ -754,7 +760,7 @@ def test_models_can_be_built_without_a_file() -> None:
 # ---- The process's settings
 
 
-def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_defaults_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"FIRSTTOKEN_{name.upper()}", raising=False)
     assert Settings().model_dump() == {
@@ -766,15 +772,17 @@ def test_the_settings_have_these_defaults(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "written", "meant"),
+    ("name", "written", "expected"),
     [("port", "0", 0), ("port", "tcp://10.0.0.1:8080", 8080), ("max_body", "1MiB", 2**20), ("max_header", "100", 100),
      ("drain", "2m", 120.0), ("drain", "0", 0.0), ("ping_after", "250ms", 0.25), ("keep_alive", "7.5", 7.5),
      ("log_level", "DEBUG", "debug"), ("allow_open", "1", True),
      ("config", "/etc/e.yaml", Path("/etc/e.yaml")), ("config", "", None)],
 )  # fmt: skip
-def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch, name: str, written: str, meant: object) -> None:
+def test_settings_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, written: str, expected: object
+) -> None:
     monkeypatch.setenv(f"FIRSTTOKEN_{name.upper()}", written)
-    assert getattr(Settings(), name) == meant
+    assert getattr(Settings(), name) == expected
 
 
 @pytest.mark.parametrize(
@@ -788,7 +796,7 @@ def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, 
         Settings()
 
 
-def test_an_argument_counts_before_the_environment_and_every_setting_is_explained(
+def test_an_argument_precedes_the_environment_and_every_setting_has_a_description(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FIRSTTOKEN_PORT", "1")
@@ -801,7 +809,9 @@ def test_an_argument_counts_before_the_environment_and_every_setting_is_explaine
 @pytest.mark.parametrize(
     ("files", "calls"), [(20_000, 9_750), (1_024, 262), (256, 1), (1_048_576, 20_000), (resource.RLIM_INFINITY, 20_000)]
 )
-def test_calls_are_as_many_as_open_files_allow(monkeypatch: pytest.MonkeyPatch, files: int, calls: int) -> None:
+def test_the_default_limit_of_calls_follows_the_limit_on_open_files(
+    monkeypatch: pytest.MonkeyPatch, files: int, calls: int
+) -> None:
     monkeypatch.delenv("FIRSTTOKEN_MAX_CALLS", raising=False)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert Settings().calls == calls

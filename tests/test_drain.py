@@ -34,7 +34,7 @@ def post(client: httpx.Client, model: str) -> httpx.Response:
 
 
 def ends_cleanly(running: Router) -> bool:
-    return running.process.wait(timeout=10) == 0 and "Traceback" not in running.said and "ERROR" not in running.said
+    return running.process.wait(timeout=10) == 0 and "Traceback" not in running.output and "ERROR" not in running.output
 
 
 def refuses_connections(running: Router) -> bool:
@@ -55,7 +55,7 @@ def test_it_is_not_ready_at_once_while_an_open_stream_goes_on_to_its_end(tmp_pat
         assert running.control.get("/healthz").status_code == 200
         alpha.go()
         assert text_of(first + list(stream)) == TEXT
-        assert "stopping: 1 calls open, up to 120 s" in running.said
+        assert "stopping: 1 calls open, up to 120 s" in running.output
 
 
 def test_it_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
@@ -73,7 +73,7 @@ def test_it_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
         assert text_of(first + list(stream)) == TEXT
         assert ends_cleanly(running)
         assert refuses_connections(running)
-        assert "stopped: 0 calls were ended" in running.said
+        assert "stopped: 0 calls were ended" in running.output
 
 
 def test_a_new_call_is_told_to_come_back_elsewhere(tmp_path: Path, alpha: Fake) -> None:
@@ -141,7 +141,7 @@ def test_at_the_limit_each_client_is_told(tmp_path: Path, alpha: Fake) -> None:
             assert raw.socket.recv(1) == b""
             raw.leave()
         assert ends_cleanly(running)
-        assert "stopped: 3 calls were ended" in running.said
+        assert "stopped: 3 calls were ended" in running.output
         await_that(lambda: alpha.live == 0, within=1)
     assert [error.code for error in told] == ["stopping"]
 

@@ -479,8 +479,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, endpoint: Fake) -> Iterator
     limits = {"FIRSTTOKEN_MAX_BODY": str(BODY), "FIRSTTOKEN_REQUEST_TIMEOUT": "1s", "FIRSTTOKEN_KEEP_ALIVE": "2s"}
     with router(tmp_path_factory.mktemp("hostile"), {"endpoints": [told]}, **limits) as running:
         yield running
-    assert "Traceback" not in running.said
-    assert "ERROR" not in running.said
+    assert "Traceback" not in running.output
+    assert "ERROR" not in running.output
 
 
 def memory(of: Router, what: str = "VmRSS") -> int:

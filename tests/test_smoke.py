@@ -462,9 +462,9 @@ def test_a_call_whose_client_left_while_queued_is_never_sent(shared: Router, alp
     try:
         await_that(lambda: alpha.live == 1)
         second = Raw(shared.address, CHAT, {"model": "narrow", **STREAM})
-        await_that(lambda: state("models", "model")["in_line"] == 1)
+        await_that(lambda: state("models", "model")["queued"] == 1)
         second.leave()
-        await_that(lambda: state("models", "model")["in_line"] == 0, within=1)
+        await_that(lambda: state("models", "model")["queued"] == 0, within=1)
     finally:
         first.leave()
         if second is not None:
@@ -625,11 +625,11 @@ def test_node_raises_when_a_stream_breaks(node: Json, flow: str) -> None:
 
 def test_the_shipped_file_streams_at_once_without_keys(tmp_path: Path) -> None:
     with router(tmp_path) as running:
-        said = running.said
+        said = running.output
         assert "zhipu-flash: disabled: ZHIPU_API_KEY is not set" in said
         assert "fallback: disabled: FALLBACK_API_KEY is not set" in said
-        assert "simulated-quick: SIMULATED" in said
-        assert "simulated-slow: SIMULATED" in said
+        assert "simulated-quick: simulated, calls no model" in said
+        assert "simulated-slow: simulated, calls no model" in said
         body = {"model": "chat", "messages": HI, "stream": True}
         began = time.monotonic()
         with running.control.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -742,7 +742,7 @@ def test_client_keys_are_required_and_not_passed_on(tmp_path: Path, alpha: Fake)
             assert sdk.chat.completions.create(model="chat", messages=HI).choices[0].message.content == TEXT
             assert [model.id for model in sdk.models.list()] == ["chat"]
         assert "the-right-key" not in json.dumps(alpha.stats()["last"])
-        assert "the-right-key" not in running.said
+        assert "the-right-key" not in running.output
 
 
 # ---- Stopping
@@ -753,7 +753,7 @@ def test_a_stop_with_nothing_to_wait_for_is_quick_and_clean(tmp_path: Path, alph
     with router(tmp_path, {"endpoints": [entry(alpha, {"chat": "quick"})]}) as running:
         running.process.send_signal(how)
         assert running.process.wait(timeout=5) == 0
-        assert "Traceback" not in running.said
+        assert "Traceback" not in running.output
 
 
 # ---- An endpoint dies
@@ -829,5 +829,5 @@ def test_nothing_is_left_running_open_or_counted(shared: Router, alpha: Fake, be
         assert set(shared.metric(name).values()) == {0}
     busy = {labels: value for labels, value in shared.metric("firsttoken_pool_connections").items() if "busy" in labels}
     assert set(busy.values()) == {0}
-    assert "Traceback" not in shared.said
-    assert "ERROR" not in shared.said
+    assert "Traceback" not in shared.output
+    assert "ERROR" not in shared.output

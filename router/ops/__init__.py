@@ -1,1 +1,1 @@
-"""What runs beside requests: probes, metrics, logs, and the pages for operators."""
+"""Operations beside the calls: probes, server signals, metrics, logs, and the pages for operators."""

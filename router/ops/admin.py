@@ -1,4 +1,4 @@
-"""What operators and their machines ask: is it alive, is it ready, what does it count, what does it know."""
+"""The routes for operators and their tools: liveness, readiness, metrics, endpoint state and explanations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
 from router.core.explain.explanation import explain
 from router.errors import BadRequest, not_served
-from router.ops.metrics import EVER, NOW, Metrics, PoolState
+from router.ops.metrics import POOL_COUNTERS, POOL_GAUGES, Metrics, PoolState
 
-MOST_DIGITS = 9  # of a prompt's size
+MAX_SIZE_DIGITS = 9  # of a prompt's size in tokens
 
 Authorize = Callable[[Request], None]
 
 
 class Admin:
-    """`authorize` raises where keys are set and the request has none of them; /healthz and /readyz are open to all."""
+    """`authorize` raises if client keys are configured and the request has none of them.
+
+    /healthz and /readyz need no key.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Admin:
     ) -> None:
         self._table, self._pools, self._metrics, self._now, self._authorize = table, pools, metrics, now, authorize
         self._stopping = stopping
-        self.ready_asked = -inf  # when somebody last wanted to know whether we are ready
+        self.ready_asked = -inf  # time of the last request for /readyz
 
     @property
     def routes(self) -> list[Route]:
@@ -51,11 +54,11 @@ class Admin:
         ]
 
     async def healthz(self, _: Request) -> Response:
-        """The process runs."""
+        """Answer 200 while the process runs."""
         return JSONResponse({"status": "ok", "version": __version__})
 
     async def readyz(self, _: Request) -> Response:
-        """There is a model, and every one has an endpoint that is up; and we are to stay."""
+        """Answer 200 if the router has models, each with an endpoint that is up, and is not stopping; else 503."""
         self.ready_asked = self._now()
         if self._stopping():
             return JSONResponse({"status": "stopping"}, status_code=503)
@@ -70,25 +73,26 @@ class Admin:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def endpoints(self, request: Request) -> Response:
-        """Live state, endpoint by endpoint; those that are disabled with the reason."""
+        """The live state of every endpoint; disabled endpoints with the reason; the models and the budgets."""
         self._authorize(request)
         table, now = self._table(), self._now()
         live = [self._state(endpoint, now) for endpoint in table.endpoints]
         disabled = [
-            {"name": told.name, "kind": told.kind, "disabled": told.disabled}
-            for told in table.config.endpoints
-            if told.disabled
+            {"name": config.name, "kind": config.kind, "disabled": config.disabled}
+            for config in table.config.endpoints
+            if config.disabled
         ]
         budgets = {"hedge": round(table.hedges.level(now), 2), "retry": round(table.retries.level(now), 2)}
         return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(), "budgets": budgets})
 
     async def explain(self, request: Request) -> Response:
-        """Where a streaming call for a model would go now, and why."""
+        """Explain where a streaming call for a model would go now, and why."""
         self._authorize(request)
         table, model = self._table(), request.query_params.get("model", "")
         if not model:
             raise BadRequest(
-                f"Name a model: /admin/explain?model=NAME. Served: {', '.join(table.routes) or 'none'}.",
+                f"The parameter 'model' is missing: /admin/explain?model=NAME. "
+                f"Served: {', '.join(table.routes) or 'none'}.",
                 code="missing_model",
                 param="model",
             )
@@ -99,27 +103,27 @@ class Admin:
         return Response(msgspec.json.encode(explanation), media_type="application/json")
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:
-        told = self._table().endpoints[endpoint]
+        config = self._table().endpoints[endpoint]
         load = endpoint.forecast.server_load(now)
         breaker, latency, pool = (
             endpoint.availability.breaker,
             endpoint.forecast.latency("first_token"),
-            self._pools()[told.name],
+            self._pools()[config.name],
         )
         return {
             "name": endpoint.name,
-            "kind": told.kind,
-            "base_url": told.base_url,
+            "kind": config.kind,
+            "base_url": config.base_url,
             "model": endpoint.model,
-            "serves": [name for name, upstream in told.models.items() if upstream == endpoint.model],
-            "tier": told.tier,
+            "serves": [name for name, upstream in config.models.items() if upstream == endpoint.model],
+            "tier": config.tier,
             "weight": endpoint.weight,
             "available": endpoint.availability.allows(now),
             "up": endpoint.availability.health.up,
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
-            "busy_for": _left(endpoint.availability.cooldown.until, now) or 0,
-            "busy_because": endpoint.availability.cooldown.cause.value
+            "cooldown": _left(endpoint.availability.cooldown.until, now) or 0,
+            "cooldown_cause": endpoint.availability.cooldown.cause.value
             if endpoint.availability.cooldown.cause and endpoint.availability.cooldown.until > now
             else None,
             "in_flight": endpoint.availability.in_flight,
@@ -135,7 +139,7 @@ class Admin:
             },
             "server": None if load is None else {**load._asdict(), "hot": load.hot},
             "cost": round(endpoint.forecast.cost(FIRST_TOKEN, now), 4),
-            "pool": {state: getattr(pool, state) for state in (*NOW, *EVER)},
+            "pool": {state: getattr(pool, state) for state in (*POOL_GAUGES, *POOL_COUNTERS)},
         }
 
     def _models(self) -> list[dict[str, Any]]:
@@ -143,24 +147,25 @@ class Admin:
             {
                 "model": route.model,
                 "tiers": [[endpoint.name for endpoint in tier.endpoints] for tier in route.tiers],
-                "in_line": route.queue.waiting,
+                "queued": route.queue.waiting,
             }
             for route in self._table().routes.values()
         ]
 
 
-def _size(said: str | None) -> float | None:
-    """Tokens; None where none were said."""
-    if not said:
+def _size(value: str | None) -> float | None:
+    """The prompt's size in tokens; None if the query has none."""
+    if not value:
         return None
-    if not (said.isascii() and said.isdecimal() and len(said) <= MOST_DIGITS):
+    if not (value.isascii() and value.isdecimal() and len(value) <= MAX_SIZE_DIGITS):
         raise BadRequest(
-            f"'size' must be a whole number of tokens of at most {MOST_DIGITS} digits.",
+            f"'size' must be a whole number of tokens of at most {MAX_SIZE_DIGITS} digits.",
             code="invalid_type",
             param="size",
         )
-    return float(said)
+    return float(value)
 
 
 def _left(until: float | None, now: float) -> float | None:
+    """Seconds until a time, 0 if it has passed; None if it is not set or has no end."""
     return None if until is None or until == inf else round(max(0.0, until - now), 3)

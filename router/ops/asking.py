@@ -1,4 +1,4 @@
-"""What we ask servers by ourselves, beside the calls: with the endpoint's key and headers, to the answer's end."""
+"""The router's own GET requests to servers, with the endpoint's key and headers; used by probes and signals."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import httpx
 from router.config import EndpointConfig
 
 
-def beside(told: EndpointConfig, path: str) -> str:
-    """The URL of what a server has beside its API and not in it."""
-    return f"{(told.base_url or '').removesuffix('/v1')}{path}"
+def beside(config: EndpointConfig, path: str) -> str:
+    """The URL of a path outside the server's API: beside `/v1`, not below it."""
+    return f"{(config.base_url or '').removesuffix('/v1')}{path}"
 
 
-def headers(told: EndpointConfig) -> Mapping[str, str]:
-    """As calls send them: an authorization among the headers, whose names are in lower case, wins over the key."""
-    key = told.api_key
+def headers(config: EndpointConfig) -> Mapping[str, str]:
+    """The headers that calls send too. A configured `authorization` (names are in lower case) replaces the key."""
+    key = config.api_key
     ours = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key.get_secret_value()}"} if key else {})
-    return ours | dict(told.headers)
+    return ours | dict(config.headers)
 
 
-async def get(client: httpx.AsyncClient, url: str, told: EndpointConfig, most: int) -> tuple[httpx.Response, bytes]:
-    """An answer and its body, of which no more is read than a bit over `most` bytes.
+async def get(
+    client: httpx.AsyncClient, url: str, config: EndpointConfig, max_bytes: int
+) -> tuple[httpx.Response, bytes]:
+    """Send a GET request and return the response and its body; reading stops at the first chunk beyond `max_bytes`.
 
-    It is read to its end, so that the connection is good for the next one. Raises httpx.HTTPError; how long it may take
-    is its caller's to say.
+    A shorter body is read to its end, so that the connection can be reused. Raises httpx.HTTPError. The caller sets the
+    timeout.
     """
-    async with client.stream("GET", url, headers=headers(told), timeout=None) as response:
+    async with client.stream("GET", url, headers=headers(config), timeout=None) as response:
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > most:
+            if len(body) > max_bytes:
                 break
         return response, bytes(body)

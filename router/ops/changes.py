@@ -1,11 +1,12 @@
-"""What an operator should read of endpoints, once for each change, old -> new.
+"""Logs the transitions of endpoints, once each, old -> new.
 
-    breaker    closed -> open, open -> closed      half-open is no news: it comes with time
-    busy       available -> busy for longer than LONG; back when it serves a call that began later
-    ours       a key, an account, a name or a path that is not accepted, at the one level that cannot be turned off;
-               back likewise
+    breaker     closed -> open, open -> closed; half-open is not logged: it follows from the time alone
+    cooldown    available -> cooling down, if for longer than LONG; back when a call that began later is served
+    refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct; back likewise.
+                Logged as critical, the one level that no setting turns off
 
-A sink of records, which have the reasons: so a change is told when the call that saw it ends, and core needs no log.
+The class is a sink of records, which carry the reasons. So a transition is logged when the call that saw it ends, and
+core needs no log.
 """
 
 from __future__ import annotations
@@ -18,74 +19,74 @@ from router.core.endpoint.endpoint import Endpoint
 from router.core.record import AttemptRecord, CallRecord
 from router.core.verdict import OURS, Cause, Outcome, Verdict
 
-LONG = 10.0  # seconds; shorter ones are everyday life
+LONG = 10.0  # seconds; shorter cooldowns are normal operation
 
-# What is to be put right, and where.
-_OURS = {
-    Cause.DENIED: "OUR KEY OR ACCOUNT IS REFUSED THERE: %s; see its api_key, and there the bill and the plan",
-    Cause.MISCONFIGURED: "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: %s; see its models, base_url and kind",
+# What is wrong, and which settings to check.
+_REFUSALS = {
+    Cause.DENIED: "(API key or account): %s; check its api_key, and billing and plan at the provider",
+    Cause.MISCONFIGURED: "(model, path or permission): %s; check its models, base_url and kind",
 }
 
 log = logging.getLogger(__name__)
 
 
 class Changes:
-    """`ended` is a sink. An attempt that was served, at an endpoint of which nothing is noted, costs one look-up."""
+    """`ended` is a sink. A served attempt at an endpoint without an open problem costs one dictionary look-up."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._noted: dict[Endpoint, dict[str, float]] = {}  # what is wrong with whom, and since when
+        # Per endpoint: each logged problem that is not over, with the time at which it was logged.
+        self._problems: dict[Endpoint, dict[str, float]] = {}
 
     def ended(self, record: CallRecord) -> None:
         for attempt in record.attempts:
             outcome = attempt.outcome
-            if outcome is not None and (outcome.verdict is not Verdict.SERVED or attempt.endpoint in self._noted):
+            if outcome is not None and (outcome.verdict is not Verdict.SERVED or attempt.endpoint in self._problems):
                 self._look(attempt, outcome)
 
     def _look(self, attempt: AttemptRecord, outcome: Outcome) -> None:
         endpoint = attempt.endpoint
         if not isinstance(endpoint, Endpoint):
             return
-        noted = self._noted.setdefault(endpoint, {})
-        self._look_at_breaker(endpoint, noted, outcome)
+        problems = self._problems.setdefault(endpoint, {})
+        self._look_at_breaker(endpoint, problems, outcome)
         if outcome.verdict is Verdict.SERVED:
-            self._well(endpoint, noted, attempt.began)
+            self._served(endpoint, problems, attempt.began)
         elif outcome.verdict is Verdict.BUSY:
-            self._busy(endpoint, noted, outcome)
+            self._busy(endpoint, problems, outcome)
         elif outcome.cause in OURS:
-            self._ours(endpoint, noted, outcome)
-        if not noted:
-            del self._noted[endpoint]
+            self._refused(endpoint, problems, outcome)
+        if not problems:
+            del self._problems[endpoint]
 
-    def _look_at_breaker(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
+    def _look_at_breaker(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome) -> None:
         closed = endpoint.availability.breaker.state(self._now()) is State.CLOSED
-        if closed and noted.pop("breaker", None) is not None:
+        if closed and problems.pop("breaker", None) is not None:
             log.info("%s: breaker open -> closed", _name(endpoint))
-        elif not closed and "breaker" not in noted and outcome.verdict in (Verdict.FAULT, Verdict.ABANDONED):
-            noted["breaker"] = self._now()
+        elif not closed and "breaker" not in problems and outcome.verdict in (Verdict.FAULT, Verdict.ABANDONED):
+            problems["breaker"] = self._now()
             reason = outcome.reason if outcome.verdict is Verdict.FAULT else f"late each time: {outcome.reason}"
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
-    def _busy(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
+    def _busy(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome) -> None:
         left = endpoint.availability.cooldown.until - self._now()
-        if left > LONG and "busy" not in noted:
-            noted["busy"] = self._now()
-            log.warning("%s: available -> busy for %.0f s: %s", _name(endpoint), left, outcome.reason)
+        if left > LONG and "cooldown" not in problems:
+            problems["cooldown"] = self._now()
+            log.warning("%s: available -> cooling down for %.0f s: %s", _name(endpoint), left, outcome.reason)
 
-    def _ours(self, endpoint: Endpoint, noted: dict[str, float], outcome: Outcome) -> None:
-        out = (
-            endpoint.availability.cooldown.until - self._now() > LONG
-        )  # else it served others just now, and this one was odd
-        if out and "ours" not in noted and outcome.cause is not None:
-            noted["ours"] = self._now()
-            log.critical(f"%s: {_OURS[outcome.cause]}", _name(endpoint), outcome.reason)
+    def _refused(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome) -> None:
+        # Without a cooldown the endpoint has just served other calls: only this call was refused.
+        cooling_down = endpoint.availability.cooldown.until - self._now() > LONG
+        if cooling_down and "refusal" not in problems and outcome.cause is not None:
+            problems["refusal"] = self._now()
+            log.critical(f"%s: accepted -> refused {_REFUSALS[outcome.cause]}", _name(endpoint), outcome.reason)
 
-    def _well(self, endpoint: Endpoint, noted: dict[str, float], began: float) -> None:
-        if began >= noted.get("busy", began + 1.0):
-            del noted["busy"]
-            log.info("%s: busy -> available", _name(endpoint))
-        if began >= noted.get("ours", began + 1.0):
-            del noted["ours"]
+    def _served(self, endpoint: Endpoint, problems: dict[str, float], began: float) -> None:
+        if began >= problems.get("cooldown", began + 1.0):
+            del problems["cooldown"]
+            log.info("%s: cooling down -> available", _name(endpoint))
+        if began >= problems.get("refusal", began + 1.0):
+            del problems["refusal"]
             log.critical("%s: refused -> accepted", _name(endpoint))
 
 

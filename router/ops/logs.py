@@ -1,6 +1,6 @@
-"""What goes to standard error and, for those that want it, to standard output: our own messages, and a line a call.
+"""Log output: the router's messages on standard error and, if enabled, one line per call on standard output.
 
-Both are written by a thread, because a terminal, a pipe or a container's log may take its time, and a call must not.
+Each is written by a thread of its own: a terminal, a pipe or a container's log may block, and a call must not.
 """
 
 from __future__ import annotations
@@ -19,27 +19,30 @@ import msgspec
 
 from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 
-MOST = 10_000  # lines that wait to be written: some megabytes
-LAST_MOMENT = 2.0  # seconds that a reader is given at the end
-CLOSED = -1  # in the place of a standard file that we were started without: its number may be another's by now
+MAX_WAITING = 10_000  # lines that wait to be written: some megabytes
+CLOSE_TIMEOUT = 2.0  # seconds in which the reader can take the last lines
+# In place of a standard file that was closed when the process started: by now its number may stand for another file.
+CLOSED = -1
 
 log = logging.getLogger(__name__)
-_OWN = {"arrived", "attempts"}  # a time of a clock that means nothing elsewhere; and what is told apart
+# Fields that are not copied: a time of the internal clock, which means nothing outside, and the attempts.
+_CONVERTED = {"arrived", "attempts"}
 
 
 class Lines:
-    """Lines for a file that may be read late, or no more: what does not fit is dropped and counted, and `put` never
-    waits.
+    """A queue of lines for a file whose reader may be slow or gone. `put` never waits.
 
-        written ──MOST wait──► dropped ──all are written──► written        either is said once
-           └──closed, or nobody reads──► ended      said once too; what comes then is passed over
+        written ──MAX_WAITING lines wait──► dropped ──all are written──► written
+           └──closed, or the file has no reader──► ended
+
+    Each transition is logged once. Dropped lines are counted; lines after the end are ignored.
     """
 
-    def __init__(self, name: str, file: int, most: int = MOST) -> None:
+    def __init__(self, name: str, file: int, max_waiting: int = MAX_WAITING) -> None:
         self.dropped = 0
         self._name, self._file = name, file
         self._dropping = self._ended = self._over = False
-        self._waiting: Queue[bytes | None] = Queue(most)
+        self._waiting: Queue[bytes | None] = Queue(max_waiting)
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -52,10 +55,10 @@ class Lines:
             self.dropped += 1
             if not self._dropping:
                 self._dropping = True
-                log.warning("%s: written -> dropped: its reader is late", self._name)
+                log.warning("%s: written -> dropped: its reader is too slow", self._name)
 
-    def close(self, within: float = LAST_MOMENT) -> None:
-        """Write what waits, if it is read soon; what comes from now on is passed over."""
+    def close(self, within: float = CLOSE_TIMEOUT) -> None:
+        """Write the waiting lines, if their reader takes them in time; ignore all later ones."""
         until = time.monotonic() + within
         try:
             self._waiting.put(None, timeout=within)
@@ -64,16 +67,16 @@ class Lines:
         self._ended = True
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
-            log.warning("%s: written -> ended: the last lines were not read within %g s", self._name, within)
+            log.warning("%s: written -> ended: its reader did not take the last lines within %g s", self._name, within)
 
-    # As a stream of the standard library's logging.
+    # The interface of a stream, for the standard library's logging.
 
     def write(self, text: str) -> None:
         self.put(text.encode(errors="backslashreplace"))
 
     def flush(self) -> None: ...
 
-    # In its thread.
+    # In the thread.
 
     def _run(self) -> None:
         try:
@@ -81,13 +84,13 @@ class Lines:
                 self._write(self._take())
                 if self._dropping and self._waiting.empty():
                     self._dropping = False
-                    log.warning("%s: dropped -> written: %d lines are missing by now", self._name, self.dropped)
+                    log.warning("%s: dropped -> written: %d lines have been dropped so far", self._name, self.dropped)
         except OSError as error:
             self._ended = True
             log.error("%s: written -> ended: %s", self._name, error.strerror or error)
 
     def _take(self) -> bytes:
-        """The next lines; after None there are no more."""
+        """Wait for a line and return it with all that are queued behind it; None in the queue marks the end."""
         lines, line = [], self._waiting.get()
         while line is not None:
             lines.append(line)
@@ -102,12 +105,12 @@ class Lines:
         while data:
             try:
                 data = data[os.write(self._file, data) :]
-            except BlockingIOError:  # whoever shares the file made it so
+            except BlockingIOError:  # another process that shares the file has made it non-blocking
                 select.select([], [self._file], [])
 
 
 def configure(level: str) -> None:
-    """Our own messages, to standard error: time, level, what."""
+    """Send the router's messages to standard error, with time and level."""
     messages = Lines("standard error", 2 if sys.stderr is not None else CLOSED)
     atexit.register(messages.close)
     logging.basicConfig(
@@ -118,13 +121,13 @@ def configure(level: str) -> None:
 
 
 class AccessLog:
-    """`ended` is a sink: the record, without what was said, as one line of JSON on standard output."""
+    """`ended` is a sink that writes the record, which holds no prompt and no answer, as JSON to standard output."""
 
     def __init__(self, file: int | None = None) -> None:
         self._lines = Lines("access log", file if file is not None else 1 if sys.stdout is not None else CLOSED)
 
     def ended(self, record: CallRecord) -> None:
-        line: dict[str, Any] = {name: getattr(record, name) for name in RECORD_FIELDS if name not in _OWN}
+        line: dict[str, Any] = {name: getattr(record, name) for name in RECORD_FIELDS if name not in _CONVERTED}
         line["attempts"] = [_attempt(attempt, record.arrived) for attempt in record.attempts]
         self._lines.put(msgspec.json.encode(line) + b"\n")
 
@@ -133,7 +136,7 @@ class AccessLog:
 
 
 def _attempt(attempt: AttemptRecord, arrived: float) -> dict[str, Any]:
-    """Times in seconds since the call came."""
+    """An attempt as JSON; times are in seconds since the call arrived."""
     outcome = attempt.outcome
     cause = None if outcome is None else outcome.cause
     return {

@@ -1,7 +1,7 @@
-"""What Prometheus scrapes: sums of the records of ended calls, and the state of the endpoints as it is when asked.
+"""The page that Prometheus scrapes: counters over the records of ended calls, and the current state of the endpoints.
 
-A call adds to plain counters, and samples are made of them only when somebody scrapes: prometheus_client's own
-counters take a lock each, which at six a call would cost more than its race.
+A call adds to plain integers, which become samples only at a scrape: prometheus_client's own counters take a lock each,
+and at six of them per call the locks would cost more than the call's race.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from router.core.choice.table import Table
 from router.core.endpoint.breaker import State
 from router.core.record import CallRecord
 
-# Finer than the OpenTelemetry advice for first tokens, which is coarse just where chat models answer, 0.25 to 1 s; and
-# longer.
+# Seconds. Finer than OpenTelemetry's recommendation for first tokens, which is coarse exactly where chat models answer
+# (0.25 to 1 s), and reaching further.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 60, 120)
 
 
-# What is told of a pool: how much there is of it now, and what happened to it since the start.
-NOW, EVER = ("idle", "busy", "opening", "waiting"), ("opened", "reused", "resent")
+# Attributes of a pool: its current state, and counts since the start.
+POOL_GAUGES, POOL_COUNTERS = ("idle", "busy", "opening", "waiting"), ("opened", "reused", "resent")
 
 
 class PoolState(Protocol):
-    """NOW and EVER, as attributes."""
+    """A pool with the attributes of POOL_GAUGES and POOL_COUNTERS."""
 
     @property
     def idle(self) -> int: ...
@@ -59,7 +59,7 @@ class _Histogram:
         self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative, as Prometheus wants them."""
+        """Upper bounds and cumulative counts, as Prometheus defines them."""
         seen, buckets = 0, []
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
             seen += count
@@ -68,7 +68,7 @@ class _Histogram:
 
 
 class Metrics(Collector):
-    """`ended` is a sink; `render` is the page."""
+    """`ended` is a sink; `render` returns the page."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Metrics(Collector):
                 self._hedges[attempt.endpoint.name, "lost" if attempt.first_token_at is None else "won"] += 1
         if record.first_token is not None and record.stream:
             by = (attempt.endpoint.name for attempt in record.attempts if attempt.first_token_at is not None)
-            first = next(by, record.endpoint)  # the one that rescues an answer has not begun it
+            first = next(by, record.endpoint)  # a rescue has not sent the answer's first token
             self._first_token[record.model, first].observe(record.first_token)
         if record.prompt_tokens:
             self._tokens[record.endpoint, "input"] += record.prompt_tokens
@@ -123,87 +123,96 @@ class Metrics(Collector):
         yield _counter("attempts", "Attempts that have ended.", ("endpoint", "role", "verdict"), self._attempts.items())
         yield _counter(
             "causes",
-            "Why attempts were not served, as their endpoints say.",
+            "Attempts that were not served, by the cause that the endpoint reported.",
             ("endpoint", "cause"),
             self._causes.items(),
         )
-        yield _counter("hedges", "Attempts started beside a late one.", ("endpoint", "outcome"), self._hedges.items())
-        yield _counter("tokens", "Tokens, where an endpoint reports them.", ("endpoint", "kind"), self._tokens.items())
+        yield _counter("hedges", "Hedges that have ended: won or lost.", ("endpoint", "outcome"), self._hedges.items())
+        yield _counter("tokens", "Tokens that endpoints reported.", ("endpoint", "kind"), self._tokens.items())
         first_token = HistogramMetricFamily(
             "firsttoken_first_token_seconds",
-            "From a streaming call's arrival to its first token.",
+            "Time from a streaming call's arrival to its first token.",
             labels=("model", "endpoint"),
         )
         for labels, histogram in self._first_token.items():
             first_token.add_metric(labels, histogram.buckets(), histogram.total)
         yield first_token
-        yield GaugeMetricFamily("firsttoken_calls_in_flight", "Calls begun and not ended.", self._calls_in_flight())
+        yield GaugeMetricFamily("firsttoken_calls_in_flight", "Calls in flight.", self._calls_in_flight())
         waiting = (((route.model,), route.queue.waiting) for route in self._table().routes.values())
-        yield _gauge("calls_waiting", "Calls that wait in line for a slot.", ("model",), waiting)
+        yield _gauge("calls_waiting", "Calls in flight that are queued for a slot.", ("model",), waiting)
 
     def _of_endpoints(self) -> Iterator[Metric]:
         now, endpoints = self._now(), self._table().endpoints
         named = [((endpoint.name, endpoint.model), endpoint) for endpoint in endpoints]
         labels = ("endpoint", "model")
         yield _gauge(
-            "attempts_in_flight", "Attempts running.", labels, ((n, e.availability.in_flight) for n, e in named)
+            "attempts_in_flight", "Attempts in flight.", labels, ((n, e.availability.in_flight) for n, e in named)
         )
         limits = ((n, e.availability.max_attempts) for n, e in named if e.availability.max_attempts != inf)
-        yield _gauge("attempts_limit", "Attempts at once that it takes now, where there is a limit.", labels, limits)
+        yield _gauge("attempts_limit", "Current limit of attempts in flight, where there is one.", labels, limits)
         yield _gauge(
             "attempts_waiting",
-            "Attempts without a first token yet.",
+            "Attempts in flight without a first token.",
             labels,
             ((n, len(e.forecast.pending)) for n, e in named),
         )
         yield _gauge(
-            "endpoint_up", "What probes and traffic say.", labels, ((n, e.availability.health.up) for n, e in named)
+            "endpoint_up",
+            "1 if the endpoint is up, by probes and traffic.",
+            labels,
+            ((n, e.availability.health.up) for n, e in named),
         )
         yield _gauge(
             "endpoint_available",
-            "Whether it may be asked now.",
+            "1 if the endpoint may be asked now.",
             labels,
             ((n, e.availability.allows(now)) for n, e in named),
         )
         states = (((*n, state.value), e.availability.breaker.state(now) is state) for n, e in named for state in State)
-        yield _gauge("breaker_state", "1 for the state it is in.", ("endpoint", "model", "state"), states)
+        yield _gauge("breaker_state", "1 for the current state of the breaker.", ("endpoint", "model", "state"), states)
         expected = ((n, e.forecast.latency("first_token").mean(now)) for n, e in named)
-        yield _gauge("expected_first_token_seconds", "The mean, without prompt, trouble and load.", labels, expected)
+        yield _gauge(
+            "expected_first_token_seconds", "Mean without the effects of prompt, trouble and load.", labels, expected
+        )
 
     def _of_servers(self) -> Iterator[Metric]:
-        """What they say of themselves; nothing where that is unknown."""
+        """The load that servers report; no sample where it is unknown."""
         now = self._now()
-        said = [
+        reported = [
             ((e.name, e.model), load)
             for e in self._table().endpoints
             if (load := e.forecast.server_load(now)) is not None
         ]
         requests = [
             ((*named, state), value)
-            for named, load in said
+            for named, load in reported
             for state, value in (("running", load.running), ("waiting", load.waiting))
             if value is not None
         ]
         yield _gauge(
-            "server_requests", "What an endpoint's server says it has.", ("endpoint", "model", "state"), requests
+            "server_requests", "Requests at the server, as it reports them.", ("endpoint", "model", "state"), requests
         )
-        use = [(named, load.kv) for named, load in said if load.kv is not None]
-        yield _gauge("server_kv_usage", "And the share of its cache in use, 0 to 1.", ("endpoint", "model"), use)
-        hot = [(named, load.hot) for named, load in said]
-        yield _gauge("server_hot", "And whether it has too much to do.", ("endpoint", "model"), hot)
+        use = [(named, load.kv) for named, load in reported if load.kv is not None]
+        yield _gauge(
+            "server_kv_usage", "Share of the server's key-value cache in use, 0 to 1.", ("endpoint", "model"), use
+        )
+        hot = [(named, load.hot) for named, load in reported]
+        yield _gauge("server_hot", "1 if the server has a queue or a nearly full cache.", ("endpoint", "model"), hot)
 
     def _of_budgets(self) -> Iterator[Metric]:
         now, table = self._now(), self._table()
         levels = ((("hedge",), table.hedges.level(now)), (("retry",), table.retries.level(now)))
-        yield _gauge("budget_attempts", "Extra attempts that could be paid for now.", ("kind",), levels)
+        yield _gauge("budget_attempts", "Extra attempts that the budget can pay for now.", ("kind",), levels)
 
     def _of_pools(self) -> Iterator[Metric]:
         pools = self._pools()
-        now = [((name, state), getattr(pool, state)) for name, pool in pools.items() for state in NOW]
-        ever = [((name, event), getattr(pool, event)) for name, pool in pools.items() for event in EVER]
-        yield _gauge("pool_connections", "Connections, and requests that wait for one.", ("endpoint", "state"), now)
+        gauges = [((name, state), getattr(pool, state)) for name, pool in pools.items() for state in POOL_GAUGES]
+        counters = [((name, event), getattr(pool, event)) for name, pool in pools.items() for event in POOL_COUNTERS]
+        yield _gauge(
+            "pool_connections", "Connections by state, and requests waiting for one.", ("endpoint", "state"), gauges
+        )
         yield _counter(
-            "pool_events", "Connections opened and reused, requests sent again.", ("endpoint", "event"), ever
+            "pool_events", "Connections opened and reused, requests resent.", ("endpoint", "event"), counters
         )
 
 

@@ -1,4 +1,4 @@
-"""Keeps every model's plan of hedges up to date, beside the calls."""
+"""Recomputes every model's hedge plan in the background."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 from router.core.choice.table import Table
 from router.scheduler import Scheduler
 
-EVERY = 1.0  # seconds: things change within some of them, and a distribution within some hundred calls
+# Seconds. Conditions change within a few of them, and a distribution within some hundred calls.
+EVERY = 1.0
 
 
 class Planner:
-    """`run` is its loop. One model at a time, so that no call waits for all of them."""
+    """`run` is the loop. It yields after each model, so that calls never wait for the plans of all models."""
 
     def __init__(self, table: Callable[[], Table], scheduler: Scheduler) -> None:
         self._table, self._scheduler = table, scheduler

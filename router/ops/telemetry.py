@@ -1,4 +1,4 @@
-"""Where a call's record goes at its end: to every sink, once."""
+"""Hands the record of an ended call to every sink, once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Sink = Callable[[CallRecord], None]
 
 
 class Telemetry:
-    """Sinks are called in the request's own turn, so they count or queue, and never wait."""
+    """Calls the sinks synchronously, at the end of the call: a sink may count or queue, but never wait."""
 
     __slots__ = ("_sinks",)
 

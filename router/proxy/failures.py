@@ -5,7 +5,7 @@ from __future__ import annotations
 from router.core.choice.route import Route
 from router.core.record import CallRecord
 from router.core.verdict import OURS, Verdict
-from router.errors import LONGEST, DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
+from router.errors import MAX_RETRY_AFTER, DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
 
 COME_BACK = 1.0  # seconds, where no endpoint says when
 
@@ -52,4 +52,4 @@ def exhausted(record: CallRecord, route: Route, now: float) -> RouterError:
 
 def _no_room(model: str, why: str, code: str, wait: float) -> RouterError:
     said = f"All endpoints of '{model}' have as many calls as they take, {why}."
-    return Overloaded(said, code=code, retry_after=min(max(wait, COME_BACK), LONGEST))
+    return Overloaded(said, code=code, retry_after=min(max(wait, COME_BACK), MAX_RETRY_AFTER))

@@ -1,4 +1,4 @@
-"""The short list of roots, as beside the tests of proxy/."""
+"""Fixtures shared with the tests of proxy/: a short list of root certificates."""
 
 from tests.proxy.conftest import _few_roots, roots
 

@@ -1,4 +1,4 @@
-"""What operators ask, on real sockets: is it alive, is it ready, which models, what does it know."""
+"""The routes for operators, on real sockets: liveness, readiness, models, endpoint state, explanations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLOSED = [b"/metrics", b"/admin/endpoints", b"/admin/explain?model=chat", b"/v1/
 
 @on_uvloop
 @pytest.mark.parametrize("path", [*OPEN, *CLOSED])
-async def test_without_keys_all_is_open(path: bytes) -> None:
+async def test_all_paths_are_open_without_client_keys(path: bytes) -> None:
     async with running() as router:
         answer = await router.ask(get(path))
         assert answer.status == 200
@@ -29,14 +29,14 @@ async def test_without_keys_all_is_open(path: bytes) -> None:
 
 @on_uvloop
 @pytest.mark.parametrize("path", OPEN)
-async def test_machines_need_no_key(path: bytes) -> None:
+async def test_health_checks_need_no_key(path: bytes) -> None:
     async with running(KEYS + SIMULATED) as router:
         assert (await router.ask(get(path))).status == 200
 
 
 @on_uvloop
 @pytest.mark.parametrize("path", CLOSED)
-async def test_all_else_does(path: bytes) -> None:
+async def test_all_other_paths_need_a_key(path: bytes) -> None:
     async with running(KEYS + SIMULATED) as router:
         for line, code in ((b"x: y", "missing_api_key"), (b"authorization: Bearer no", "invalid_api_key")):
             answer = await router.ask(get(path, line))
@@ -46,13 +46,13 @@ async def test_all_else_does(path: bytes) -> None:
 
 
 @on_uvloop
-async def test_it_is_alive_and_says_which_it_is() -> None:
+async def test_healthz_answers_with_the_version() -> None:
     async with running() as router:
         assert (await router.ask(get(b"/healthz"))).json == {"status": "ok", "version": __version__}
 
 
 @on_uvloop
-async def test_it_is_ready_while_each_model_has_an_endpoint_that_is_up() -> None:
+async def test_readyz_answers_200_while_each_model_has_an_endpoint_that_is_up() -> None:
     async with serving() as server, running(at(server, server)) as router:
         assert (await router.ask(get(b"/readyz"))).json == {"status": "ready"}
         first, second = router.router.tables.current.table.endpoints
@@ -68,7 +68,7 @@ async def test_it_is_ready_while_each_model_has_an_endpoint_that_is_up() -> None
 
 
 @on_uvloop
-async def test_models_are_the_names_that_clients_may_ask_for() -> None:
+async def test_models_are_listed_by_the_names_that_clients_use() -> None:
     text = """
 endpoints:
   - {name: a, kind: simulated, models: {chat: m, org/large: n}}
@@ -99,7 +99,7 @@ async def test_a_model_that_is_not_served_is_not_found(name: bytes) -> None:
 
 
 @on_uvloop
-async def test_the_live_state_of_endpoints_is_told_without_any_secret() -> None:
+async def test_the_state_of_endpoints_contains_no_secret() -> None:
     text = """
 endpoints:
   - name: a
@@ -176,16 +176,16 @@ async def test_the_state_follows_what_happens() -> None:
         assert (await client.answer()).status == 429
         now = await state()
         assert now["available"] is False
-        assert isinstance(now["busy_for"], float)
-        assert 20 < now["busy_for"] <= 30
-        assert now["busy_because"] == "throttled"
+        assert isinstance(now["cooldown"], float)
+        assert 20 < now["cooldown"] <= 30
+        assert now["cooldown_cause"] == "throttled"
 
 
-# Why it would go there.
+# Explanations.
 
 
 @on_uvloop
-async def test_it_is_explained_where_a_call_would_go_and_nothing_is_begun() -> None:
+async def test_explain_names_the_endpoint_of_a_call_and_starts_none() -> None:
     text = """
 endpoints:
   - {name: a, kind: simulated, models: {chat: m}, simulate: {first_token: 0s, rate: 100000}}
@@ -194,14 +194,16 @@ endpoints:
     async with running(text) as router:
         assert (await router.ask(post(CHAT))).status == 200
         answer = await router.ask(get(b"/admin/explain?model=chat&size=2000"))
-        told = answer.json
+        explanation = answer.json
         assert answer.headers["content-type"] == "application/json"
-        assert (told["model"], told["wait"], told["size"], told["picked"]) == ("chat", "first_token", 2000.0, "a")
-        assert [(each["endpoint"], each["tier"], each["out"]) for each in told["candidates"]] == [
+        assert [explanation[key] for key in ("model", "wait", "size", "picked")] == ["chat", "first_token", 2000.0, "a"]
+        assert [(each["endpoint"], each["tier"], each["out"]) for each in explanation["candidates"]] == [
             ("a", 1, None),
             ("b", 2, None),
         ]
-        assert told["why"].startswith("a is not measured yet: it gets one call at once; b (tier 2) costs 1.0 s; ")
+        assert explanation["why"].startswith(
+            "a is not measured yet: it gets one call at once; b (tier 2) costs 1.0 s; "
+        )
         assert b"sk-ours" not in answer.body
         assert router.counted("attempts_total") == 1
         assert (await router.ask(get(b"/admin/explain?model=chat"))).json["size"] == 0.0
@@ -209,9 +211,9 @@ endpoints:
 
 @on_uvloop
 @pytest.mark.parametrize(
-    ("query", "status", "code", "says"),
+    ("query", "status", "code", "message"),
     [
-        (b"", 400, "missing_model", "Name a model: /admin/explain?model=NAME. Served: chat."),
+        (b"", 400, "missing_model", "The parameter 'model' is missing: /admin/explain?model=NAME. Served: chat."),
         (b"?model=", 400, "missing_model", "Served: chat."),
         (b"?model=chta", 404, "model_not_found", "Did you mean 'chat'? Served: chat."),
         (b"?model=dear", 503, "model_disabled", "(c: NOT_SET is not set)"),
@@ -221,21 +223,21 @@ endpoints:
         (b"?model=chat&size=1000000000", 400, "invalid_type", "of at most 9 digits"),
     ],
 )
-async def test_what_can_not_be_explained_is_refused(query: bytes, status: int, code: str, says: str) -> None:
+async def test_explain_refuses_bad_queries(query: bytes, status: int, code: str, message: str) -> None:
     text = SIMULATED + '  - {name: c, base_url: "http://c", api_key: "${NOT_SET}", models: {dear: o}}'
     async with running(text) as router:
         answer = await router.ask(get(b"/admin/explain" + query))
         assert (answer.status, answer.error["code"]) == (status, code)
-        assert says in answer.error["message"]
+        assert message in answer.error["message"]
 
 
 @on_uvloop
-async def test_a_call_that_asks_why_is_told_on_the_wire() -> None:
+async def test_a_call_with_the_debug_header_gets_its_explanation() -> None:
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         client.send(post(CHAT, b"X-Router-Debug: 1"))
         peer = await server.accept()
         assert b"x-router-debug" not in (await peer.request()).headers
         peer.send(whole())
-        told = json.loads((await client.answer()).headers["x-router-debug"])
-        assert told["asked"] == "there-1"
+        debug = json.loads((await client.answer()).headers["x-router-debug"])
+        assert debug["asked"] == "there-1"

@@ -1,4 +1,4 @@
-"""What operators read of endpoints: each change once, with its reason. Whole calls, in virtual time."""
+"""The log of endpoint transitions: each once, with its reason. Whole calls, in virtual time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HI = streams("hi", first=0.1)
 
 
 def played(caplog: pytest.LogCaptureFixture, *scripts: Script, every: float = 1.0) -> list[tuple[str, str]]:
-    """A call each `every` seconds at one endpoint, which plays the scripts in turn."""
+    """Levels and messages logged for a call each `every` seconds at one endpoint, which plays the scripts in turn."""
     caplog.set_level(logging.INFO, logger="router.ops.changes")
     play = Player(endpoint("a", *scripts), retry_budget=0, deadline=0.5)
     for number in range(len(scripts)):
@@ -22,18 +22,18 @@ def played(caplog: pytest.LogCaptureFixture, *scripts: Script, every: float = 1.
     return [(record.levelname, record.getMessage()) for record in caplog.records]
 
 
-def test_of_what_is_well_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_single_failures_and_short_cooldowns_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert played(caplog, HI, refuses_connection(), HI, fails_with(400), fails_with(429, retry_after=2), HI) == []
 
 
-def test_a_breaker_that_opens_and_closes_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_opening_and_a_closing_breaker_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     assert played(caplog, *[refuses_connection()] * 6, HI, HI, every=30.0) == [
         ("WARNING", "endpoint a (chat): breaker closed -> open: no connection: Connection refused"),
         ("INFO", "endpoint a (chat): breaker open -> closed"),
     ]
 
 
-def test_a_breaker_that_opens_because_each_race_was_lost_says_that(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_breaker_opened_by_lost_races_is_logged_with_that_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.changes")
     play = Player(endpoint("a", SILENT), endpoint("b", HI, tier=2))
     for number in range(4):
@@ -44,56 +44,58 @@ def test_a_breaker_that_opens_because_each_race_was_lost_says_that(caplog: pytes
     ]
 
 
-def test_long_busy_is_said_once_until_it_serves_again(caplog: pytest.LogCaptureFixture) -> None:
-    away = fails_with(429, retry_after=30)
-    assert played(caplog, HI, away, away, HI, HI, away, every=40.0) == [
-        ("WARNING", "endpoint a (chat): available -> busy for 30 s: status 429"),
-        ("INFO", "endpoint a (chat): busy -> available"),
-        ("WARNING", "endpoint a (chat): available -> busy for 30 s: status 429"),
+def test_a_long_cooldown_is_logged_once_until_the_endpoint_serves_again(caplog: pytest.LogCaptureFixture) -> None:
+    busy = fails_with(429, retry_after=30)
+    assert played(caplog, HI, busy, busy, HI, HI, busy, every=40.0) == [
+        ("WARNING", "endpoint a (chat): available -> cooling down for 30 s: status 429"),
+        ("INFO", "endpoint a (chat): cooling down -> available"),
+        ("WARNING", "endpoint a (chat): available -> cooling down for 30 s: status 429"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("refused", "said"),
+    ("refused", "message"),
     [
         (
             fails_with(401, code="invalid_api_key"),
-            "OUR KEY OR ACCOUNT IS REFUSED THERE: status 401 (invalid_api_key); "
-            "see its api_key, and there the bill and the plan",
+            "accepted -> refused (API key or account): status 401 (invalid_api_key); "
+            "check its api_key, and billing and plan at the provider",
         ),
         (
             fails_with(429, code="insufficient_quota"),
-            "OUR KEY OR ACCOUNT IS REFUSED THERE: status 429 (insufficient_quota); "
-            "see its api_key, and there the bill and the plan",
+            "accepted -> refused (API key or account): status 429 (insufficient_quota); "
+            "check its api_key, and billing and plan at the provider",
         ),
         (
             fails_with(403),
-            "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: status 403; see its models, base_url and kind",
+            "accepted -> refused (model, path or permission): status 403; check its models, base_url and kind",
         ),
         (
             fails_with(404, code="model_not_found"),
-            "WHAT WE ASK FOR IS NOT THERE, OR NOT FOR US: status 404 (model_not_found); "
-            "see its models, base_url and kind",
+            "accepted -> refused (model, path or permission): status 404 (model_not_found); "
+            "check its models, base_url and kind",
         ),
     ],
 )
-def test_what_a_person_must_put_right_is_said_loudly_and_once(
-    caplog: pytest.LogCaptureFixture, refused: Script, said: str
+def test_a_refusal_that_an_operator_must_correct_is_logged_as_critical_and_once(
+    caplog: pytest.LogCaptureFixture, refused: Script, message: str
 ) -> None:
-    loud = ("CRITICAL", f"endpoint a (chat): {said}")
-    well = ("CRITICAL", "endpoint a (chat): refused -> accepted")
-    assert played(caplog, refused, refused, HI, HI, refused, every=400.0) == [loud, well, loud]
+    began = ("CRITICAL", f"endpoint a (chat): {message}")
+    ended = ("CRITICAL", "endpoint a (chat): refused -> accepted")
+    assert played(caplog, refused, refused, HI, HI, refused, every=400.0) == [began, ended, began]
 
 
-def test_one_odd_call_at_an_endpoint_that_serves_the_others_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_refused_call_at_an_endpoint_that_serves_others_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     assert played(caplog, HI, fails_with(404), HI, every=40.0) == []
-    assert played(caplog, HI, fails_with(401), HI, every=40.0) != []  # a key that is refused is refused to all
+    assert played(caplog, HI, fails_with(401), HI, every=40.0) != []  # a rejected key fails every call
 
 
-def test_an_answer_that_began_before_proves_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_answer_that_began_before_the_refusal_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.changes")
     play = Player(endpoint("a", streams("slow", "ly", first=0.1, gap=5.0), fails_with(401)))
     play.call(0.0)
     play.call(1.0)
     play.run()
-    assert ["OUR KEY" in record.getMessage() for record in caplog.records] == [True]
+    assert ["accepted -> refused" in record.getMessage() for record in caplog.records] == [True]

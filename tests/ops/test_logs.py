@@ -1,4 +1,4 @@
-"""Lines that are written beside the calls: whatever becomes of their reader, nobody waits, and it is said once."""
+"""Log lines, written by a thread: a slow or missing reader blocks no call, and is logged once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from router.core.record import CallRecord
 from router.core.verdict import Outcome, Verdict
 from router.ops.logs import CLOSED, AccessLog, Lines
 
-PIPE = 65_536  # bytes that one holds, as Linux makes them
+PIPE = 65_536  # bytes that a pipe holds, by Linux's default
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def read(reader: int, size: int) -> bytes:
     return data
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_lines_come_whole_and_in_their_order(pipe: tuple[int, int]) -> None:
+def test_lines_are_written_whole_and_in_order(pipe: tuple[int, int]) -> None:
     lines = Lines("here", pipe[1])
     put = [b"line %d\n" % number for number in range(1000)]
     for line in put:
@@ -60,24 +60,24 @@ def test_lines_come_whole_and_in_their_order(pipe: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_late_reader_holds_nobody_up_and_misses_lines_and_is_told_so(
+def test_a_slow_reader_blocks_nothing_and_loses_lines_and_that_is_logged(
     pipe: tuple[int, int], blocking: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     os.set_blocking(pipe[1], blocking)
-    lines, line = Lines("here", pipe[1], most=100), b"x" * 999 + b"\n"
+    lines, line = Lines("here", pipe[1], max_waiting=100), b"x" * 999 + b"\n"
     lines.put(b"first\n")
     assert read(pipe[0], 6) == b"first\n"
     for _ in range(PIPE // len(line) + 1):
         lines.put(line)
-    until(lambda: lines._waiting.empty())  # the thread has taken them all, and the pipe not the last
+    until(lambda: lines._waiting.empty())  # the thread has taken all lines; the pipe is full and has not taken the last
     for _ in range(500):
         lines.put(line)
     assert lines.dropped == 400
-    assert said(caplog) == ["here: written -> dropped: its reader is late"]
+    assert messages(caplog) == ["here: written -> dropped: its reader is too slow"]
     read(pipe[0], (PIPE // len(line) + 1 + 100) * len(line))
     until(lambda: len(caplog.records) == 2)
-    assert said(caplog)[1] == "here: dropped -> written: 400 lines are missing by now"
+    assert messages(caplog)[1] == "here: dropped -> written: 400 lines have been dropped so far"
     lines.put(b"last\n")
     assert read(pipe[0], 5) == b"last\n"
     lines.close()
@@ -85,11 +85,11 @@ def test_a_late_reader_holds_nobody_up_and_misses_lines_and_is_told_so(
 
 
 @pytest.mark.parametrize("file", ["closed by its reader", "none"])
-def test_nobody_who_reads_ends_it_with_one_message(
+def test_a_file_without_a_reader_ends_the_log_with_one_message(
     pipe: tuple[int, int], file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     os.close(pipe[0])
-    lines = Lines("here", pipe[1] if file != "none" else CLOSED, most=10)
+    lines = Lines("here", pipe[1] if file != "none" else CLOSED, max_waiting=10)
     for _ in range(5):
         lines.put(b"x\n")
     until(lambda: not lines._thread.is_alive())
@@ -97,23 +97,23 @@ def test_nobody_who_reads_ends_it_with_one_message(
         lines.put(b"x\n")
     lines.close()
     reason = "Bad file descriptor" if file == "none" else "Broken pipe"
-    assert said(caplog) == [f"here: written -> ended: {reason}"]
+    assert messages(caplog) == [f"here: written -> ended: {reason}"]
 
 
-def test_at_the_end_a_reader_gets_a_moment_and_no_more(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
-    lines = Lines("here", pipe[1], most=10)
+def test_close_waits_for_the_reader_but_not_for_long(pipe: tuple[int, int], caplog: pytest.LogCaptureFixture) -> None:
+    lines = Lines("here", pipe[1], max_waiting=10)
     for _ in range(200):
         lines.put(b"x" * PIPE)
     began = time.monotonic()
     lines.close(within=0.05)
     lines.put(b"more")
     assert time.monotonic() - began < 1.0
-    assert said(caplog)[-1] == "here: written -> ended: the last lines were not read within 0.05 s"
-    os.close(pipe[0])  # lets the thread go
+    assert messages(caplog)[-1] == "here: written -> ended: its reader did not take the last lines within 0.05 s"
+    os.close(pipe[0])  # ends the thread
     until(lambda: not lines._thread.is_alive())
 
 
-def test_our_own_messages_are_lines_too(pipe: tuple[int, int]) -> None:
+def test_lines_are_a_stream_for_logging(pipe: tuple[int, int]) -> None:
     lines = Lines("here", pipe[1])
     handler = logging.StreamHandler(lines)
     handler.emit(logging.makeLogRecord({"msg": "über %s", "args": ("\udcff",)}))
@@ -122,7 +122,7 @@ def test_our_own_messages_are_lines_too(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], PIPE) == "über \\udcff\n".encode()
 
 
-def test_a_call_is_a_line_of_json_without_what_was_said(pipe: tuple[int, int]) -> None:
+def test_a_call_is_logged_as_a_line_of_json_without_its_content(pipe: tuple[int, int]) -> None:
     record = CallRecord("req_1", "chat/completions", 1000.0, model="chat", stream=True, status=200, endpoint="a")
     record.first_token, record.ended, record.prompt_tokens = 0.5, 2.0, 7
     attempt = Endpoint("a", "m").begin(1000.25)

@@ -1,4 +1,4 @@
-"""What Prometheus reads: all of it, in its own format, and true."""
+"""The metrics page: complete, in Prometheus's format, and with the right values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def metrics() -> Metrics:
 
 
 def read(page: bytes) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    """Name → labels → value, as a scraper reads them."""
+    """The samples by name and labels, as a scraper parses them."""
     found: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
     for family in text_string_to_metric_families(page.decode()):
         assert family.documentation
@@ -61,7 +61,7 @@ def ended(**facts: Any) -> CallRecord:
     return record
 
 
-def test_all_that_is_promised_is_there_before_the_first_call() -> None:
+def test_all_documented_metrics_are_there_before_the_first_call() -> None:
     page = read(metrics().render())
     assert {
         "calls_in_flight",
@@ -93,10 +93,10 @@ def test_all_that_is_promised_is_there_before_the_first_call() -> None:
 
 
 def test_calls_are_counted_by_their_outcome() -> None:
-    told = metrics()
+    counted = metrics()
     for record in (ended(), ended(), ended(status=502, error="endpoints_failed"), ended(model="", status=404)):
-        told.ended(record)
-    page = read(told.render())["calls_total"]
+        counted.ended(record)
+    page = read(counted.render())["calls_total"]
     labels = {"model": "chat", "operation": "chat/completions"}
     assert value(page, **labels, status="200", error="") == 2
     assert value(page, **labels, status="502", error="endpoints_failed") == 1
@@ -104,7 +104,7 @@ def test_calls_are_counted_by_their_outcome() -> None:
 
 
 def test_attempts_are_counted_by_verdict_and_hedges_by_outcome() -> None:
-    told, endpoints = metrics(), list(TABLE.endpoints)
+    counted, endpoints = metrics(), list(TABLE.endpoints)
     one = next(endpoint for endpoint in endpoints if (endpoint.name, endpoint.model) == ("one", "m"))
     two = next(endpoint for endpoint in endpoints if endpoint.name == "two")
     slow, hedge, lost = one.begin(0.0), two.begin(0.5, role="hedge"), one.begin(0.5, role="hedge")
@@ -112,8 +112,8 @@ def test_attempts_are_counted_by_verdict_and_hedges_by_outcome() -> None:
     hedge.end(Outcome(Verdict.SERVED), 1.0)
     slow.end(Outcome(Verdict.ABANDONED), 0.7)
     lost.end(Outcome(Verdict.FAULT), 0.6)
-    told.ended(ended(attempts=[slow, hedge, lost]))
-    page = read(told.render())
+    counted.ended(ended(attempts=[slow, hedge, lost]))
+    page = read(counted.render())
     assert value(page["attempts_total"], endpoint="one", role="first", verdict="abandoned") == 1
     assert value(page["attempts_total"], endpoint="two", role="hedge", verdict="served") == 1
     assert value(page["hedges_total"], endpoint="two", outcome="won") == 1
@@ -121,12 +121,12 @@ def test_attempts_are_counted_by_verdict_and_hedges_by_outcome() -> None:
 
 
 def test_first_tokens_are_counted_into_buckets() -> None:
-    told = metrics()
+    counted = metrics()
     for seconds in (0.004, 0.3, 0.300001, 500.0):
-        told.ended(ended(first_token=seconds))
-    told.ended(ended(first_token=1.0, stream=False))  # no first token, but an answer
-    told.ended(ended(first_token=None))
-    page = read(told.render())
+        counted.ended(ended(first_token=seconds))
+    counted.ended(ended(first_token=1.0, stream=False))  # an answer that is not streamed has no first token
+    counted.ended(ended(first_token=None))
+    page = read(counted.render())
     labels = {"model": "chat", "endpoint": "one"}
     assert value(page["first_token_seconds_count"], **labels) == 4
     assert value(page["first_token_seconds_sum"], **labels) == pytest.approx(500.604001)
@@ -140,15 +140,15 @@ def test_first_tokens_are_counted_into_buckets() -> None:
     assert dict(by_bound)[inf] == 4
 
 
-def test_tokens_are_summed_where_they_are_told() -> None:
-    told = metrics()
-    told.ended(ended(prompt_tokens=10, completion_tokens=3))
-    told.ended(ended(prompt_tokens=5, completion_tokens=None))
-    page = read(told.render())["tokens_total"]
+def test_reported_tokens_are_summed() -> None:
+    counted = metrics()
+    counted.ended(ended(prompt_tokens=10, completion_tokens=3))
+    counted.ended(ended(prompt_tokens=5, completion_tokens=None))
+    page = read(counted.render())["tokens_total"]
     assert (value(page, endpoint="one", kind="input"), value(page, endpoint="one", kind="output")) == (15, 3)
 
 
-def test_a_breaker_that_opens_shows() -> None:
+def test_an_open_breaker_is_on_the_page() -> None:
     table = rebuild(parse("endpoints: [{name: a, base_url: 'http://a', models: {chat: m}}]", "endpoints.yaml", {}))
     (endpoint,) = table.endpoints
     for _ in range(5):
@@ -163,11 +163,11 @@ def test_a_breaker_that_opens_shows() -> None:
     waiting.end(Outcome(Verdict.ABANDONED), 1000.4)
 
 
-def test_names_may_be_anything() -> None:
-    told = metrics()
-    told.ended(ended(model='a"b\\c\nd', endpoint="ü"))
+def test_names_may_contain_any_character() -> None:
+    counted = metrics()
+    counted.ended(ended(model='a"b\\c\nd', endpoint="ü"))
     assert value(
-        read(told.render())["calls_total"],
+        read(counted.render())["calls_total"],
         model='a"b\\c\nd',
         operation="chat/completions",
         status="200",
@@ -175,13 +175,13 @@ def test_names_may_be_anything() -> None:
     )
 
 
-def test_endpoints_of_one_name_and_model_do_not_exist_twice() -> None:
+def test_name_and_model_identify_an_endpoint() -> None:
     assert len({(endpoint.name, endpoint.model) for endpoint in TABLE.endpoints}) == len(TABLE.endpoints)
     assert isinstance(next(iter(TABLE.endpoints)), Endpoint)
 
 
 @on_uvloop
-async def test_the_page_follows_calls_through_the_router() -> None:
+async def test_the_page_counts_the_calls_of_a_running_router() -> None:
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         client.send(post(STREAMING))

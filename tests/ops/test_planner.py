@@ -1,4 +1,4 @@
-"""A running router keeps its plans of hedges up to date."""
+"""Recomputing the hedge plans of a running router."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ endpoints:
 
 
 @on_uvloop
-async def test_every_model_is_planned_again_and_again() -> None:
+async def test_the_plan_of_every_model_is_recomputed_regularly() -> None:
     async with running(TWO_MODELS, speed=100.0) as router:
         now, routes = router.router.scheduler.now, router.router.tables.current.table.routes.values()
 
         def late() -> set[float]:
             return {route.plan.delay(each, FIRST_TOKEN, now()) for route in routes for each in route.endpoints}
 
-        assert late() == {LATE_FACTOR * 1.0}  # of which nothing is known
+        assert late() == {LATE_FACTOR * 1.0}  # nothing is known yet
         for each in router.router.tables.current.table.endpoints:
             for _ in range(100):
                 each.forecast.latency("first_token").observe(0.5, now())
-        assert min(late()) == pytest.approx(LATE_FACTOR * 0.5, rel=0.01)  # for want of a plan
-        await until(lambda: max(late()) < 0.6)  # just past all that was seen
+        assert min(late()) == pytest.approx(LATE_FACTOR * 0.5, rel=0.01)  # without a plan for these observations yet
+        await until(lambda: max(late()) < 0.6)  # shortly after the longest observed wait

@@ -1,4 +1,4 @@
-"""Active health: what each kind of probe asks, and what an answer, or none, says."""
+"""Active health checks: the request of each kind of probe, and the meaning of every answer or of none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.config import EndpointConfig, parse
 from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.ops.keep import keep
-from router.ops.probes import AGAIN, MAX_READ, Prober, probers
+from router.ops.probes import MAX_ANSWER_BYTES, RECHECK, Prober, probers
 from tests.core.helpers import trip
 from tests.upstream.servers import (
     DONE,
@@ -35,10 +35,10 @@ from tests.upstream.servers import (
 )
 
 URL = "https://there.test/v1"
-TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate
 
 
-def told(url: str = URL, kind: str = "openai", more: str = "", **probe: object) -> EndpointConfig:
+def config(url: str = URL, kind: str = "openai", more: str = "", **probe: object) -> EndpointConfig:
     lines = ", ".join(f"{name}: {value}" for name, value in probe.items())
     text = f"""
 endpoints:
@@ -53,9 +53,11 @@ endpoints:
 
 
 @asynccontextmanager
-async def probing(told: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS) -> AsyncIterator[Prober]:
-    async with httpx.AsyncClient(trust_env=False, timeout=0.001, verify=TLS) as client:  # the time must not matter
-        yield Prober(endpoints or [Endpoint("there", "m")], told, client, tls, Clock(), Random(7))
+async def probing(config: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS) -> AsyncIterator[Prober]:
+    async with httpx.AsyncClient(
+        trust_env=False, timeout=0.001, verify=TLS
+    ) as client:  # the client's own timeout must not apply
+        yield Prober(endpoints or [Endpoint("there", "m")], config, client, tls, Clock(), Random(7))
 
 
 @pytest.fixture
@@ -64,25 +66,25 @@ def there() -> Iterator[respx.MockRouter]:
         yield mock
 
 
-# What is asked.
+# Requests.
 
 
 def with_probe(kind: str, url: str = URL, more: str = "", timeout: str = "5s") -> EndpointConfig:
-    config = told(url, more=more, timeout=timeout)
-    return config.model_copy(update={"probe": config.probe.model_copy(update={"kind": kind})})
+    plain = config(url, more=more, timeout=timeout)
+    return plain.model_copy(update={"probe": plain.probe.model_copy(update={"kind": kind})})
 
 
 @on_uvloop
 @pytest.mark.parametrize(("kind", "probe"), [("openai", "models"), ("vllm", "health"), ("zhipu", "connect")])
 async def test_each_kind_of_server_has_its_kind_of_probe(kind: str, probe: str) -> None:
-    async with probing(told(kind=kind)) as prober:
+    async with probing(config(kind=kind)) as prober:
         assert prober.kind == probe
     async with probing(with_probe("chat")) as prober:
         assert prober.kind == "chat"
 
 
 @on_uvloop
-async def test_a_server_in_trouble_is_probed_again_soon_but_not_by_chats() -> None:
+async def test_a_server_in_trouble_is_probed_more_often_but_not_by_chats() -> None:
     missed, broken, well = (Endpoint(name, "m") for name in ("missed", "broken", "well"))
     well.availability.probed(True, 999.0)
     for _ in range(2):
@@ -91,18 +93,18 @@ async def test_a_server_in_trouble_is_probed_again_soon_but_not_by_chats() -> No
     trip(broken, 999.0)
     for endpoint, kind, pause in (
         (well, "models", 10.0),
-        (missed, "models", AGAIN),
-        (broken, "models", AGAIN),
+        (missed, "models", RECHECK),
+        (broken, "models", RECHECK),
         (broken, "chat", 10.0),
     ):
         async with probing(with_probe(kind), endpoint) as prober:
             assert prober.pause == pause
-    async with probing(told(interval="1s"), broken) as prober:
+    async with probing(config(interval="1s"), broken) as prober:
         assert prober.pause == 1.0
 
 
 @on_uvloop
-async def test_models_are_asked_for_with_our_key_and_headers(there: respx.MockRouter) -> None:
+async def test_the_request_for_models_carries_the_key_and_headers(there: respx.MockRouter) -> None:
     route = there.get("/v1/models").respond(200, json={"data": []})
     async with probing(with_probe("models", more="api_key: sk-1\n    headers: {x-tenant: us}")) as prober:
         assert await prober.probe() == ""
@@ -112,14 +114,14 @@ async def test_models_are_asked_for_with_our_key_and_headers(there: respx.MockRo
 
 
 @on_uvloop
-async def test_health_is_asked_for_beside_the_api(there: respx.MockRouter) -> None:
+async def test_health_is_requested_beside_the_api(there: respx.MockRouter) -> None:
     there.get("/health").respond(200)
     async with probing(with_probe("health")) as prober:
         assert await prober.probe() == ""
 
 
 @on_uvloop
-async def test_a_chat_is_as_short_as_can_be_and_carries_what_is_forced(there: respx.MockRouter) -> None:
+async def test_a_chat_is_minimal_and_carries_forced_parameters(there: respx.MockRouter) -> None:
     route = there.post("/v1/chat/completions").respond(200, content=ROLE + token("a") + FINISH + DONE)
     async with probing(
         with_probe("chat", more="params: {force: {max_tokens: 7, thinking: {type: disabled}}}")
@@ -134,7 +136,7 @@ async def test_a_chat_is_as_short_as_can_be_and_carries_what_is_forced(there: re
     }
 
 
-# What the answer says.
+# Answers.
 
 
 @on_uvloop
@@ -152,7 +154,7 @@ async def test_a_chat_is_as_short_as_can_be_and_carries_what_is_forced(there: re
         (503, "status 503"),
     ],
 )
-async def test_a_server_that_answers_lives_but_for_our_key(
+async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(
     there: respx.MockRouter, kind: str, status: int, down: str
 ) -> None:
     there.get(path__in=["/v1/models", "/health"]).respond(status)
@@ -162,7 +164,7 @@ async def test_a_server_that_answers_lives_but_for_our_key(
 
 @on_uvloop
 @pytest.mark.parametrize(
-    ("status", "said", "down"),
+    ("status", "body", "down"),
     [
         (200, ROLE + token("a") + FINISH + DONE, ""),
         (200, ROLE + FINISH + DONE, ""),
@@ -170,7 +172,7 @@ async def test_a_server_that_answers_lives_but_for_our_key(
         (200, b"", "an empty stream"),
         (200, b": ping\n\n", "an empty stream"),
         (200, ROLE, "an empty stream"),
-        (200, b": ping\n\n" * (MAX_READ // 8 + 1), f"no token within {MAX_READ} bytes"),
+        (200, b": ping\n\n" * (MAX_ANSWER_BYTES // 8 + 1), f"no token within {MAX_ANSWER_BYTES} bytes"),
         (200, DONE, "an empty stream"),
         (200, b'data: {"error":{"message":"engine dead","code":"boom"}}\n\n', "an error event"),
         (200, ROLE + b'data: {"error":"engine dead"}\n\n', "an error event"),
@@ -181,15 +183,15 @@ async def test_a_server_that_answers_lives_but_for_our_key(
     ],
     ids=range(14),
 )
-async def test_a_chat_must_give_a_token(there: respx.MockRouter, status: int, said: bytes, down: str) -> None:
-    there.post("/v1/chat/completions").respond(status, content=said)
+async def test_a_chat_must_return_a_token(there: respx.MockRouter, status: int, body: bytes, down: str) -> None:
+    there.post("/v1/chat/completions").respond(status, content=body)
     async with probing(with_probe("chat")) as prober:
         assert await prober.probe() == down
 
 
 @on_uvloop
 @pytest.mark.parametrize("kind", ["models", "health", "chat", "connect"])
-async def test_a_port_where_nobody_listens_is_down(kind: str) -> None:
+async def test_a_port_without_a_listener_is_down(kind: str) -> None:
     async with probing(with_probe(kind, f"http://127.0.0.1:{unused_port()}/v1")) as prober:
         down = await prober.probe()
         assert "connect" in down.lower()
@@ -197,57 +199,57 @@ async def test_a_port_where_nobody_listens_is_down(kind: str) -> None:
 
 @on_uvloop
 @pytest.mark.parametrize("kind", ["models", "health", "chat"])
-async def test_a_server_that_says_nothing_is_down_after_the_time_for_a_probe(kind: str) -> None:
+async def test_a_server_that_does_not_answer_is_down_after_the_timeout(kind: str) -> None:
     async with serving() as server:
-        config = with_probe(kind, f"http://{server.host}:{server.port}/v1", timeout="50ms")
-        async with probing(config) as prober:
+        slow = with_probe(kind, f"http://{server.host}:{server.port}/v1", timeout="50ms")
+        async with probing(slow) as prober:
             assert await prober.probe() == "no answer within 0.05 s"
         await (await server.accept()).left()  # and its connection is closed
 
 
 @on_uvloop
-async def test_to_connect_is_enough_for_a_server_that_says_nothing() -> None:
+async def test_a_connect_probe_needs_no_answer() -> None:
     async with serving() as server, probing(with_probe("connect", f"http://{server.host}:{server.port}/v1")) as prober:
         assert await prober.probe() == ""
         assert await (await server.accept()).left() == b""
 
 
 @on_uvloop
-async def test_to_connect_includes_tls_where_the_address_says_so() -> None:
+async def test_a_connect_probe_includes_tls_for_https() -> None:
     ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(trusting)
     async with serving(tls=context) as server:
-        told = with_probe("connect", f"https://localhost:{server.port}")
-        async with probing(told) as prober:
+        there = with_probe("connect", f"https://localhost:{server.port}")
+        async with probing(there) as prober:
             assert "certificate" in (await prober.probe()).lower()
-        async with probing(told, tls=trusting) as prober:
+        async with probing(there, tls=trusting) as prober:
             assert await prober.probe() == ""
 
 
 @on_uvloop
 @pytest.mark.parametrize("kind", ["models", "health"])
-async def test_no_more_is_read_of_an_answer_than_a_list_of_models_may_have(kind: str) -> None:
+async def test_an_endless_answer_is_read_only_up_to_the_limit(kind: str) -> None:
     async with serving() as server, probing(with_probe(kind, f"http://{server.host}:{server.port}/v1")) as prober:
         probe = asyncio.ensure_future(prober.probe())
         peer = await server.accept()
         await peer.request()
         peer.send(head(200, b"content-length: %d" % (1 << 40)))
-        assert await peer.flood(b"x" * 65536) > MAX_READ
+        assert await peer.flood(b"x" * 65536) > MAX_ANSWER_BYTES
         assert await probe == ""
 
 
 @on_uvloop
 @pytest.mark.parametrize("kind", ["models", "health", "chat"])
-async def test_a_probe_wants_an_answer_as_it_is(there: respx.MockRouter, kind: str) -> None:
+async def test_a_probe_asks_for_an_uncompressed_answer(there: respx.MockRouter, kind: str) -> None:
     route = there.route().respond(200, content=token("a"))
     async with probing(with_probe(kind, more="headers: {x-tenant: us}")) as prober:
         assert await prober.probe() == ""
     assert route.calls.last.request.headers["accept-encoding"] == "identity"
 
 
-# Who is asked, and for whom.
+# Servers and their models.
 
 
 def named(kind: str) -> list[str]:
@@ -261,17 +263,17 @@ endpoints:
     return [repr(prober) for prober in probers(table, httpx.AsyncClient(verify=TLS), TLS, Clock(), Random(7))]
 
 
-def test_a_server_is_asked_once_for_all_its_models_but_a_chat_of_each() -> None:
+def test_a_server_has_one_prober_for_all_models_or_one_per_model_for_chats() -> None:
     assert named("auto") == ["<Prober a: models for m, n>", "<Prober b: health for m>"]
     assert named("chat") == ["<Prober a: chat for m>", "<Prober a: chat for n>", "<Prober b: health for m>"]
 
 
 @on_uvloop
-async def test_what_a_server_says_is_told_to_its_models_that_served_nothing_meanwhile(there: respx.MockRouter) -> None:
+async def test_a_result_counts_for_all_models_but_those_that_served_traffic(there: respx.MockRouter) -> None:
     first, second, serves = (Endpoint("there", model) for model in "mno")
     serves.availability.cooldown.served_at = 1000.0
     route = there.get("/v1/models").respond(500)
-    async with probing(told(interval="2ms"), first, second, serves) as prober:
+    async with probing(config(interval="2ms"), first, second, serves) as prober:
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: route.call_count)
         await until(lambda: not first.availability.health.up)
@@ -283,14 +285,14 @@ async def test_what_a_server_says_is_told_to_its_models_that_served_nothing_mean
 
 
 @on_uvloop
-async def test_the_loop_takes_an_endpoint_out_and_back_and_says_so_once(
+async def test_the_loop_marks_an_endpoint_down_and_up_and_logs_each_once(
     there: respx.MockRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.probes")
     endpoint = Endpoint("there", "m")
     route = there.get("/v1/models")
     route.respond(500)
-    async with probing(told(interval="2ms"), endpoint) as prober:
+    async with probing(config(interval="2ms"), endpoint) as prober:
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: not endpoint.availability.health.up)
         before = route.call_count
@@ -307,11 +309,11 @@ async def test_the_loop_takes_an_endpoint_out_and_back_and_says_so_once(
 
 
 @on_uvloop
-async def test_one_miss_of_an_endpoint_that_was_well_changes_nothing(there: respx.MockRouter) -> None:
+async def test_one_missed_probe_of_an_endpoint_that_was_up_changes_nothing(there: respx.MockRouter) -> None:
     endpoint = Endpoint("there", "m")
     route = there.get("/v1/models")
     route.side_effect = [httpx.Response(200), httpx.ConnectError("lost"), *[httpx.Response(200)] * 1000]
-    async with probing(told(interval="2ms"), endpoint) as prober:
+    async with probing(config(interval="2ms"), endpoint) as prober:
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: route.call_count > 3)
         assert endpoint.availability.health.up
@@ -319,7 +321,7 @@ async def test_one_miss_of_an_endpoint_that_was_well_changes_nothing(there: resp
 
 
 @on_uvloop
-async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter) -> None:
+async def test_an_endpoint_that_serves_traffic_is_not_probed(there: respx.MockRouter) -> None:
     there._assert_all_called = False
     route = there.get("/v1/models").respond(500)
     endpoint, looks = Endpoint("there", "m"), 0
@@ -332,22 +334,22 @@ async def test_where_traffic_was_served_nothing_is_asked(there: respx.MockRouter
             return 1000.0
 
     async with httpx.AsyncClient(verify=TLS) as client:
-        loop = asyncio.ensure_future(Prober([endpoint], told(interval="2ms"), client, TLS, Looked(), Random(7)).run())
+        loop = asyncio.ensure_future(Prober([endpoint], config(interval="2ms"), client, TLS, Looked(), Random(7)).run())
         await until(lambda: looks > 3)
         assert route.call_count == 0
         loop.cancel()
 
 
 @on_uvloop
-async def test_a_probe_that_is_off_ends_at_once() -> None:
-    config = told()
-    off = config.model_copy(update={"probe": config.probe.model_copy(update={"kind": "off"})})
+async def test_a_prober_that_is_off_ends_at_once() -> None:
+    auto = config()
+    off = auto.model_copy(update={"probe": auto.probe.model_copy(update={"kind": "off"})})
     async with probing(off) as prober:
         await prober.run()
 
 
 @on_uvloop
-async def test_a_loop_that_fails_says_so_and_begins_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loop_that_fails_is_logged_and_restarted(caplog: pytest.LogCaptureFixture) -> None:
     tried = 0
 
     async def fails() -> None:
@@ -358,7 +360,7 @@ async def test_a_loop_that_fails_says_so_and_begins_again(caplog: pytest.LogCapt
     loop = asyncio.ensure_future(keep("probe of there", fails))
     await until(lambda: caplog.records)
     assert tried == 1
-    assert "probe of there failed and begins again: ValueError('a mistake of ours')" in caplog.text
+    assert "probe of there failed and will be restarted: ValueError('a mistake of ours')" in caplog.text
     loop.cancel()
     with pytest.raises(asyncio.CancelledError):
         await loop

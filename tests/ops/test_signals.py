@@ -1,4 +1,4 @@
-"""Server signals: what is read of a page of metrics, and how often one is asked for."""
+"""Server signals: the load read from a page of metrics, and how often the page is requested."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
 from router.dialects import DIALECTS
-from router.ops.signals import INTERVAL, LONGEST, MAX_LINES, MAX_PAGE, STALE, Listener, listeners, load_of, read
+from router.ops.signals import INTERVAL, MAX_LINES, MAX_PAGE_BYTES, MAX_PAUSE, STALE, Scraper, load_of, read, scrapers
 from tests.core.helpers import properties
 from tests.proxy.running import get, running
 from tests.upstream.servers import Clock, on_uvloop, serving, until, whole
 
-TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate
 VLLM, SGLANG = (DIALECTS[kind].gauges for kind in ("vllm", "sglang"))
 
 PAGE = b"""\
@@ -54,35 +54,35 @@ def sglang(page: str, model: str = "m") -> ServerLoad | None:
     return load_of(model, read(page.encode(), SGLANG), SGLANG)
 
 
-# What a page says.
+# Reading a page.
 
 
-def test_vllm_tells_what_runs_what_waits_and_how_full_its_cache_is() -> None:
+def test_vllm_reports_running_and_waiting_requests_and_cache_use() -> None:
     assert vllm(PAGE) == ServerLoad(3.0, 1.0, 0.25)
 
 
-def test_its_cache_had_another_name_and_both_together_are_one() -> None:
+def test_the_older_name_of_the_cache_gauge_is_read_and_both_count_once() -> None:
     old = PAGE.replace(b"kv_cache", b"gpu_cache")
     assert vllm(old) == vllm(PAGE) == vllm(old.replace(b"0.25", b"0.5") + PAGE.split(b"cache usage.")[-1])
 
 
-def test_some_collectors_write_names_without_colons() -> None:
+def test_names_may_have_underscores_for_colons() -> None:
     assert vllm(PAGE.replace(b"vllm:", b"vllm_")) == vllm(PAGE)
 
 
-def test_what_is_not_there_is_unknown_and_not_zero() -> None:
+def test_a_missing_gauge_is_unknown_and_not_zero() -> None:
     assert vllm('vllm:num_requests_running{model_name="org/m"} 0\n') == ServerLoad(running=0.0)
     assert vllm('vllm:num_requests_waiting{model_name="org/m"} 2\n') == ServerLoad(waiting=2.0)
     assert vllm("python_info 1\n") is None
     assert vllm("") is None
 
 
-def test_engines_add_up_and_their_caches_are_averaged() -> None:
+def test_requests_of_engines_are_summed_and_cache_use_is_averaged() -> None:
     more = PAGE.replace(b'engine="0"', b'engine="1"').replace(b"3.0", b"5.0").replace(b"0.25", b"0.75")
     assert vllm(PAGE + more) == ServerLoad(8.0, 2.0, 0.5)
 
 
-def test_ranks_that_work_on_the_same_requests_count_once() -> None:
+def test_ranks_with_the_same_requests_count_once() -> None:
     page = "".join(
         f'sglang:num_running_reqs{{dp_rank="{dp}",model_name="m",tp_rank="{tp}"}} {4 + dp}\n'
         f'sglang:num_queue_reqs{{dp_rank="{dp}",model_name="m",tp_rank="{tp}"}} {dp}\n'
@@ -94,34 +94,34 @@ def test_ranks_that_work_on_the_same_requests_count_once() -> None:
     assert sglang('sglang:num_queue_reqs{model_name="m"} 2.0\n') == ServerLoad(waiting=2.0)
 
 
-def test_a_model_has_its_own_load_where_the_page_knows_several() -> None:
+def test_each_model_on_a_page_has_its_own_load() -> None:
     both = PAGE + PAGE.replace(b"org/m", b"other").replace(b"3.0", b"9.0")
     assert vllm(both) == ServerLoad(3.0, 1.0, 0.25)
     assert vllm(both, "other") == ServerLoad(9.0, 1.0, 0.25)
     assert vllm(both, "another") is None
 
 
-def test_where_it_knows_one_that_is_the_server_whatever_else_it_is_called() -> None:
+def test_the_only_model_on_a_page_counts_for_every_name_of_the_server() -> None:
     assert vllm(PAGE, "an-adapter") == vllm(PAGE)
     assert vllm("vllm:num_requests_running 5\n") == ServerLoad(running=5.0)
 
 
-def test_names_may_hold_anything() -> None:
+def test_names_may_contain_any_character() -> None:
     name = 'a:b c{d="e"}\\n\\"'
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     assert vllm(f'vllm:num_requests_running{{model_name="{escaped}"}} 1\n', name) == ServerLoad(running=1.0)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-1"])
-def test_a_value_that_none_can_have_is_unknown(value: str) -> None:
+def test_an_impossible_value_is_unknown(value: str) -> None:
     assert vllm(PAGE.replace(b" 3.0", f" {value}".encode())) == ServerLoad(None, 1.0, 0.25)
 
 
-def test_a_use_of_more_than_all_is_no_share() -> None:
+def test_a_cache_use_above_one_is_unknown() -> None:
     assert vllm(PAGE.replace(b"0.25", b"25.0")) == ServerLoad(3.0, 1.0, None)
 
 
-def test_more_samples_than_any_server_has_are_not_read() -> None:
+def test_too_many_samples_are_refused() -> None:
     line = 'vllm:num_requests_running{engine="%d"} 1\n'
     assert vllm("".join(line % n for n in range(MAX_LINES))) == ServerLoad(running=MAX_LINES)
     with pytest.raises(ValueError, match="more than"):
@@ -134,7 +134,7 @@ def test_more_samples_than_any_server_has_are_not_read() -> None:
     length=st.integers(0, 20),
     instead=st.binary(max_size=5) | st.sampled_from([b'"', b"{", b"}", b"\\", b"\n", b"=", b",", b"e", b"#"]),
 )
-def test_whatever_a_page_holds_it_is_read_or_refused(at: int, length: int, instead: bytes) -> None:
+def test_any_page_is_read_or_refused(at: int, length: int, instead: bytes) -> None:
     try:
         load = vllm(PAGE[:at] + instead + PAGE[at + length :])
     except ValueError:
@@ -143,10 +143,10 @@ def test_whatever_a_page_holds_it_is_read_or_refused(at: int, length: int, inste
         assert value is None or value >= 0.0
 
 
-# Who is asked, and how often.
+# Servers, and how often they are asked.
 
 
-def told(url: str = "http://there/v1", kind: str = "vllm", signals: str = "auto") -> EndpointConfig:
+def config(url: str = "http://there/v1", kind: str = "vllm", signals: str = "auto") -> EndpointConfig:
     text = f"""
 endpoints:
   - name: there
@@ -159,13 +159,13 @@ endpoints:
     return parse(text, "endpoints.yaml", {}).endpoints[0]
 
 
-def listener(told: EndpointConfig, endpoint: Endpoint, client: httpx.AsyncClient, clock: Clock) -> Listener:
+def scraper(config: EndpointConfig, endpoint: Endpoint, client: httpx.AsyncClient, clock: Clock) -> Scraper:
     assert VLLM is not None
-    return Listener([endpoint], told, VLLM, client, clock, Random(7))
+    return Scraper([endpoint], config, VLLM, client, clock, Random(7))
 
 
 @on_uvloop
-async def test_only_kinds_that_tell_their_load_are_asked_and_not_where_it_is_off() -> None:
+async def test_only_servers_that_report_load_are_scraped_unless_it_is_off() -> None:
     text = """
 endpoints:
   - {name: v, kind: vllm, base_url: "http://v/v1", models: [chat]}
@@ -175,33 +175,33 @@ endpoints:
   - {name: z, kind: zhipu, base_url: "http://z/v1", models: [chat]}
   - {name: made-up, kind: simulated, models: [chat]}
 """
-    made = list(listeners(rebuild(parse(text)), httpx.AsyncClient(verify=TLS), Clock(), Random(7)))
-    assert [repr(each) for each in made] == ["<Listener v: chat>", "<Listener s: chat, more>"]
+    made = list(scrapers(rebuild(parse(text)), httpx.AsyncClient(verify=TLS), Clock(), Random(7)))
+    assert [repr(each) for each in made] == ["<Scraper v: chat>", "<Scraper s: chat, more>"]
     assert [each.interval for each in made] == [INTERVAL, 0.25]
 
 
 @on_uvloop
-async def test_what_a_server_says_is_known_until_it_is_stale() -> None:
+async def test_a_reported_load_is_valid_until_it_is_stale() -> None:
     clock, endpoint = Clock(), Endpoint("there", "org/m")
     async with serving() as server, httpx.AsyncClient(trust_env=False, verify=TLS) as client:
         server.always = whole(PAGE)
-        listening = listener(told(f"http://{server.host}:{server.port}/v1"), endpoint, client, clock)
-        listening.note(await listening.page())
+        scraping = scraper(config(f"http://{server.host}:{server.port}/v1"), endpoint, client, clock)
+        scraping.note(await scraping.page())
         assert endpoint.forecast.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
         assert endpoint.forecast.hot(clock.now())
-        assert listening.pause == INTERVAL
+        assert scraping.pause == INTERVAL
         clock.forward(STALE * INTERVAL)
         assert endpoint.forecast.server_load(clock.now()) is None
         assert not endpoint.forecast.hot(clock.now())
 
 
 @on_uvloop
-async def test_it_is_asked_beside_the_api_with_our_key() -> None:
+async def test_the_page_is_requested_beside_the_api_with_the_key() -> None:
     async with serving() as server, httpx.AsyncClient(trust_env=False, verify=TLS) as client:
-        listening = listener(
-            told(f"http://{server.host}:{server.port}/a/v1"), Endpoint("there", "org/m"), client, Clock()
+        scraping = scraper(
+            config(f"http://{server.host}:{server.port}/a/v1"), Endpoint("there", "org/m"), client, Clock()
         )
-        asked = asyncio.ensure_future(listening.page())
+        asked = asyncio.ensure_future(scraping.page())
         request = await (await server.accept()).answer(whole(PAGE))
         assert await asked == PAGE
         assert request.line == b"GET /a/metrics HTTP/1.1"
@@ -211,64 +211,64 @@ async def test_it_is_asked_beside_the_api_with_our_key() -> None:
 
 @on_uvloop
 @pytest.mark.parametrize(
-    ("answer", "silence"),
+    ("answer", "reason"),
     [
         (whole(b"no", 404), "status 404"),
-        (whole(b"python_info 1\n"), "none of its gauges is there"),
-        (whole(PAGE.replace(b"} 3.0", b" 3.0")), "no page of metrics: "),
+        (whole(b"python_info 1\n"), "the page has none of its gauges"),
+        (whole(PAGE.replace(b"} 3.0", b" 3.0")), "not a page of metrics: "),
         (whole(PAGE + b"# \xff"), ""),
-        (whole(PAGE + b"#" * MAX_PAGE), f"more than {MAX_PAGE} bytes"),
+        (whole(PAGE + b"#" * MAX_PAGE_BYTES), f"more than {MAX_PAGE_BYTES} bytes"),
         (whole(PAGE)[:-9], "RemoteProtocolError: "),
     ],
     ids=["status", "another page", "nonsense", "nonsense elsewhere", "too long", "cut"],
 )
-async def test_what_is_no_page_says_nothing(answer: bytes, silence: str) -> None:
+async def test_an_invalid_page_reports_no_load(answer: bytes, reason: str) -> None:
     clock, endpoint = Clock(), Endpoint("there", "org/m")
     async with serving() as server, httpx.AsyncClient(trust_env=False, verify=TLS) as client:
-        listening = listener(told(f"http://{server.host}:{server.port}/v1"), endpoint, client, clock)
-        asked = asyncio.ensure_future(listening.page())
+        scraping = scraper(config(f"http://{server.host}:{server.port}/v1"), endpoint, client, clock)
+        asked = asyncio.ensure_future(scraping.page())
         peer = await server.accept()
         await peer.answer(answer)
         peer.finish()
-        listening.note(await asked)
-        assert listening.silence.startswith(silence)
-        assert bool(listening.silence) == bool(silence)
-        assert (endpoint.forecast.server_load(clock.now()) is None) == bool(silence)
+        scraping.note(await asked)
+        assert scraping.unknown.startswith(reason)
+        assert bool(scraping.unknown) == bool(reason)
+        assert (endpoint.forecast.server_load(clock.now()) is None) == bool(reason)
 
 
 @on_uvloop
-async def test_one_that_takes_too_long_says_nothing() -> None:
+async def test_a_late_page_reports_no_load() -> None:
     async with serving() as server, httpx.AsyncClient(trust_env=False, verify=TLS) as client:
         url = f"http://{server.host}:{server.port}/v1"
-        listening = listener(told(url, signals="2ms"), Endpoint("there", "org/m"), client, Clock())
-        assert await listening.page() == "no answer within 0.01 s"
+        scraping = scraper(config(url, signals="2ms"), Endpoint("there", "org/m"), client, Clock())
+        assert await scraping.page() == "no answer within 0.01 s"
 
 
 @on_uvloop
-async def test_one_page_missed_changes_nothing_and_one_that_says_nothing_is_asked_more_seldom(
+async def test_a_missed_page_keeps_the_load_and_lowers_the_rate_of_requests(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     clock, endpoint = Clock(), Endpoint("there", "org/m")
     async with httpx.AsyncClient(verify=TLS) as client:
-        listening = listener(told(), endpoint, client, clock)
-        listening.note(PAGE)
+        scraping = scraper(config(), endpoint, client, clock)
+        scraping.note(PAGE)
         pauses = []
         for _ in range(8):
-            listening.note("status 503")
-            pauses.append(listening.pause)
+            scraping.note("status 503")
+            pauses.append(scraping.pause)
         assert endpoint.forecast.server_load(clock.now()) == ServerLoad(3.0, 1.0, 0.25)
-        assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, LONGEST, LONGEST, LONGEST]
-        listening.note(PAGE)
-        assert listening.pause == INTERVAL
+        assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, MAX_PAUSE, MAX_PAUSE, MAX_PAUSE]
+        scraping.note(PAGE)
+        assert scraping.pause == INTERVAL
     assert [record.message for record in caplog.records if record.name == "router.ops.signals"] == [
-        "endpoint there: its load is unknown: status 503",
-        "endpoint there: its load is known",
+        "endpoint there: server load is unknown: status 503",
+        "endpoint there: server load is known",
     ]
 
 
 @on_uvloop
-async def test_a_running_router_knows_the_load_and_tells_it() -> None:
+async def test_a_running_router_shows_the_reported_load() -> None:
     async with serving() as server:
         server.always = whole(PAGE)
         text = f"""
