@@ -130,7 +130,7 @@ class Simulate(Section):
     """The behaviour of a simulated endpoint."""
 
     first_token: Duration = 0.3
-    rate: Positive = 40.0  # tokens a second
+    rate: Positive = 40.0  # tokens per second
 
 
 class EndpointConfig(Section):

@@ -172,7 +172,10 @@ class Metrics(Collector):
         yield _gauge("breaker_state", "1 for the current state of the breaker.", ("endpoint", "model", "state"), states)
         expected = ((n, e.forecast.latency("first_token").mean(now)) for n, e in named)
         yield _gauge(
-            "expected_first_token_seconds", "Mean without the effects of prompt, trouble and load.", labels, expected
+            "expected_first_token_seconds",
+            "Mean time to the first token, without the effects of prompt, trouble and load.",
+            labels,
+            expected,
         )
 
     def _of_servers(self) -> Iterator[Metric]:
