@@ -279,7 +279,7 @@ endpoints:
     models: {{chat: org/m}}
     probe: {{kind: off}}
     pool: {{min_idle: 0}}
-    signals: 10ms
+    signals: 50ms
 """
         async with running(text) as router:
             (endpoint,) = router.router.tables.current.table.endpoints
