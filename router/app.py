@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -22,13 +23,14 @@ from router.ops.logs import AccessLog
 from router.ops.metrics import Metrics
 from router.ops.planner import Planner
 from router.ops.telemetry import Telemetry
-from router.proxy import front
 from router.proxy.admission import Admission
 from router.proxy.application import Application
 from router.proxy.asgi import AsgiCalls
 from router.proxy.context import Context
 from router.proxy.drain import Drain
+from router.proxy.front import Front, expire
 from router.proxy.handler import Handler
+from router.proxy.intake import Bounds
 from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
 from router.scheduler import LoopScheduler
@@ -51,9 +53,11 @@ class Router:
         self.scheduler = LoopScheduler(asyncio.get_running_loop(), settings.speed)
         self.rng, self.tls = Random(), tls_context()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
+        keys = (key.get_secret_value() for key in config.keys)
+        self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
         limits = Limits(settings.max_event, settings.max_answer)
-        self.tables = Tables(Serving.of(rebuild(config, utilization=lambda: self.handler.load()), self.pools, limits))
-        self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
+        self.tables = Tables(Serving.of(rebuild(config, utilization=self.admission.utilization), self.pools, limits))
+        self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.admission.calls, self.scheduler.now)
         sinks = [self.metrics.ended, Changes(self.scheduler.now).ended]
         self.access_log = AccessLog() if settings.access_log else None
         if self.access_log is not None:
@@ -65,11 +69,9 @@ class Router:
             ping_after=settings.ping_after,
             ping_every=settings.ping_every,
         )
-        keys = (key.get_secret_value() for key in config.keys)
-        self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
         self.handler = Handler(self.tables, self.admission, context)
-        bounds = front.Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
-        self.protocol = front.front(self.handler, bounds, self.scheduler.now)
+        bounds = Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
+        self.protocol = partial(Front, self.handler, bounds, self.scheduler.now)
         self.connections: set[Any] = set()  # uvicorn's, once it runs
         self.admin = self._admin()
         self.asgi = self._application()
@@ -152,4 +154,4 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP / self.scheduler.speed)
-            front.expire(self.connections, self.scheduler.now())
+            expire(self.connections, self.scheduler.now())

@@ -11,7 +11,7 @@ import sys
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import click
 import uvicorn
@@ -127,7 +127,7 @@ async def _serve(config: Config, settings: Settings) -> None:
             router.asgi,
             host=settings.host,
             port=settings.port,
-            http=router.protocol,
+            http=cast(Any, router.protocol),  # which makes a protocol; uvicorn asks for a class
             ws="none",
             lifespan="on",
             access_log=False,

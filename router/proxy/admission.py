@@ -1,8 +1,8 @@
-"""Who may call: those with a client key, and how many at once.
+"""Admission of calls: only with a client key, and only so many at once.
 
-Without keys anyone may who reaches us, but web pages: any that a browser on this machine shows could use our endpoints.
-A page's POST names its Origin, always; its GET may not where the page's own name has come to mean this machine (DNS
-rebinding), but then the Host is that name.
+Without keys every client may call except web pages: else any page in a browser on this machine could use the router's
+endpoints. A browser names a page's Origin in every POST. In a GET it may not, if the page's own host name has come to
+resolve to this machine (DNS rebinding); but then the Host header is that name.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ from hashlib import sha256
 from router.errors import Forbidden, Overloaded, Stopping, Unauthorized
 from router.proxy.client import Headers
 
-COME_BACK = 0.5  # seconds: about what a call takes to its first token
+COME_BACK = 0.5  # seconds until a refused client may retry: about the time of a call to its first token
 
 _LOOPBACK = re.compile(rb"([a-z][a-z0-9+.-]*://)?(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
-_OF_A_CALL, _OF_A_PAGE = frozenset((b"origin",)), frozenset((b"host", b"origin"))
+_CALL_HEADERS, _READ_HEADERS = frozenset((b"origin",)), frozenset((b"host", b"origin"))
 
 
 class Admission:
-    """Keys are kept as digests, so that looking one up takes a time that says nothing about it."""
+    """Checks client keys and counts open calls: `admit` opens a call, one `release` ends it.
 
-    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls", "_room")
+    Keys are kept as digests, so that the time of a look-up tells nothing about them.
+    """
+
+    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls", "calls")
 
     def __init__(self, keys: Iterable[str], max_calls: int, *, any_host: bool = False) -> None:
         self._any_host = any_host
         self._digests = frozenset(sha256(key.encode()).digest() for key in keys)
-        self._max_calls = self._room = max_calls
-        self._closed = False
+        self._max_calls, self._closed = max_calls, False
+        self.calls = 0  # open now
 
     def authorize(self, headers: Headers) -> None:
-        """A call. Raises Unauthorized, or Forbidden."""
+        """Check the headers of a call. Raises Unauthorized or Forbidden."""
         if self._digests:
             self._check_key(headers)
         else:
-            self._check_page(headers, _OF_A_CALL)
+            self._check_page(headers, _CALL_HEADERS)
 
     def authorize_reading(self, headers: Headers) -> None:
-        """A GET of something that is not for everybody. Raises the same."""
+        """Check the headers of a GET that needs a key where there are keys. Raises Unauthorized or Forbidden."""
         if self._digests:
             self._check_key(headers)
         else:
-            self._check_page(headers, _OF_A_PAGE)
+            self._check_page(headers, _READ_HEADERS)
 
     def _check_key(self, headers: Headers) -> None:
         for name, value in headers:
@@ -60,31 +63,42 @@ class Admission:
                 continue
             shown = value[:100].decode("latin-1")
             if name == b"origin":
-                raise Forbidden(f"This router has no client keys, so pages of '{shown}' may not use it; set `keys`.")
+                raise Forbidden(
+                    f"This router has no client keys, so it refuses calls from web pages of '{shown}'. "
+                    "Set `keys` in endpoints.yaml to allow them."
+                )
             if not self._any_host:
                 raise Forbidden(
-                    f"This router has no client keys, so it answers to a loopback address, and not to '{shown}'; "
-                    "set `keys`, or say --allow-open.",
+                    "This router has no client keys, so it only answers requests that name a loopback host, "
+                    f"not '{shown}'. Set `keys` in endpoints.yaml, or start the router with --allow-open.",
                     code="forbidden_host",
                 )
 
-    def load(self, calls: int) -> float:
-        """What one of so many calls finds in use by the others, as a share of all that there is room for."""
-        return (calls - 1) / self._room
+    def utilization(self) -> float:
+        """The share of the router's room that the other calls take, as seen by one open call."""
+        return (self.calls - 1) / self._max_calls
 
     def close(self) -> None:
-        """No more calls."""
-        self._max_calls, self._closed = 0, True
+        """Admit no more calls."""
+        self._closed = True
 
-    def admit(self, calls: int) -> None:
-        """Raises Overloaded where with so many calls in flight one more is too many; Stopping where it is closed."""
-        if calls >= self._max_calls:
-            if self._closed:
-                raise Stopping("The router is stopping and takes no more calls.", retry_after=COME_BACK)
-            raise Overloaded(f"The router serves {calls} calls already.", retry_after=COME_BACK)
+    def admit(self) -> None:
+        """Open a call. Raises Stopping after `close`, or Overloaded if too many calls are open."""
+        if self._closed:
+            raise Stopping("The router is stopping and accepts no new calls. Retry shortly.", retry_after=COME_BACK)
+        if self.calls >= self._max_calls:
+            raise Overloaded(
+                f"The router is at its limit of {self._max_calls} concurrent calls. Retry in {COME_BACK:g} s.",
+                retry_after=COME_BACK,
+            )
+        self.calls += 1
+
+    def release(self) -> None:
+        """End an open call."""
+        self.calls -= 1
 
 
 @lru_cache(maxsize=64)
 def _is_loopback(value: bytes) -> bool:
-    """Of a Host; or of an Origin, which is one behind a scheme."""
+    """True if a Host, or an Origin (a host behind a scheme), is a loopback name or address."""
     return _LOOPBACK.fullmatch(value) is not None

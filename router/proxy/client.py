@@ -1,7 +1,7 @@
-"""The seam to who asked: an answer is started, written and ended, and its owner is told what becomes of the client.
+"""The seam between a call and its client: an answer is started, written and ended; its owner hears of the client.
 
-`front.py` and `asgi.py` each have one. The owner is the call's dispatch until the first token, and its relay from then
-on.
+`reply.py` and `asgi.py` each have a `Client`. The owner of an answer is the call's dispatch until the first token, and
+its relay afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One complete client request; names of headers are in lower case, `arrived` is a time of the scheduler's clock."""
+    """One complete client request. Header names are in lower case; `arrived` is a time of the scheduler's clock."""
 
     path: bytes
     headers: Headers
@@ -25,31 +25,32 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Owner(Protocol):
-    """Who answers a client."""
+    """The object that answers a client."""
 
     def gone(self) -> None:
-        """The client has left; nothing that is written will arrive."""
+        """The client has left: nothing that is written will arrive."""
 
     def full(self) -> None:
-        """The client reads slowly: no more until `drained`."""
+        """The client reads slowly: write no more until `drained`."""
 
-    def drained(self) -> None: ...
+    def drained(self) -> None:
+        """The client has read enough: write again."""
 
     def stop(self, error: RouterError) -> None:
-        """The router stops: end it now and tell the client this, in the stream where one has begun."""
+        """The router stops: end the answer with this error, inside the stream if one has begun."""
 
 
 class Client(Protocol):
-    """Calls after the client has left, or after the end, do nothing."""
+    """The side of an answer that the client sees. Calls after the end, or after the client left, do nothing."""
 
     owner: Owner | None
 
     def start(self, status: int, headers: bytes, length: int | None = None) -> None:
-        """Status and the lines of the headers; without a length the body ends when it ends."""
+        """Send status and headers, rendered as lines. A body without a length lasts until `end`."""
 
     def write(self, data: bytes) -> None: ...
 
     def end(self, data: bytes = b"") -> None: ...
 
     def abort(self) -> None:
-        """Cut it off: what was started can't be ended honestly."""
+        """Cut the connection: the answer that was started can't be completed."""

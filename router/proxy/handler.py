@@ -1,4 +1,4 @@
-"""One client request: parse it, look its model up, admit it, and hand it to its dispatch; or answer with an error."""
+"""One client request: parse it, look up its model, admit it, and hand it to its dispatch; or answer with an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from router.proxy.admission import Admission
 from router.proxy.client import Client, Request
 from router.proxy.context import Context
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import call_facts, lines, passed_on, told_by_client
+from router.proxy.headers import call_facts, client_hints, lines, passed_on
 from router.proxy.serving import Serving, Tables
 
 OPERATIONS: Mapping[bytes, Operation] = {
@@ -26,9 +26,9 @@ OPERATIONS: Mapping[bytes, Operation] = {
 
 
 class Handler:
-    """`authorize` is for the headers of a request, as soon as they are there: nobody else's body is read.
+    """Answers requests. `authorize` checks a request's headers before its body is read.
 
-    Once it is `stopping` each answer closes its client's connection, and once it is `refusing` so does silence.
+    While `stopping` each answer closes its client's connection; while `refusing` idle connections are closed as well.
     """
 
     __slots__ = ("_admission", "_context", "_open", "authorize", "refusing", "stopping", "tables")
@@ -37,29 +37,26 @@ class Handler:
         self.tables, self._admission, self._context = tables, admission, context
         self.authorize = admission.authorize
         self.stopping = self.refusing = False
-        self._open: dict[CallRecord, Client] = {}  # calls that have begun and not ended
+        self._open: dict[CallRecord, Client] = {}  # to end them when the router stops
 
     @property
     def calls(self) -> int:
-        """How many have begun and not ended."""
-        return len(self._open)
-
-    def load(self) -> float:
-        return self._admission.load(len(self._open))
+        """The number of calls that have begun and not ended."""
+        return self._admission.calls
 
     def handle(self, request: Request, client: Client) -> None:
-        """Answer one request that is authorized: at once with an error, or later through its dispatch."""
+        """Answer an authorized request: at once with an error, or later through its dispatch."""
         record = self.record(request.path, request.arrived)
         try:
             call = self._call(request)
             if call.asks_why:
                 self._admission.authorize_reading(request.headers)
-            serving = self.tables.current  # read once: the call keeps this snapshot to its end
+            serving = self.tables.current  # read once: the call keeps this table to its end
             route = self._route(serving, call)
             if route.affinity != "off":
                 call = replace(call, conversation=key_of(route.affinity, call, request.headers))
             record.model, record.stream = call.model, call.stream
-            self._admission.admit(len(self._open))
+            self._admission.admit()
         except RouterError as error:
             self.refuse(client, record, error)
             return
@@ -70,7 +67,7 @@ class Handler:
         return CallRecord(self._context.new_id(), OPERATIONS.get(path, ""), arrived)
 
     def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
-        """Answer with an error of ours, before any attempt."""
+        """Answer with an error of the router's own, before any attempt."""
         now = self._context.scheduler.now()
         record.ended = now - record.arrived
         record.status, record.error = error.status, error.code
@@ -80,18 +77,18 @@ class Handler:
         self._context.ended(record)
 
     def left(self, record: CallRecord) -> None:
-        """Note one whose client left before its request was complete."""
+        """Record a request whose client left before it was complete."""
         record.ended = self._context.scheduler.now() - record.arrived
         record.status, record.error = 499, "client_left"
         self._context.ended(record)
 
     def refuse_all(self) -> None:
-        """No more calls."""
+        """Accept no more calls."""
         self.refusing = True
         self._admission.close()
 
     def end_all(self, error: RouterError) -> int:
-        """End every call that is open, and tell its client this; how many they were."""
+        """End every open call with this error, and return how many there were."""
         clients = list(self._open.values())
         for client in clients:
             if client.owner is not None:
@@ -101,7 +98,7 @@ class Handler:
     def _call(self, request: Request) -> Call:
         try:
             headers = request.headers
-            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *told_by_client(headers))
+            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *client_hints(headers))
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
 
@@ -115,5 +112,6 @@ class Handler:
         raise not_served(call.model, known, serving.table.disabled(call.model))
 
     def _ended(self, record: CallRecord) -> None:
-        del self._open[record]
+        del self._open[record]  # a KeyError if a call ends twice
+        self._admission.release()
         self._context.ended(record)

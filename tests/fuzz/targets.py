@@ -19,9 +19,9 @@ from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
 from router.core.verdict import Outcome, Verdict
 from router.dialects import DIALECTS
 from router.ops.signals import load_of, read
-from router.proxy.front import Bounds
 from router.proxy.handler import OPERATIONS
 from router.proxy.headers import passed_back, passed_on
+from router.proxy.intake import Bounds
 from router.upstream.exchange import Exchange, Limits, Request
 from router.upstream.http1 import Connection
 from tests.fuzz import corpus, reference
@@ -332,7 +332,7 @@ def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = 
         if later is not None and handler.waiting and later.random() < 0.5:
             handler.answer(handler.waiting.pop())
     assert len(handler.waiting) <= 1
-    assert sum(map(len, made._body)) <= bounds.body + (64 << 10)
+    assert sum(map(len, made.intake.body)) <= bounds.body + (64 << 10)
     for request in handler.asked:
         assert len(request.body) <= bounds.body
         _plain_headers(request.headers)

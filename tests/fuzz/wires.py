@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -13,8 +14,9 @@ from uvicorn.server import ServerState
 from router.core.record import CallRecord
 from router.errors import RouterError
 from router.proxy.client import Client, Request
-from router.proxy.front import Bounds, Front, front
+from router.proxy.front import Front
 from router.proxy.headers import lines
+from router.proxy.intake import Bounds
 from router.upstream.pool import Address, Pool
 
 
@@ -166,6 +168,6 @@ for _name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
 def server_side(handler: Answering, bounds: Bounds) -> tuple[Front, Transport, Loop]:
     """The server's side of a client's connection."""
     loop, transport = Loop(), Transport()
-    made = front(handler, bounds)(_CONFIG, ServerState(), {}, loop)  # type: ignore[arg-type]
+    made = Front(handler, bounds, time.monotonic, _CONFIG, ServerState(), {}, loop)  # type: ignore[arg-type]
     made.connection_made(transport)
     return made, transport, loop

@@ -183,7 +183,7 @@ async def running(text: str = SIMULATED, *, http: Any = None, **told: Any) -> As
     config = uvicorn.Config(
         router.asgi,
         port=0,
-        http=http or router.protocol,
+        http=http or cast(Any, router.protocol),
         ws="none",
         lifespan="on",
         access_log=False,

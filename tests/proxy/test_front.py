@@ -10,6 +10,7 @@ import httptools
 import pytest
 
 from router.proxy.front import LINGER, PIPELINED
+from router.proxy.intake import State
 from tests.proxy.running import CHAT, SIMULATED, STREAMING, Answer, Client, at, get, post, running
 from tests.upstream.servers import (
     DONE,
@@ -32,6 +33,7 @@ from tests.upstream.servers import (
 
 KEYS = "keys: [sesame]\n"
 LARGE = 64 << 10  # a limit for bodies
+READING = (State.HEAD, State.ACCEPTED, State.BODY, State.FORWARDED)
 FORM: dict[str, Any] = {"max_body": LARGE, "max_header": 4 << 10}
 
 
@@ -459,10 +461,10 @@ async def test_a_client_that_sends_slowly_is_told_that_its_time_is_over(part: by
         client = await router.client()
         client.send(part)
         front = await router.connection(client)
-        await until(lambda: front._reading)
+        await until(lambda: front.intake.state in READING)
         router.expire(9.0)
-        await settled(lambda: front._failed)
-        assert not front._failed
+        await settled(lambda: front.intake.state)
+        assert front.intake.state in READING
         router.expire(11.0)
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
@@ -477,9 +479,9 @@ async def test_one_byte_now_and_then_is_no_sign_of_life() -> None:
         client = await router.client()
         client.send(post(CHAT)[:-5])
         front = await router.connection(client)
-        await until(lambda: front._body)
+        await until(lambda: front.intake.body)
         client.send(post(CHAT)[-5:-4])
-        await until(lambda: len(front._body) == 2)
+        await until(lambda: len(front.intake.body) == 2)
         router.expire(11.0)
         assert (await client.answer()).status == 408
 
@@ -514,7 +516,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing_but_a_count(part: by
         client = await router.client()
         client.send(part)
         front = await router.connection(client)
-        await until(lambda: front._reading)
+        await until(lambda: front.intake.state in READING)
         getattr(client, gone)()
         await until(lambda: not router.connections)
         assert router.counted("calls_total") == 1
@@ -543,7 +545,7 @@ async def test_a_client_that_comes_and_goes_has_not_left_half_way(said: bytes) -
         for _ in range(said.count(b" HTTP/")):
             await client.answer()
         front = await router.connection(client)
-        await settled(lambda: front._reading)
+        await settled(lambda: front.intake.state in READING)
         client.reset()
         await until(lambda: not router.connections)
         assert router.counted("calls_total", error="client_left") == 0
@@ -643,7 +645,7 @@ async def test_what_comes_while_a_call_is_answered_closes_the_connection_after_i
         await peer.request()
         front = await router.connection(client)
         client.send(post(CHAT))
-        await until(lambda: not front._keep)
+        await until(lambda: not front.reply.keep)
         peer.send(whole())
         answer = await client.answer()
         assert (answer.status, answer.body, answer.headers["connection"]) == (200, JSON, "close")
@@ -988,8 +990,8 @@ async def test_without_a_key_no_body_is_read(framing: bytes, line: bytes) -> Non
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         front = await router.connection(client)
         client.send(b"x" * 5000)
-        await settled(lambda: front._body)
-        assert front._body == []
+        await settled(lambda: front.intake.body)
+        assert front.intake.body == []
         assert await client.left() == b""
         assert router.counted("calls_total", status="401", operation="chat/completions") == 1
 

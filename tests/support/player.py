@@ -68,14 +68,14 @@ class Player:
         self.scheduler = VirtualScheduler(start)
         plays = {e.settings["name"]: e.plays for e in endpoints}
         self.pools = {each.name: self._pool(each, plays[each.name], Random(seed)) for each in config.endpoints}
-        self.table = rebuild(config, utilization=lambda: self.handler.load())
+        admission = Admission((), max_calls)
+        self.table = rebuild(config, utilization=admission.utilization)
         self.records: dict[str, list[CallRecord]] = {}
         self.calls: list[ScriptedClient] = []
         self._numbers = count(1)
         self._planned = -inf
         self._arrived: dict[str, ScriptedClient] = {}
         context = Context(self.scheduler, Random(seed), self._ended, new_id=self._new_id)
-        admission = Admission((), max_calls)
         self.handler = Handler(Tables(Serving.of(self.table, self.pools, limits)), admission, context)
         self.metrics = Metrics(lambda: self.table, lambda: self.pools, lambda: self.handler.calls, self.scheduler.now)
         self._telemetry = Telemetry([self._note, self.metrics.ended, Changes(self.scheduler.now).ended])

@@ -1,0 +1,149 @@
+"""One request as it is read: its state, its bytes, and the bounds on them.
+
+    IDLE ──first byte──► HEAD ──its end──┬──► ACCEPTED ──end of the read──► BODY    one of our paths
+     ▲                    │              ├──► FORWARDED                           any other path: the application's
+     │                    │              └──► OFFER ──read again──► HEAD          offers to change the protocol
+     │                    └──────────────► SKIPPED                                one too many: never answered
+     └──last byte── ACCEPTED, BODY, FORWARDED                      any state ──error──► REFUSED
+
+SKIPPED and REFUSED are final: no further request on the connection is answered. An `Intake` knows neither uvicorn nor
+the parser. `front.py` moves it from state to state as the parser reports, and acts on the errors that it raises.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge
+from router.proxy.client import Headers, Request
+from router.proxy.headers import lines
+
+# Bytes that a piece of a chunked body may take beside its data: a size of 16 digits, and two line ends.
+FRAMING = 20
+
+
+class Bounds(NamedTuple):
+    """Limits of one client connection, in bytes and seconds."""
+
+    body: int = 32 << 20
+    header: int = 64 << 10
+    request: float = 60.0  # from the first byte of a request to its last
+    idle: float = 75.0  # between requests
+
+
+class State(Enum):
+    """Where the reading of a request stands."""
+
+    IDLE = "between two requests"
+    HEAD = "the request line and the headers are being read"
+    ACCEPTED = "ours, its head is complete; the rest may be in the same read"
+    BODY = "ours, its body comes in later reads"
+    FORWARDED = "the application's: what follows the head goes to uvicorn"
+    OFFER = "offers to change the protocol, which is declined: to be read again without the offer"
+    SKIPPED = "pipelined behind more than this connection answers: parsed, and dropped"
+    REFUSED = "answered with an error, or cut off: nothing more is read"
+
+
+# The members under their own names, for the parser's callbacks: in Python 3.11 `State.HEAD` is a slow look-up.
+IDLE, HEAD, ACCEPTED, BODY, FORWARDED, OFFER, SKIPPED, REFUSED = State
+
+
+class Intake:
+    """The request that a connection reads at the moment; one object serves all requests of a connection."""
+
+    __slots__ = ("body", "body_size", "bounds", "headers", "overhead", "since", "state", "trailer_size", "url")
+
+    def __init__(self, bounds: Bounds, now: float) -> None:
+        self.bounds, self.state = bounds, IDLE
+        self.since = now  # when the request began; between two requests, when the silence began
+        self.url = b""
+        self.headers: Headers = []
+        self.body: list[bytes] = []
+        self.body_size = self.trailer_size = 0
+        self.overhead = 0  # bytes read of the head; after it, bytes read that are not body
+
+    @property
+    def path(self) -> bytes:
+        return self.url.partition(b"?")[0]
+
+    # Of its head.
+
+    def begin(self, now: float) -> None:
+        self.state, self.since = HEAD, now
+        self.url, self.headers, self.trailer_size = b"", [], 0
+
+    def end_head(self, version: str) -> None:
+        """Check a complete head. Raises HeaderTooLarge, or BadRequest for another version of HTTP."""
+        if self.overhead > self.bounds.header and self._head_size() > self.bounds.header:
+            raise self._header_too_large()
+        if version != "1.1" and version != "1.0":
+            raise BadRequest("Only HTTP/1.1 and HTTP/1.0 are supported.", code="invalid_http")
+        self.overhead = 0
+
+    def without_offer(self, method: bytes, version: str) -> bytes:
+        """The head once more, without its offer to change the protocol."""
+        headers = lines([header for header in self.headers if header[0] != b"upgrade"])
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), headers)
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    # Of what follows the head.
+
+    def begin_body(self) -> bool:
+        """Wait for the body: True if the client asks before it sends it (Expect: 100-continue).
+
+        Raises BodyTooLarge where the head says so, before the body is sent.
+        """
+        self.state, asks = BODY, False
+        for name, value in self.headers:
+            if name == b"content-length" and int(value) > self.bounds.body:
+                raise body_too_large(self.bounds.body)
+            if name == b"expect" and value.lower() == b"100-continue":
+                asks = True
+        return asks
+
+    def add_body(self, piece: bytes) -> None:
+        """Keep a piece of the body. Raises BodyTooLarge."""
+        self.body_size += len(piece)
+        if self.body_size > self.bounds.body:
+            raise body_too_large(self.bounds.body)
+        self.body.append(piece)
+
+    def add_trailer(self, name: bytes, value: bytes) -> None:
+        """Count a trailer. Trailers are dropped: they are no headers (RFC 9110 §6.5.1). Raises HeaderTooLarge."""
+        self.trailer_size += len(name) + len(value) + 4
+        if self.trailer_size > self.bounds.header:
+            raise self._header_too_large()
+
+    def end_read(self) -> None:
+        """Check the overhead of a read after which the request is not complete. Raises HeaderTooLarge."""
+        if self.overhead > self.bounds.header:
+            raise self._header_too_large()
+        if self.overhead < 0:
+            self.overhead = 0  # what was read of the body gives no credit to trailers that follow it
+
+    # Its end.
+
+    def take(self) -> Request:
+        """The complete request; another one may begin."""
+        body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
+        request = Request(self.url.partition(b"?")[0], self.headers, body, self.since)
+        self.state, self.overhead = IDLE, 0
+        self.body, self.body_size, self.headers = [], 0, []
+        return request
+
+    def end(self, now: float) -> None:
+        """The last byte of a forwarded request was read."""
+        self.state, self.overhead, self.since = IDLE, 0, now
+
+    def refuse(self) -> None:
+        self.state, self.body = REFUSED, []
+
+    def _header_too_large(self) -> HeaderTooLarge:
+        return HeaderTooLarge(f"The request's header is larger than the limit of {self.bounds.header} bytes.")
+
+
+def body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The request's body is larger than the limit of {limit} bytes.")
