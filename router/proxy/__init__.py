@@ -1,1 +1,1 @@
-"""The way of one request: front (or asgi), handler, admission, dispatch, relay."""
+"""The path of one request: front with intake and reply (or asgi), handler, admission, dispatch, relay."""

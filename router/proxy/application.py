@@ -1,7 +1,7 @@
-"""The ASGI application: all paths, so that any server can serve it; behind `front.py` ours never come here.
+"""The ASGI application: all paths, so that any ASGI server can serve it; `front.py` takes the handler's before it.
 
-Starlette finds the path. What it answers gets what every answer carries, and what is refused is refused by the handler,
-which renders and counts it.
+Starlette finds the path. Each answer gets the headers that every answer carries. The handler renders and counts each
+refusal.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
 
 class Application:
-    """`calls` are for the handler's operations, `routes` all other paths."""
+    """Serves the handler's operations by `calls`, and all other paths by `routes`."""
 
     def __init__(
         self, calls: AsgiCalls, routes: Iterable[Route], handler: Handler, now: Callable[[], float], lifespan: Lifespan
@@ -36,7 +36,7 @@ class Application:
             lifespan=lifespan,
             exception_handlers={RouterError: self._refuse, HTTPException: self._refuse_http},
         )
-        self._starlette.router.redirect_slashes = False  # to http://, that is, also behind TLS
+        self._starlette.router.redirect_slashes = False  # a redirect would lead to http://, also behind TLS
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,10 +69,10 @@ class Application:
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             allow = (error.headers or {}).get("Allow", "")
-            told: RouterError = MethodNotAllowed(f"{request.method} is not for this path; {allow} is.", allow)
-        else:
-            told = NotFound(f"There is nothing at {request.scope['path']}; {_guess(request.scope['path'])}")
-        return await self._refuse(request, told)
+            message = f"{request.method} is not allowed on this path; use {allow}."
+            return await self._refuse(request, MethodNotAllowed(message, allow))
+        path = request.scope["path"]
+        return await self._refuse(request, NotFound(f"There is nothing at {path}; {_guess(path)}"))
 
 
 def _stamped(message: Message) -> bool:
@@ -80,7 +80,7 @@ def _stamped(message: Message) -> bool:
 
 
 def _guess(path: str) -> str:
-    """Most that go astray lack the /v1 of their base URL, or have a slash too many."""
+    """Guess the path that was meant: most wrong paths lack the /v1 of a base URL, or have a slash too many."""
     meant = f"/v1/{path.strip('/').removeprefix('v1/')}"
     if meant.encode() in OPERATIONS or meant == "/v1/models":
         return f"did you mean {meant}?"

@@ -1,5 +1,6 @@
-"""The other `Client`: the same calls under any ASGI server, one coroutine a call. Slower, and the way back from
-`front.py`.
+"""The other `Client`: the same calls under any ASGI server, in one coroutine for each call.
+
+It is slower than `front.py`, and replaces it should uvicorn's internals change.
 """
 
 from __future__ import annotations
@@ -8,17 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from router.errors import BodyTooLarge, RouterError
+from router.errors import RouterError
 from router.proxy.client import Owner, Request
 from router.proxy.handler import Handler
 from router.proxy.headers import pairs
+from router.proxy.intake import body_too_large
 from router.scheduler import Scheduler
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-HIGH_WATER = 64 << 10  # bytes that wait for a slow client, as in a transport
+HIGH_WATER = 64 << 10  # bytes that may wait for a slow client, as in a transport
 
 
 class AsgiCalls:
@@ -45,7 +47,7 @@ class AsgiCalls:
         await client.run(receive, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The body; None where the client left. Raises BodyTooLarge."""
+        """Read the body; None if the client left. Raises BodyTooLarge."""
         chunks, size, more = [], 0, True
         while more:
             message = await receive()
@@ -54,13 +56,13 @@ class AsgiCalls:
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self._max_body:
-                raise BodyTooLarge(f"The request's body is longer than {self._max_body} bytes.")
+                raise body_too_large(self._max_body)
             more = message.get("more_body", False)
         return b"".join(chunks)
 
 
 class AsgiClient:
-    """What is written is kept until the server has taken it; beyond HIGH_WATER its owner is told to wait."""
+    """Keeps what is written until the server takes it. Beyond HIGH_WATER bytes the owner is told to wait."""
 
     def __init__(self) -> None:
         self.owner: Owner | None = None
@@ -72,10 +74,10 @@ class AsgiClient:
     # The Client.
 
     def start(self, status: int, headers: bytes, length: int | None = None) -> None:
-        told = pairs(headers)
+        sent = pairs(headers)
         if length is not None:
-            told.append((b"content-length", b"%d" % length))
-        self._put({"type": "http.response.start", "status": status, "headers": told})
+            sent.append((b"content-length", b"%d" % length))
+        self._put({"type": "http.response.start", "status": status, "headers": sent})
 
     def write(self, data: bytes) -> None:
         if data:
@@ -93,7 +95,7 @@ class AsgiClient:
         self._over = True
         self._wake.set()
 
-    # The coroutine that carries it.
+    # The coroutine that passes the answer to the server.
 
     async def run(self, receive: Receive, send: Send) -> None:
         leaving = asyncio.ensure_future(_disconnect(receive))
@@ -108,7 +110,7 @@ class AsgiClient:
                 owner.gone()
 
     async def _pass_on(self, send: Send) -> bool:
-        """Send what is there; True after the end."""
+        """Send all messages that wait; True after the end of the answer."""
         self._wake.clear()
         while self._messages:
             messages, self._messages = self._messages, []

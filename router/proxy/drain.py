@@ -1,13 +1,13 @@
-"""How the router stops: not ready at once, no more calls after a notice, and at its limit an honest end for the rest.
+"""Graceful shutdown: not ready at once, no new calls after a notice, and an error for calls that are open at the limit.
 
-    begin ─► NOTICE ────────────► LAST CALLS ───────────────► over, end
-             calls are served     new ones are refused        those still open are told so,
-             as before            (503, come back), what      in the stream where one has begun
-                                  is idle is closed
+    begin ─► NOTICE ──────────► LAST CALLS ──────────────────► over, end
+             calls are served   new calls are refused (503,    open calls get an error, inside
+             as before          retry), idle connections       the stream if one has begun
+                                are closed
 
-Each answer from `begin` on closes its connection, and /readyz says that we stop, which only a listener that is open can
-say: so it stays open to the end. The notice is for who asks /readyz, and for nobody else. A second `begin` ends at
-once.
+From `begin` on each answer closes its connection, and /readyz answers 503. The listener stays open to the end, so that
+load balancers can read that answer. There is a notice only if /readyz was asked recently: without a watcher it would
+be in vain. A second `begin` ends at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Drain:
-    """`limit` and `notice` are in seconds from the first `begin`; `watched` says whether anyone asks /readyz."""
+    """`limit` and `notice` are seconds from the first `begin`; `watched` returns True if /readyz was asked recently."""
 
     def __init__(
         self, handler: Handler, now: Callable[[], float], *, limit: float, notice: float, watched: Callable[[], bool]
@@ -38,7 +38,7 @@ class Drain:
         return self._handler.stopping
 
     def begin(self) -> None:
-        """A signal to stop; the second one, to do it now."""
+        """Handle a signal to stop. The second one ends the router now."""
         now = self._now()
         if self.begun:
             self._end_at = now
@@ -51,16 +51,16 @@ class Drain:
         self._move_on(now)
 
     def over(self) -> bool:
-        """Whether to end now; to be asked every moment."""
+        """True if the router is to end now. The server asks several times a second."""
         now = self._now()
         self._move_on(now)
         return now >= self._end_at or (self._handler.refusing and not self._handler.calls)
 
     def end(self) -> None:
-        """Nothing more is answered but with an error."""
+        """End all open calls with an error, and refuse new ones."""
         self._handler.refuse_all()
-        told = Stopping("The router stopped before the answer was complete.", retry_after=COME_BACK)
-        log.info("stopped: %d calls were ended", self._handler.end_all(told))
+        error = Stopping("The router stopped before the answer was complete.", retry_after=COME_BACK)
+        log.info("stopped: %d calls were ended", self._handler.end_all(error))
 
     def _move_on(self, now: float) -> None:
         if now >= self._refuse_at and not self._handler.refusing:

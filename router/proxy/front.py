@@ -127,7 +127,8 @@ class Front(HttpToolsProtocol):
             self.intake.state = SKIPPED
 
     def on_url(self, url: bytes) -> None:
-        self.intake.url += url
+        if self.intake.state is HEAD:
+            self.intake.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         intake = self.intake
@@ -185,7 +186,7 @@ class Front(HttpToolsProtocol):
             intake.end(self._now())
             super().on_message_complete()
 
-    # A request is accepted, forwarded, skipped, refused.
+    # A request is accepted, forwarded, skipped or refused.
 
     def _free(self) -> bool:
         """True if nothing is being answered on this connection, neither by us nor by the application."""

@@ -1,13 +1,15 @@
 """One request as it is read: its state, its bytes, and the bounds on them.
 
-    IDLE ──first byte──► HEAD ──its end──┬──► ACCEPTED ──end of the read──► BODY    one of our paths
-     ▲                    │              ├──► FORWARDED                           any other path: the application's
-     │                    │              └──► OFFER ──read again──► HEAD          offers to change the protocol
-     │                    └──────────────► SKIPPED                                one too many: never answered
-     └──last byte── ACCEPTED, BODY, FORWARDED                      any state ──error──► REFUSED
+    IDLE ──first byte──► HEAD ──complete──┬─► ACCEPTED ──body goes on──► BODY ──┐   one of our paths
+      ▲                                   ├─► FORWARDED ────────────────────────┤   the application's: any other path
+      │                                   ├─► OFFER ──read again──► HEAD        │   an offer to change the protocol
+      │                                   └─► SKIPPED                           │   one request too many
+      └──────────────────────────────── last byte ──────────────────────────────┘
+    any state ──error──► REFUSED
 
-SKIPPED and REFUSED are final: no further request on the connection is answered. An `Intake` knows neither uvicorn nor
-the parser. `front.py` moves it from state to state as the parser reports, and acts on the errors that it raises.
+An ACCEPTED request whose last byte is in the same read as its head is complete without a BODY. SKIPPED and REFUSED are
+final: no further request on the connection is answered. An `Intake` knows neither uvicorn nor the parser. `front.py`
+moves it from state to state as the parser reports, and acts on the errors that it raises.
 """
 
 from __future__ import annotations

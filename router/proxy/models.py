@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: the names that clients may ask for."""
+"""GET /v1/models and /v1/models/{id}: the models that clients may use."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from router.proxy.serving import Tables
 
 
 class Models:
+    """Lists the models of the current table. `started` is the Unix time that each gives as its creation."""
+
     def __init__(self, tables: Tables, admission: Admission, started: int) -> None:
         self._tables, self._admission, self._started = tables, admission, started
 
@@ -23,7 +25,7 @@ class Models:
 
     async def list(self, request: Request) -> Response:
         self._admission.authorize_reading(request.headers.raw)
-        models = [self._shape(name) for name in self._tables.current.table.routes]
+        models = [self._model(name) for name in self._tables.current.table.routes]
         return JSONResponse({"object": "list", "data": models})
 
     async def one(self, request: Request) -> Response:
@@ -33,7 +35,7 @@ class Models:
             raise NotFound("There is nothing at /v1/models/; the list of models is at /v1/models.")
         if name not in self._tables.current.table.routes:
             raise UnknownModel(f"The model '{name}' is not served here.", param="model")
-        return JSONResponse(self._shape(name))
+        return JSONResponse(self._model(name))
 
-    def _shape(self, name: str) -> dict[str, Any]:
+    def _model(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "firsttoken"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.errors import Forbidden, Unauthorized
+from router.errors import Forbidden, Overloaded, Stopping, Unauthorized
 from router.proxy.admission import Admission
 from router.proxy.client import Headers
 
@@ -85,3 +85,30 @@ def test_without_keys_a_name_that_has_come_to_mean_this_machine_does_not_help(ho
 
 def test_without_keys_anything_that_names_no_origin_may() -> None:
     assert refusal(Admission((), 1), [(b"authorization", b"Bearer any")]) == ""
+
+
+def test_so_many_calls_are_admitted_and_each_that_ends_makes_room_for_one() -> None:
+    admission = Admission((), 2)
+    admission.admit()
+    admission.admit()
+    with pytest.raises(Overloaded, match="limit of 2 concurrent calls"):
+        admission.admit()
+    admission.release()
+    admission.admit()
+    assert admission.calls == 2
+
+
+def test_utilization_is_what_the_other_calls_take() -> None:
+    admission = Admission((), 4)
+    for taken in (0.0, 0.25, 0.5, 0.75):
+        admission.admit()
+        assert admission.utilization() == taken
+
+
+def test_no_call_is_admitted_after_the_close() -> None:
+    admission = Admission((), 2)
+    admission.admit()
+    admission.close()
+    with pytest.raises(Stopping):
+        admission.admit()
+    assert (admission.calls, admission.utilization()) == (1, 0.0)

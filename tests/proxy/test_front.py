@@ -325,6 +325,17 @@ async def test_a_refused_client_that_never_stops_sending_is_cut_off() -> None:
         await until(lambda: not router.connections)
 
 
+@on_each_loop
+async def test_a_client_is_refused_once_however_long_it_stays() -> None:
+    async with running(**FORM, request_timeout=1) as router:
+        client = await router.client()
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n")
+        assert (await client.answer()).status == 413
+        router.expire(LINGER - 0.1)
+        assert await client.left() == b""
+        assert router.counted("calls_total") == 1
+
+
 @on_uvloop
 async def test_a_body_up_to_the_limit_is_served() -> None:
     body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * (LARGE - len(CHAT) - 10))
@@ -445,6 +456,28 @@ async def test_a_client_that_asks_first_for_too_much_is_told_not_to() -> None:
             b"POST /v1/chat/completions HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 99999999\r\n\r\n"
         )
         assert answer.status == 413
+
+
+@on_each_loop
+async def test_a_second_request_that_asks_first_is_told_to_go_on_once() -> None:
+    """Its head comes in two reads, and the client is told after the second."""
+    async with running() as router:
+        client = await router.client()
+        assert (await client.ask(post(CHAT))).status == 200
+        head = post(CHAT, b"expect: 100-continue", b"x-later: yes")[: -len(CHAT)]
+        await dribble(client, [head[:-8], head[-8:]])
+        assert await client.reader.readexactly(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await client.ask(CHAT)).status == 200
+
+
+@on_uvloop
+async def test_the_length_of_the_applications_bodies_is_not_checked_while_their_head_is_read() -> None:
+    head = [b"DELETE /v1/models HTTP/1.1\r\ncontent-length: 99999999\r\n", b"host: localhost\r\n\r\n"]
+    async with running(**FORM) as router:
+        client = await router.client()
+        assert (await client.ask(post(CHAT))).status == 200
+        await dribble(client, head)
+        assert (await client.answer()).status == 405
 
 
 # Slow ones, and those that leave.
