@@ -1,4 +1,4 @@
-"""How the router stops, as its operators and its clients meet it: processes, signals, sockets and the official SDK."""
+"""Graceful shutdown as operators and clients see it: processes, signals, sockets and the official SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def served_by(endpoint: Fake, *modes: str) -> Json:
 
 
 def is_stopping(running: Router) -> bool:
-    """As a load balancer asks: on a connection of its own, each time."""
+    """True if /readyz says that the router stops. Asked on a new connection, as a load balancer does."""
     answer = httpx.get(f"{running.origin}/readyz", trust_env=False)
     return (answer.status_code, answer.json()) == (503, STOPPING)
 
@@ -45,7 +45,7 @@ def refuses_connections(running: Router) -> bool:
     return False
 
 
-def test_it_is_not_ready_at_once_while_an_open_stream_goes_on_to_its_end(tmp_path: Path, alpha: Fake) -> None:
+def test_readiness_ends_at_once_and_an_open_stream_is_finished(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "step")) as running, running.sdk(max_retries=0) as sdk:
         assert running.control.get("/readyz").json() == {"status": "ready"}
         stream = sdk.chat.completions.create(model="step", messages=HI, stream=True)
@@ -58,9 +58,9 @@ def test_it_is_not_ready_at_once_while_an_open_stream_goes_on_to_its_end(tmp_pat
         assert "stopping: 1 calls open, up to 120 s" in running.output
 
 
-def test_it_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
+def test_the_process_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "step")) as running, running.sdk(max_retries=0) as sdk:
-        sdk.models.list()  # leaves a connection behind that is open and unused
+        sdk.models.list()  # leaves an idle connection open
         idle = socket.create_connection(running.address, timeout=5)
         stream = sdk.chat.completions.create(model="step", messages=HI, stream=True)
         first = [next(stream), next(stream)]
@@ -76,7 +76,7 @@ def test_it_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
         assert "stopped: 0 calls were ended" in running.output
 
 
-def test_a_new_call_is_told_to_come_back_elsewhere(tmp_path: Path, alpha: Fake) -> None:
+def test_a_new_call_gets_503_and_is_told_to_retry(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "step", "quick")) as running, running.sdk(max_retries=0) as sdk:
         stream = sdk.chat.completions.create(model="step", messages=HI, stream=True)
         first = next(stream)
@@ -93,32 +93,30 @@ def test_a_new_call_is_told_to_come_back_elsewhere(tmp_path: Path, alpha: Fake) 
         assert ends_cleanly(running)
 
 
-def test_where_its_readiness_is_watched_new_calls_are_served_until_that_can_have_been_seen(
-    tmp_path: Path, alpha: Fake
-) -> None:
+def test_with_a_watcher_of_readiness_new_calls_are_served_during_the_notice(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "quick"), FIRSTTOKEN_NOTICE="60s") as running:
-        assert running.control.get("/readyz").status_code == 200  # so it is watched
+        assert running.control.get("/readyz").status_code == 200  # from now on readiness has a watcher
         with httpx.Client(base_url=running.origin, trust_env=False) as client:
             assert post(client, "quick").headers.get("connection") is None
             running.process.send_signal(signal.SIGTERM)
             await_that(partial(is_stopping, running))
-            served = post(client, "quick")  # on the connection that was kept, and the next on a new one
+            served = post(client, "quick")  # on the kept connection; the next call opens a new one
             assert (served.status_code, served.headers["connection"]) == (200, "close")
             assert post(client, "quick").status_code == 200
         running.process.send_signal(signal.SIGTERM)
         assert ends_cleanly(running)
 
 
-def test_the_notice_is_no_longer_than_it_was_told(tmp_path: Path, alpha: Fake) -> None:
+def test_the_notice_is_as_long_as_configured(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "quick"), FIRSTTOKEN_NOTICE="200ms") as running:
         running.control.get("/readyz")
         running.process.send_signal(signal.SIGTERM)
         assert ends_cleanly(running)
 
 
-def test_at_the_limit_each_client_is_told(tmp_path: Path, alpha: Fake) -> None:
-    """A stream that has begun gets an error inside, one that has not a 503 at which an SDK tries again."""
-    told: list[openai.APIError] = []
+def test_at_the_limit_each_client_gets_an_error(tmp_path: Path, alpha: Fake) -> None:
+    """A stream that has begun gets an error event. All other calls get a 503, which SDKs retry."""
+    errors: list[openai.APIError] = []
     with (
         router(tmp_path, served_by(alpha, "endless", "frozen"), FIRSTTOKEN_DRAIN="300ms") as running,
         running.sdk(max_retries=0) as sdk,
@@ -131,7 +129,7 @@ def test_at_the_limit_each_client_is_told(tmp_path: Path, alpha: Fake) -> None:
         running.process.send_signal(signal.SIGTERM)
         with pytest.raises(openai.APIError) as raised:
             list(stream)
-        told.append(raised.value)
+        errors.append(raised.value)
         for raw in waiting:
             answer = raw.read_until(b"}}").decode()
             assert answer.startswith("HTTP/1.1 503 ")
@@ -143,11 +141,11 @@ def test_at_the_limit_each_client_is_told(tmp_path: Path, alpha: Fake) -> None:
         assert ends_cleanly(running)
         assert "stopped: 3 calls were ended" in running.output
         await_that(lambda: alpha.live == 0, within=1)
-    assert [error.code for error in told] == ["stopping"]
+    assert [error.code for error in errors] == ["stopping"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
-def test_a_second_signal_ends_now(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
     with router(tmp_path, served_by(alpha, "endless")) as running, running.sdk(max_retries=0) as sdk:
         stream = sdk.chat.completions.create(model="endless", messages=HI, stream=True)
         next(stream)
@@ -159,7 +157,7 @@ def test_a_second_signal_ends_now(tmp_path: Path, alpha: Fake, how: signal.Signa
         assert ends_cleanly(running)
 
 
-def test_a_client_that_reads_nothing_does_not_hold_it_up(tmp_path: Path, alpha: Fake) -> None:
+def test_a_client_that_reads_nothing_does_not_delay_the_end(tmp_path: Path, alpha: Fake) -> None:
     with router(tmp_path, served_by(alpha, "flood"), FIRSTTOKEN_DRAIN="0s") as running:
         raw = Raw(running.address, "chat/completions", {"model": "flood", "messages": HI, "stream": True})
         await_that(lambda: alpha.stats()["blocked"] == 1)
@@ -168,15 +166,15 @@ def test_a_client_that_reads_nothing_does_not_hold_it_up(tmp_path: Path, alpha: 
         raw.leave()
 
 
-def test_a_request_that_is_still_coming_is_answered(tmp_path: Path, alpha: Fake) -> None:
-    """Its connection is neither idle, to be closed, nor answering."""
+def test_a_request_that_is_half_read_is_answered(tmp_path: Path, alpha: Fake) -> None:
+    """A connection in the middle of a request is not idle, and must not be closed as such."""
     with router(tmp_path, served_by(alpha, "step", "quick")) as running, running.sdk(max_retries=0) as sdk:
         stream = sdk.chat.completions.create(model="step", messages=HI, stream=True)
         first = next(stream)
         half = socket.create_connection(running.address, timeout=5)
         half.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n")
         half.sendall(b"content-length: 20\r\n\r\n")
-        assert half.recv(100).startswith(b"HTTP/1.1 100")  # so its head was read
+        assert half.recv(100).startswith(b"HTTP/1.1 100")  # the head was read
         running.process.send_signal(signal.SIGTERM)
         await_that(partial(is_stopping, running))
         half.sendall(b'{"model":"quick"}   ')

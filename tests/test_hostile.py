@@ -1,7 +1,8 @@
-"""A thousand malformed and hostile requests against `firsttoken serve`: each gets a clear 4xx or a closed connection,
-the next client is served, nothing is smuggled to an endpoint, and the process's memory stays what it was.
+"""A thousand malformed and hostile requests against `firsttoken serve`.
 
-What is not to be understood as a request carries one for the model `smuggled`, which the endpoint would count.
+Each gets a clear 4xx or a closed connection, the next client is served, nothing is smuggled to an endpoint, and the
+process's memory does not grow. Bytes that must not be taken for a request contain one for the model `smuggled`, which
+the endpoint would count.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from tests.fuzz.mutations import mutate
 from tests.processes import Fake, Router, fake, router
 
 AT_ONCE = 50  # connections
-PATIENCE = 15.0  # seconds until one of them must have its answer or its end; slow senders have it after two
-BODY = 1 << 20  # bytes: the limit for bodies here
-GROWTH = 8 << 20  # bytes of memory that a round may add to those before it
+PATIENCE = 15.0  # seconds until a connection must have its answer or be closed; slow senders are refused after two
+BODY = 1 << 20  # bytes: the limit of a request body in these tests
+GROWTH = 8 << 20  # bytes of memory that a round may add
 LINUX = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 PATHS = (b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings", b"/v1/models", b"/nowhere")
 CHAT = b'{"model":"chat","messages":[{"role":"user","content":"Hi"}]}'
-NOBODY = b'{"model":"nobody","messages":[]}'  # a call that is understood, and refused: it goes to no endpoint
+UNSERVED = b'{"model":"nobody","messages":[]}'  # a valid call that is refused: no endpoint is asked
 
 
 def post(body: bytes, *lines: bytes, path: bytes = PATHS[0], length: bytes | None = None) -> bytes:
-    told = (b"POST %b HTTP/1.1" % path, b"host: a", b"content-length: " + (length or b"%d" % len(body)), *lines)
-    return b"\r\n".join((*told, b"", body))
+    head = (b"POST %b HTTP/1.1" % path, b"host: a", b"content-length: " + (length or b"%d" % len(body)), *lines)
+    return b"\r\n".join((*head, b"", body))
 
 
 def bare(*lines: bytes, path: bytes = PATHS[0], body: bytes = b"") -> bytes:
-    """Framed by nothing but these lines."""
+    """A request with these header lines as its only framing."""
     return b"\r\n".join((b"POST %b HTTP/1.1" % path, b"host: a", *lines, b"", body))
 
 
@@ -50,21 +51,21 @@ def chunked(*chunks: bytes, path: bytes = PATHS[0]) -> bytes:
 
 
 SMUGGLED = post(b'{"model":"smuggled"}')
-WHOLE = b"%x\r\n%b\r\n" % (len(NOBODY), NOBODY)
+WHOLE = b"%x\r\n%b\r\n" % (len(UNSERVED), UNSERVED)
 LAST = b"0\r\n\r\n"
 
-# What is wrong, by family. In the first, how long the body is can be read in two ways, or in none.
+# Families of malformed requests. In the first, the length of the body has two readings, or none.
 
 
 def smuggling() -> Iterator[bytes]:
-    length = b"%d" % len(NOBODY)
+    length = b"%d" % len(UNSERVED)
     lengths = [
         (b"content-length: " + length, b"content-length: 0"),
         (b"content-length: 0", b"content-length: " + length),
         (b"content-length: " + length, b"Content-Length: " + length + b"0"),
         *[
-            (b"content-length:" + said,)
-            for said in (
+            (b"content-length:" + value,)
+            for value in (
                 *(b" +" + length, b" -" + length, b" 0x20", b" %b, %b" % (length, length), b" 3,4", b" 1 2", b" 1e2"),
                 *(
                     b" " + length + b";",
@@ -80,8 +81,8 @@ def smuggling() -> Iterator[bytes]:
         ],
     ]
     codings = [
-        (b"transfer-encoding: " + said,)
-        for said in (
+        (b"transfer-encoding: " + value,)
+        for value in (
             *(
                 b"gzip",
                 b"identity",
@@ -96,13 +97,13 @@ def smuggling() -> Iterator[bytes]:
         )
     ]
     both = [
-        (coding, b"content-length: " + said)
+        (coding, b"content-length: " + value)
         for coding in (
             b"transfer-encoding: chunked",
             b"Transfer-Encoding:\tchunked",
             b"transfer-encoding: gzip, chunked",
         )
-        for said in (length, b"0", b"4")
+        for value in (length, b"0", b"4")
     ]
     names = [
         (name + b": chunked", b"content-length: " + length)
@@ -115,7 +116,7 @@ def smuggling() -> Iterator[bytes]:
         )
     ]
     for lines, path in product((*lengths, *codings, *both, *both, *names), PATHS[:4]):
-        body = NOBODY if not any(b"chunked" in line.lower() for line in lines) else WHOLE + LAST
+        body = UNSERVED if not any(b"chunked" in line.lower() for line in lines) else WHOLE + LAST
         yield bare(*lines, path=path, body=body + SMUGGLED)
 
 
@@ -181,7 +182,7 @@ def heads() -> Iterator[bytes]:
             ),
             *(b"x\t: a", b"(x): a", b"x:a\r\r", b"\xff: a", b"x@: a", b"x: a\x7f", b"x: a\x01", b"host"),
         ):
-            yield post(NOBODY, line, path=path) + SMUGGLED
+            yield post(UNSERVED, line, path=path) + SMUGGLED
 
 
 def request_lines() -> Iterator[bytes]:
@@ -243,7 +244,7 @@ def request_lines() -> Iterator[bytes]:
 
 
 def bodies() -> Iterator[bytes]:
-    deep = 100_000  # as much as the limit for bodies takes; without one it would be a million and more
+    deep = 100_000  # as deep as the limit of a body allows; without a limit it would be a million and more
     texts: list[bytes] = [
         *(
             b"",
@@ -265,9 +266,9 @@ def bodies() -> Iterator[bytes]:
         *(
             b'{"model":"nobody","messages":' + b"[" * deep + b"]" * deep + b"}",
             b'[{"a":' * deep,
-            b"\xef\xbb\xbf" + NOBODY,
+            b"\xef\xbb\xbf" + UNSERVED,
         ),
-        *(NOBODY.decode().encode(coding) for coding in ("utf-16", "utf-32", "utf-16-le", "utf-7")),
+        *(UNSERVED.decode().encode(coding) for coding in ("utf-16", "utf-32", "utf-16-le", "utf-7")),
         *(
             b'{"model":"%b"}' % text
             for text in (b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\\ud800", b"\\u00", b"\\x41", b"\n", b"\0")
@@ -277,20 +278,20 @@ def bodies() -> Iterator[bytes]:
             for text in (b"\xff", b"\xc0\xaf", b"\\ud800", b"\xf5\x80\x80\x80", b"\x80" * 999)
         ),
         *(
-            b'{"model":"nobody","n":%b}' % said
-            for said in (b"1e999", b"-1", b"9" * 9999, b"0.5", b"01", b"--1", b"Infinity", b'"1"')
+            b'{"model":"nobody","n":%b}' % value
+            for value in (b"1e999", b"-1", b"9" * 9999, b"0.5", b"01", b"--1", b"Infinity", b'"1"')
         ),
         *(
-            b'{"model":"nobody","seed":%b}' % said
-            for said in (b"9" * 9999, b"1e999", b"-0", b"1" + b"0" * 99999, b"0x10", b".5")
+            b'{"model":"nobody","seed":%b}' % value
+            for value in (b"9" * 9999, b"1e999", b"-0", b"1" + b"0" * 99999, b"0x10", b".5")
         ),
         *(
-            b'{"model":%b}' % said
-            for said in (b"1", b"null", b"true", b"[]", b"{}", b'""', b'"' + b"x" * 99999 + b'"', b'"a"b')
+            b'{"model":%b}' % value
+            for value in (b"1", b"null", b"true", b"[]", b"{}", b'""', b'"' + b"x" * 99999 + b'"', b'"a"b')
         ),
         *(
-            b'{"model":"nobody","stream":%b}' % said
-            for said in (b"1", b'"yes"', b"[]", b"null", b"nul", b"truetrue", b"{}")
+            b'{"model":"nobody","stream":%b}' % value
+            for value in (b"1", b'"yes"', b"[]", b"null", b"nul", b"truetrue", b"{}")
         ),
         b"{" + b'"model":"nobody",' * 40_000 + b'"stream":1}',
         b"{" + b",".join(b'"%d":0' % number for number in range(50_000)) + b"}",
@@ -313,28 +314,28 @@ def too_large() -> Iterator[bytes]:
 
 
 def offers() -> Iterator[bytes]:
-    """Of what could come after, or instead."""
+    """Offers to change the protocol, Expect, and pipelined floods."""
     for protocol in (b"h2c", b"websocket", b"TLS/1.0", b"x" * 1000, b"websocket, h2c", b"\xff"):
         offer = b"connection: upgrade\r\nupgrade: " + protocol
-        yield post(NOBODY, offer)
-        yield post(NOBODY, offer, b"http2-settings: AAMAAABk", b"sec-websocket-key: x", path=b"/nowhere")
-        yield post(NOBODY, offer) * 200
+        yield post(UNSERVED, offer)
+        yield post(UNSERVED, offer, b"http2-settings: AAMAAABk", b"sec-websocket-key: x", path=b"/nowhere")
+        yield post(UNSERVED, offer) * 200
         yield b"GET /nowhere HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n" % offer * 200
-    for said in (b"100-continue", b"100-Continue", b"200-ok", b"100-continue, 100-continue", b"x" * 9999):
-        yield post(NOBODY, b"expect: " + said)
-        yield bare(b"expect: " + said, b"content-length: 0")
-        yield post(NOBODY, *[b"expect: " + said] * 6)
+    for value in (b"100-continue", b"100-Continue", b"200-ok", b"100-continue, 100-continue", b"x" * 9999):
+        yield post(UNSERVED, b"expect: " + value)
+        yield bare(b"expect: " + value, b"content-length: 0")
+        yield post(UNSERVED, *[b"expect: " + value] * 6)
     for count in (2, 20, 2000):
-        yield post(NOBODY) * count
+        yield post(UNSERVED) * count
         yield b"GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n" * count
-        yield (post(NOBODY) + b"GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n") * count
-        yield post(NOBODY, b"connection: close") + SMUGGLED * count
+        yield (post(UNSERVED) + b"GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n") * count
+        yield post(UNSERVED, b"connection: close") + SMUGGLED * count
         yield b"no HTTP\r\n\r\n" + SMUGGLED * count
-        yield post(NOBODY, b"connection: close") + b"\xff" * 1000 * count
+        yield post(UNSERVED, b"connection: close") + b"\xff" * 1000 * count
 
 
 def slow() -> Iterator[bytes]:
-    """Beginnings; what is missing never comes."""
+    """Beginnings of requests; the rest is never sent."""
     for part in (
         post(CHAT),
         chunked(WHOLE, LAST),
@@ -346,13 +347,13 @@ def slow() -> Iterator[bytes]:
 
 
 def mutated() -> Iterator[bytes]:
-    recordings = [said.replace(b'"chat"', b'"nobody"') for said in REQUESTS.values()]
+    recordings = [value.replace(b'"chat"', b'"nobody"') for value in REQUESTS.values()]
     for seed in range(200):
         rng = Random(seed)
         yield mutate(rng.choice(recordings), rng, recordings).replace(b'"chat"', b'"nobody"')
 
 
-# Nothing but a 4xx or a closed connection is right, but for those families in which some can be understood.
+# Only a 4xx or a closed connection is right, except in the families that contain valid requests: MAY_BE_UNDERSTOOD.
 FAMILIES: dict[str, Callable[[], Iterator[bytes]]] = {
     "two lengths, or none that is one": smuggling,
     "chunks": chunks,
@@ -368,12 +369,12 @@ MAY_BE_UNDERSTOOD = {"request lines": {200}, "anything": {200}, "slow senders": 
 
 
 class Answers:
-    """What came back, as httptools reads it."""
+    """The answers, as httptools reads them."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.bodies: list[bytes] = []
-        self.whole = 0  # answers
+        self.whole = 0  # number of complete answers
         self.last = False
         self.parser = httptools.HttpResponseParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -401,7 +402,7 @@ class Outcome(NamedTuple):
 
 
 async def attack(address: tuple[str, int], data: bytes, *, half_closed: bool = False) -> Outcome:
-    """Send it all, as far as it is taken; read one answer, and on to the end where that is announced."""
+    """Send all data that the router accepts; read one answer, and to the end of the connection if one is announced."""
     answers = Answers()
     reader, writer = await asyncio.open_connection(*address)
     try:
@@ -436,12 +437,12 @@ async def attacks(address: tuple[str, int], family: Iterable[bytes], *, half_clo
 
 
 def flood_unread(address: tuple[str, int], seconds: float) -> int:
-    """One that asks and never reads; how many bytes of it were taken."""
+    """Send requests and never read; return how many bytes the router accepted."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(0.5)
         sock.connect(address)
-        until, taken, asked = time.monotonic() + seconds, 0, post(NOBODY) * 500
+        until, taken, asked = time.monotonic() + seconds, 0, post(UNSERVED) * 500
         while time.monotonic() < until:
             try:
                 taken += sock.send(asked)
@@ -454,16 +455,16 @@ def flood_unread(address: tuple[str, int], seconds: float) -> int:
 
 def assert_refused(outcome: Outcome, or_answered: set[int]) -> None:
     statuses = outcome.answers.statuses
-    said = f"{outcome.sent[:300]!r} ({len(outcome.sent)} bytes): {statuses} {outcome.answers.bodies[:1]}"
-    assert not outcome.error, f"{outcome.error}: {said}"
-    assert statuses or outcome.closed, said
-    assert all(400 <= status < 500 or status in or_answered for status in statuses), said
+    shown = f"{outcome.sent[:300]!r} ({len(outcome.sent)} bytes): {statuses} {outcome.answers.bodies[:1]}"
+    assert not outcome.error, f"{outcome.error}: {shown}"
+    assert statuses or outcome.closed, shown
+    assert all(400 <= status < 500 or status in or_answered for status in statuses), shown
     for status, body in zip(statuses[: outcome.answers.whole], outcome.answers.bodies, strict=False):
         if status >= 400 and body:
-            assert json.loads(body)["error"]["message"], said
+            assert json.loads(body)["error"]["message"], shown
 
 
-# The router, and what it must be after each of them.
+# The router, and its state after each attack.
 
 
 @pytest.fixture(scope="module")
@@ -475,16 +476,16 @@ def endpoint() -> Iterator[Fake]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, endpoint: Fake) -> Iterator[Router]:
     models = {"chat": "quick", "smuggled": "smuggled"}
-    told: dict[str, Any] = {"name": "there", "base_url": f"{endpoint.origin}/v1", "models": models}
+    entry: dict[str, Any] = {"name": "there", "base_url": f"{endpoint.origin}/v1", "models": models}
     limits = {"FIRSTTOKEN_MAX_BODY": str(BODY), "FIRSTTOKEN_REQUEST_TIMEOUT": "1s", "FIRSTTOKEN_KEEP_ALIVE": "2s"}
-    with router(tmp_path_factory.mktemp("hostile"), {"endpoints": [told]}, **limits) as running:
+    with router(tmp_path_factory.mktemp("hostile"), {"endpoints": [entry]}, **limits) as running:
         yield running
     assert "Traceback" not in running.output
     assert "ERROR" not in running.output
 
 
 def memory(of: Router, what: str = "VmRSS") -> int:
-    """Bytes that the process holds, or held at most (VmHWM)."""
+    """Bytes of memory that the process has, or its maximum (VmHWM)."""
     (size,) = re.findall(rf"{what}:\s+(\d+) kB", Path(f"/proc/{of.process.pid}/status").read_text())
     return int(size) * 1024
 
@@ -498,7 +499,7 @@ def assert_it_serves(served: Router, endpoint: Fake) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_gets_a_4xx_or_a_closed_connection_and_the_next_is_served(
+def test_each_attack_gets_a_4xx_or_a_closed_connection_and_the_next_client_is_served(
     family: str, served: Router, endpoint: Fake
 ) -> None:
     for outcome in asyncio.run(attacks(served.address, FAMILIES[family]())):
@@ -506,7 +507,7 @@ def test_each_gets_a_4xx_or_a_closed_connection_and_the_next_is_served(
     assert_it_serves(served, endpoint)
 
 
-def test_of_those_that_leave_half_way_each_is_answered_or_closed(served: Router, endpoint: Fake) -> None:
+def test_each_client_that_closes_half_way_is_answered_or_closed(served: Router, endpoint: Fake) -> None:
     parts = [part for part in slow() for _ in range(3)]
     for outcome in asyncio.run(attacks(served.address, parts, half_closed=True)):
         assert_refused(outcome, {200})
@@ -514,18 +515,18 @@ def test_of_those_that_leave_half_way_each_is_answered_or_closed(served: Router,
 
 
 @LINUX
-def test_those_that_never_read_are_not_read_and_cut_off(served: Router, endpoint: Fake) -> None:
+def test_clients_that_never_read_are_not_read_and_cut_off(served: Router, endpoint: Fake) -> None:
     before = memory(served)
     with ThreadPoolExecutor(10) as many:
         taken = list(many.map(lambda _: flood_unread(served.address, 3), range(10)))
-    assert max(taken) < 16 << 20  # what the sockets between hold
+    assert max(taken) < 16 << 20  # the buffers of the sockets
     assert memory(served) < before + GROWTH
     assert_it_serves(served, endpoint)
 
 
 @LINUX
-def test_memory_stays_what_it_was(served: Router, endpoint: Fake) -> None:
-    """After a fifth of each family, and another, which warm up, one more adds nothing to speak of."""
+def test_memory_does_not_grow(served: Router, endpoint: Fake) -> None:
+    """Two fifths of each family warm up; another fifth adds less than GROWTH."""
     held = []
     for part in range(3):
         every = chain.from_iterable(family() for family in FAMILIES.values())
@@ -533,8 +534,8 @@ def test_memory_stays_what_it_was(served: Router, endpoint: Fake) -> None:
         assert_it_serves(served, endpoint)
         held.append(memory(served))
     assert held[2] - held[1] < GROWTH, held
-    assert memory(served, "VmHWM") - held[1] < AT_ONCE * BODY  # no more bodies than there were clients at once
+    assert memory(served, "VmHWM") - held[1] < AT_ONCE * BODY  # at most one body for each concurrent client
 
 
-def test_they_are_more_than_a_thousand() -> None:
+def test_there_are_more_than_a_thousand_attacks() -> None:
     assert sum(1 for family in FAMILIES.values() for _ in family()) > 1000

@@ -1,4 +1,4 @@
-"""A short list of roots: reading the system's takes longer than all the rest of a test here, and none needs them."""
+"""A short list of root certificates: no test needs the system's, which takes longer to read than the rest of a test."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A whole router in the test's own loop, as `firsttoken serve` builds it but for the signals, and a client of bytes."""
+"""A whole router in the test's own loop, as `firsttoken serve` builds it, without signals; and a raw client."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ endpoints:
 
 
 def endpoint(server: Server, name: str = "there", more: str = "") -> str:
-    """An endpoint at one of the test's servers, which is neither probed nor connected to ahead."""
+    """The entry of an endpoint at one of the test's servers, without probes and without warm connections."""
     return f"""
   - name: {name}
     base_url: http://{server.host}:{server.port}/v1
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
     @property
     def error(self) -> dict[str, Any]:
-        """What it says is wrong, which must be in OpenAI's shape."""
+        """The error body, which must have the form of OpenAI's."""
         (key, error) = next(iter(self.json.items()))
         assert key == "error"
         assert set(error) == {"message", "type", "param", "code"}
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One connection of a client that may say anything."""
+    """One client connection that may send any bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -72,7 +72,7 @@ class Client:
             self.writer.write(piece)
 
     async def head(self) -> Answer:
-        """Status and headers, no body."""
+        """Read status and headers of the next answer."""
         top = await self.reader.readuntil(b"\r\n\r\n")
         line, *lines = top[:-4].decode("latin-1").split("\r\n")
         version, status, *_ = line.split(" ")
@@ -82,7 +82,7 @@ class Client:
         return Answer(int(status), dict(pairs), b"")
 
     async def answer(self, *, to_head: bool = False) -> Answer:
-        """The next answer, whole."""
+        """Read the whole next answer."""
         answer = await self.head()
         if "content-length" in answer.headers:
             assert "transfer-encoding" not in answer.headers
@@ -94,7 +94,7 @@ class Client:
         return answer._replace(body=body)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The pieces of a chunked body, to its end."""
+        """Read the pieces of a chunked body to its end."""
         while size := int(await self.reader.readuntil(b"\r\n"), 16):
             yield (await self.reader.readexactly(size + 2))[:-2]
         assert await self.reader.readexactly(2) == b"\r\n"
@@ -104,7 +104,7 @@ class Client:
         return await self.answer()
 
     async def left(self) -> bytes:
-        """Wait for the router to close; what it still sent."""
+        """Wait until the router closes the connection, and return the last bytes."""
         try:
             return await self.reader.read()
         except ConnectionError:
@@ -120,7 +120,7 @@ class Client:
 
 
 class Running:
-    """A router that serves, and what a test asks of it."""
+    """A router that serves, and what a test reads of it."""
 
     def __init__(self, router: Router, server: uvicorn.Server) -> None:
         self.router, self.server = router, server
@@ -133,7 +133,7 @@ class Running:
         return client
 
     async def ask(self, *data: bytes) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own."""
         client = await self.client()
         answer = await client.ask(*data)
         client.close()
@@ -150,7 +150,7 @@ class Running:
         return fronts[0]
 
     def expire(self, after: float) -> None:
-        """Sweep, as if so many seconds had passed."""
+        """Sweep the connections as if so many seconds had passed."""
         expire(self.connections, self.router.scheduler.now() + after)
 
     def counted(self, name: str, **labels: str) -> float:
@@ -163,7 +163,7 @@ class Running:
             yield from (sample for sample in family.samples if sample.name == f"firsttoken_{name}")
 
     async def quiet(self) -> None:
-        """Wait until nothing is left of any call: no counter, no connection in use, nobody waiting."""
+        """Wait until nothing is left of any call: no counter, no connection in use, no waiter."""
         router = self.router
         endpoints, pools = router.tables.current.table.endpoints, router.pools.values()
         await until(lambda: router.handler.calls == 0)
@@ -177,9 +177,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(text: str = SIMULATED, *, http: Any = None, **told: Any) -> AsyncIterator[Running]:
-    """A router for an endpoints.yaml and some settings; at its end all its clients are gone, and nothing is left."""
-    router = Router(parse(text, "endpoints.yaml", {}), Settings(**told))
+async def running(text: str = SIMULATED, *, http: Any = None, **settings: Any) -> AsyncIterator[Running]:
+    """Run a router with an endpoints.yaml and some settings; at the end its clients are closed, and nothing is left."""
+    router = Router(parse(text, "endpoints.yaml", {}), Settings(**settings))
     config = uvicorn.Config(
         router.asgi,
         port=0,
@@ -213,7 +213,7 @@ async def running(text: str = SIMULATED, *, http: Any = None, **told: Any) -> As
 
 
 def post(body: bytes, *lines: bytes, path: bytes = b"/v1/chat/completions", version: bytes = b"1.1") -> bytes:
-    """A request with its length."""
+    """Render a POST with its Content-Length."""
     head = [b"POST %b HTTP/%b" % (path, version), b"host: localhost", b"content-length: %d" % len(body), *lines]
     return b"\r\n".join([*head, b"", body])
 

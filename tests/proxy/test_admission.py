@@ -1,4 +1,4 @@
-"""Who may call, told by the headers alone."""
+"""Admission: which calls are allowed by their headers, and how many at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from router.proxy.client import Headers
 
 
 def refusal(admission: Admission, headers: Headers, *, reading: bool = False) -> str:
-    """The code of it; empty where they may."""
+    """The code of the refusal; empty if the headers are accepted."""
     try:
         (admission.authorize_reading if reading else admission.authorize)(headers)
     except (Unauthorized, Forbidden) as error:
@@ -29,7 +29,7 @@ def refusal(admission: Admission, headers: Headers, *, reading: bool = False) ->
         ([(b"host", b"evil.test"), (b"origin", b"http://evil.test"), (b"authorization", b"Bearer secret")], ""),
     ],
 )
-def test_client_keys_open_the_door_and_nothing_else_does(headers: Headers, code: str) -> None:
+def test_with_keys_only_a_client_key_admits(headers: Headers, code: str) -> None:
     assert refusal(Admission(["secret", "second"], 1), headers) == code
 
 
@@ -56,7 +56,7 @@ def test_client_keys_open_the_door_and_nothing_else_does(headers: Headers, code:
     ],
 )
 @pytest.mark.parametrize("any_host", [False, True])
-def test_without_keys_pages_of_elsewhere_may_not(origin: bytes, code: str, any_host: bool) -> None:
+def test_without_keys_only_pages_of_this_machine_are_admitted(origin: bytes, code: str, any_host: bool) -> None:
     admission = Admission((), 1, any_host=any_host)
     assert refusal(admission, [(b"host", b"localhost"), (b"accept", b"*/*"), (b"origin", origin)]) == code
 
@@ -76,18 +76,18 @@ def test_without_keys_pages_of_elsewhere_may_not(origin: bytes, code: str, any_h
         (b"", "forbidden_host"),
     ],
 )
-def test_without_keys_a_name_that_has_come_to_mean_this_machine_does_not_help(host: bytes, code: str) -> None:
+def test_without_keys_a_rebound_host_name_is_refused(host: bytes, code: str) -> None:
     page = [(b"accept", b"*/*"), (b"host", host)]
     assert refusal(Admission((), 1), page, reading=True) == code
     assert refusal(Admission((), 1, any_host=True), page, reading=True) == ""
-    assert refusal(Admission((), 1), page) == ""  # a call names its Origin, whatever its Host
+    assert refusal(Admission((), 1), page) == ""  # a call is judged by its Origin only
 
 
-def test_without_keys_anything_that_names_no_origin_may() -> None:
+def test_without_keys_every_client_without_an_origin_is_admitted() -> None:
     assert refusal(Admission((), 1), [(b"authorization", b"Bearer any")]) == ""
 
 
-def test_so_many_calls_are_admitted_and_each_that_ends_makes_room_for_one() -> None:
+def test_calls_are_admitted_up_to_the_limit_and_again_after_one_has_ended() -> None:
     admission = Admission((), 2)
     admission.admit()
     admission.admit()
@@ -98,7 +98,7 @@ def test_so_many_calls_are_admitted_and_each_that_ends_makes_room_for_one() -> N
     assert admission.calls == 2
 
 
-def test_utilization_is_what_the_other_calls_take() -> None:
+def test_utilization_is_the_share_of_the_other_calls() -> None:
     admission = Admission((), 4)
     for taken in (0.0, 0.25, 0.5, 0.75):
         admission.admit()

@@ -1,4 +1,4 @@
-"""The same calls under any ASGI server: driven by hand, and under uvicorn's two own protocols."""
+"""The calls under any ASGI server: without a server, and under uvicorn's own two protocols."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.upstream.servers import (
 
 
 class Asgi:
-    """One request to the application, as a server would put it."""
+    """One request to the application, as a server makes it."""
 
     def __init__(
         self, router: Router, path: str, pieces: Sequence[bytes], *, send: Any = None, headers: Any = ()
@@ -93,9 +93,9 @@ class Asgi:
 
 
 @asynccontextmanager
-async def building(text: str = SIMULATED, **told: Any) -> AsyncIterator[Router]:
-    """A router without any server; at its end nothing is left of its calls."""
-    router = Router(parse(text, "endpoints.yaml", {}), Settings(**told))
+async def building(text: str = SIMULATED, **settings: Any) -> AsyncIterator[Router]:
+    """A router without a server; at the end no call, connection or waiter is left."""
+    router = Router(parse(text, "endpoints.yaml", {}), Settings(**settings))
     yield router
     endpoints = router.tables.current.table.endpoints
     await until(lambda: router.handler.calls == 0)
@@ -108,7 +108,7 @@ async def building(text: str = SIMULATED, **told: Any) -> AsyncIterator[Router]:
 
 @on_uvloop
 @pytest.mark.parametrize("pieces", [[CHAT], [CHAT[:9], CHAT[9:]], [b"", CHAT, b""]], ids=["one", "two", "with nothing"])
-async def test_a_plain_answer_comes_with_its_length(pieces: list[bytes]) -> None:
+async def test_a_plain_answer_has_a_content_length(pieces: list[bytes]) -> None:
     async with building() as router:
         call = await Asgi(router, "/v1/chat/completions", pieces).ended()
         assert (call.status, len(call.sent)) == (200, 2)
@@ -119,7 +119,7 @@ async def test_a_plain_answer_comes_with_its_length(pieces: list[bytes]) -> None
 
 
 @on_each_loop
-async def test_a_stream_comes_as_it_is_written() -> None:
+async def test_a_stream_is_sent_as_it_is_written() -> None:
     async with serving() as server, building(at(server)) as router:
         call = Asgi(router, "/v1/chat/completions", [STREAMING])
         peer = await server.accept()
@@ -142,7 +142,7 @@ async def test_a_stream_comes_as_it_is_written() -> None:
         (b"x" * 2000, 413, "body_too_large"),
     ],
 )
-async def test_what_is_wrong_is_told_in_openais_shape(body: bytes, status: int, code: str) -> None:
+async def test_an_invalid_request_gets_an_error_body_of_openai(body: bytes, status: int, code: str) -> None:
     async with building(max_body=1000) as router:
         call = await Asgi(router, "/v1/chat/completions", [body[:900], body[900:]]).ended()
         assert (call.status, json.loads(call.body)["error"]["code"]) == (status, code)
@@ -150,7 +150,7 @@ async def test_what_is_wrong_is_told_in_openais_shape(body: bytes, status: int, 
 
 
 @on_uvloop
-async def test_of_a_body_that_is_too_large_no_more_is_read() -> None:
+async def test_the_rest_of_a_body_that_is_too_large_is_not_read() -> None:
     async with building(max_body=1000) as router:
         call = Asgi(router, "/v1/chat/completions", [b"x" * 600] * 10)
         await call.ended()
@@ -160,7 +160,7 @@ async def test_of_a_body_that_is_too_large_no_more_is_read() -> None:
 
 @on_uvloop
 @pytest.mark.parametrize(("text", "status"), [("keys: [sesame]", 401), ("", 403)])
-async def test_of_one_who_may_not_call_nothing_is_read(text: str, status: int) -> None:
+async def test_the_body_of_an_unauthorized_call_is_not_read(text: str, status: int) -> None:
     async with building(text + SIMULATED) as router:
         call = Asgi(router, "/v1/chat/completions", [b"x" * 600] * 10, headers=[(b"Origin", b"http://evil.test")])
         await call.ended()
@@ -170,7 +170,7 @@ async def test_of_one_who_may_not_call_nothing_is_read(text: str, status: int) -
 
 
 @on_each_loop
-async def test_a_client_that_leaves_within_its_request_is_counted_and_leaves_nothing() -> None:
+async def test_a_client_that_leaves_within_its_request_is_counted_and_gets_nothing() -> None:
     async with building() as router:
         call = Asgi(router, "/v1/embeddings", [CHAT, b""])
         call._coming.pop()
@@ -219,7 +219,7 @@ async def test_a_server_that_cancels_ends_the_attempt() -> None:
 
 
 @on_each_loop
-async def test_a_server_that_can_not_send_ends_the_attempt() -> None:
+async def test_a_server_that_fails_to_send_ends_the_attempt() -> None:
     async with serving() as server, building(at(server)) as router:
 
         async def broken(_: Any) -> None:
@@ -234,7 +234,7 @@ async def test_a_server_that_can_not_send_ends_the_attempt() -> None:
 
 
 @on_each_loop
-async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> None:
+async def test_a_slow_reader_pauses_its_endpoint_and_gets_the_whole_answer() -> None:
     count, event = 400, token("x" * 65_000)
     async with serving() as server, building(at(server)) as router:
         call = Asgi(router, "/v1/chat/completions", [STREAMING])
@@ -248,7 +248,7 @@ async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> Non
         call.room.set()
         await call.ended()
         assert len(call.body) == len(ROLE + event * count + FINISH + DONE)
-        assert len(event) > HIGH_WATER - 1000  # so each event alone about fills what may wait
+        assert len(event) > HIGH_WATER - 1000  # so that one event nearly fills the buffer
 
 
 @on_uvloop
@@ -266,7 +266,7 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_no_done() -> None:
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @on_uvloop
-async def test_under_another_protocol_all_is_served_as_well(http: str) -> None:
+async def test_all_paths_are_served_under_another_protocol_of_uvicorn(http: str) -> None:
     if http == "h11":
         pytest.importorskip("h11")
     async with serving() as server, running(at(server), http=http, max_body=1000) as router:

@@ -1,4 +1,4 @@
-"""How the router stops, step by step in virtual time; and the same for both kinds of client."""
+"""The drain, step by step in virtual time; and on sockets, for both kinds of client."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import SILENT, answers, completion, opens, says, streams
 from tests.upstream.servers import ROLE, SSE, chunk, on_uvloop, serving, token
 
-LOOK = 0.125  # seconds, which a clock of binary numbers counts exactly
+LOOK = 0.125  # seconds; a power of two, so that the sum of many is exact
 
 
 class Stop:
-    """A drain of the player's router, from `at` on and looked at until it is over, as a server does."""
+    """A drain of the player's router that begins at `at` and is polled until it is over, as a server does."""
 
     def __init__(self, play: Player, at: float, *, limit: float = 120.0, notice: float = 10.0, watched: bool) -> None:
         self.play = play
@@ -36,11 +36,11 @@ class Stop:
             self.play.at(self.play.scheduler.now() + LOOK, self._look)
 
 
-def told(call: ScriptedClient) -> tuple[int | None, Any]:
+def answer(call: ScriptedClient) -> tuple[int | None, Any]:
     return call.status, call.error.get("code")
 
 
-def test_it_waits_for_what_is_open_and_no_longer() -> None:
+def test_the_drain_lasts_until_the_last_open_call_has_ended() -> None:
     play = Player(endpoint("a", streams("Hel", "lo", first=2.0, gap=1.0)))
     call = play.call()
     stop = Stop(play, 1.0, watched=False)
@@ -49,25 +49,25 @@ def test_it_waits_for_what_is_open_and_no_longer() -> None:
     assert stop.over_at == 4.0
 
 
-def test_with_nothing_open_and_nobody_who_watches_it_is_over_at_once() -> None:
+def test_without_open_calls_and_watchers_the_drain_is_over_at_once() -> None:
     play = Player(endpoint("a", SILENT))
     stop = Stop(play, 1.0, watched=False)
     play.run()
     assert stop.over_at == 1.0
 
 
-def test_a_notice_is_served_to_its_end_and_calls_after_it_are_refused() -> None:
+def test_calls_are_served_during_the_notice_and_refused_after_it() -> None:
     play = Player(endpoint("a", streams("a long one", first=100.0), streams("Hello")))
     long, during, after = play.call(0.0), play.call(9.0), play.call(20.0)
     stop = Stop(play, 1.0, watched=True)
     play.run()
     assert (during.text, during.whole) == ("Hello", True)
-    assert told(after) == (503, "stopping")
+    assert answer(after) == (503, "stopping")
     assert (after.headers["x-should-retry"], after.headers["retry-after-ms"]) == ("true", "500")
     assert (long.text, long.whole, stop.over_at) == ("a long one", True, 100.125)
 
 
-def test_a_limit_that_is_shorter_than_the_notice_holds() -> None:
+def test_the_limit_holds_also_if_it_is_shorter_than_the_notice() -> None:
     play = Player(endpoint("a", SILENT))
     call = play.call()
     stop = Stop(play, 1.0, limit=3.0, watched=True)
@@ -75,7 +75,7 @@ def test_a_limit_that_is_shorter_than_the_notice_holds() -> None:
     assert (call.ended_at, stop.over_at) == (4.0, 4.0)
 
 
-def test_at_the_limit_whatever_is_open_is_told_in_the_way_that_it_can_be_told() -> None:
+def test_at_the_limit_every_open_call_gets_its_error() -> None:
     play = Player(
         endpoint("a", SILENT, opens() + says(0.3, "Hel"), SILENT, answers(completion(), 60.0)), hedge="off", deadline=90
     )
@@ -83,23 +83,23 @@ def test_at_the_limit_whatever_is_open_is_told_in_the_way_that_it_can_be_told() 
     Stop(play, 41.0, limit=4.0, watched=False)
     play.run()
     assert {call.ended_at for call in (begun, waiting, pinged, plain)} == {45.0}
-    assert (begun.text, begun.done, told(begun)) == ("Hel", False, (200, "stopping"))
-    assert (told(pinged), pinged.text, pinged.done) == ((200, "stopping"), "", False)
-    assert told(waiting) == told(plain) == (503, "stopping")
+    assert (begun.text, begun.done, answer(begun)) == ("Hel", False, (200, "stopping"))
+    assert (answer(pinged), pinged.text, pinged.done) == ((200, "stopping"), "", False)
+    assert answer(waiting) == answer(plain) == (503, "stopping")
     assert waiting.headers["x-should-retry"] == plain.headers["x-should-retry"] == "true"
     assert {call.record.error for call in play.calls} == {"stopping"}
     assert {line.verdict for call in play.calls for line in call.record.attempts} == {Verdict.ABANDONED}
     assert {wire.closed_at for wire in play["a"].wires} == {45.0}
 
 
-def test_a_second_signal_ends_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_signal_ends_the_drain_at_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     play = Player(endpoint("a", SILENT))
     call = play.call()
     stop = Stop(play, 1.0, watched=True)
     play.at(2.0625, stop.drain.begin)
     play.run()
-    assert (told(call), call.ended_at) == ((503, "stopping"), 2.125)
+    assert (answer(call), call.ended_at) == ((503, "stopping"), 2.125)
     assert [record.message for record in caplog.records] == [
         "stopping: 1 calls open, up to 120 s; a second signal ends them now",
         "stopped: 1 calls were ended",
@@ -108,7 +108,7 @@ def test_a_second_signal_ends_at_once(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("http", [None, "httptools", "h11"])
 @on_uvloop
-async def test_both_kinds_of_client_are_told_alike(http: str | None) -> None:
+async def test_both_kinds_of_client_get_the_same_answers(http: str | None) -> None:
     if http == "h11":
         pytest.importorskip("h11")
     async with serving() as server, running(at(server), http=http) as serves:
@@ -121,7 +121,7 @@ async def test_both_kinds_of_client_are_told_alike(http: str | None) -> None:
         waiting.send(post(STREAMING))
         await (await server.accept()).request()
         drain.begin()
-        if http is None:  # the others close it with the server
+        if http is None:  # uvicorn's own protocols close it with the server
             serves.expire(FRESH + 1.0)
             assert await idle.left() == b""
         ready = await serves.ask(get(b"/readyz"))
@@ -131,7 +131,7 @@ async def test_both_kinds_of_client_are_told_alike(http: str | None) -> None:
         assert not drain.over()
         drain.end()
         assert drain.over()
-        for connection in list(serves.connections):  # as the server does then
+        for connection in list(serves.connections):  # as the server does next
             connection.shutdown()
         body = b"".join([piece async for piece in streaming.chunks()])
         assert body.startswith(ROLE + token("Hello") + b'data: {"error":')

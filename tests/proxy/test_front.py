@@ -1,4 +1,4 @@
-"""What clients may send, on real sockets: each gets an answer of the right status, is counted, and leaves nothing."""
+"""Requests on real sockets: each gets an answer of the right status, is counted, and leaves nothing open."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ FORM: dict[str, Any] = {"max_body": LARGE, "max_header": 4 << 10}
 
 
 def is_stamped(answer: Answer) -> bool:
-    """It carries what every answer carries."""
+    """True if an answer has the headers that every answer has."""
     return {"x-request-id", "x-router-endpoint", "x-router-attempts", "server-timing", "date"} <= set(answer.headers)
 
 
-def mentions(said: str, words: str) -> bool:
-    return all(word in said for word in words.split())
+def mentions(message: str, words: str) -> bool:
+    return all(word in message for word in words.split())
 
 
-# What can't be routed.
+# Bodies that can't be read or routed.
 
 UNREADABLE: dict[str, tuple[bytes, int, str, str]] = {
     "nothing": (b"", 400, "invalid_json", "not valid JSON"),
-    "no JSON": (b"hello", 400, "invalid_json", "not valid JSON"),
-    "half of it": (CHAT[:-9], 400, "invalid_json", "not valid JSON"),
-    "more than it": (CHAT + b"}", 400, "invalid_json", "not valid JSON"),
+    "text": (b"hello", 400, "invalid_json", "not valid JSON"),
+    "cut JSON": (CHAT[:-9], 400, "invalid_json", "not valid JSON"),
+    "JSON and more": (CHAT + b"}", 400, "invalid_json", "not valid JSON"),
     "a list": (b"[1]", 400, "invalid_json", "JSON object"),
     "null": (b"null", 400, "invalid_json", "JSON object"),
     "no model": (b'{"messages":[]}', 400, "missing_model", "must name a model"),
-    "a model that is no text": (b'{"model":7}', 400, "missing_model", "must name a model"),
+    "a model that is a number": (b'{"model":7}', 400, "missing_model", "must name a model"),
     "an empty model": (b'{"model":""}', 400, "missing_model", "must name a model"),
-    "a model that is a book": (b'{"model":"%b"}' % (b"x" * 257), 400, "invalid_model", "longer than 256"),
-    "half a character as model": (b'{"model":"\\ud800"}', 400, "invalid_json", "not valid JSON"),
-    "another model": (b'{"model":"chart"}', 404, "model_not_found", "'chart' 'chat'"),
-    "stream is no truth": (b'{"model":"chat","stream":"yes"}', 400, "invalid_type", "'stream'"),
-    "n is no number": (b'{"model":"chat","n":"two"}', 400, "invalid_type", "'n'"),
+    "a very long model": (b'{"model":"%b"}' % (b"x" * 257), 400, "invalid_model", "longer than 256"),
+    "half a surrogate pair as model": (b'{"model":"\\ud800"}', 400, "invalid_json", "not valid JSON"),
+    "an unknown model": (b'{"model":"chart"}', 404, "model_not_found", "'chart' 'chat'"),
+    "stream is a text": (b'{"model":"chat","stream":"yes"}', 400, "invalid_type", "'stream'"),
+    "n is a text": (b'{"model":"chat","n":"two"}', 400, "invalid_type", "'n'"),
     "UTF-8 that is broken in the model": (b'{"model":"ch\xfft"}', 400, "invalid_json", "not valid JSON"),
     "UTF-8 that is broken elsewhere": (CHAT.replace(b"Hi", b"\xc3\x28"), 400, "invalid_json", "not valid JSON"),
     "UTF-16": (CHAT.decode().encode("utf-16"), 400, "invalid_json", "not valid JSON"),
@@ -74,13 +74,13 @@ UNREADABLE: dict[str, tuple[bytes, int, str, str]] = {
 
 @on_uvloop
 @pytest.mark.parametrize("case", UNREADABLE)
-async def test_what_can_not_be_read_or_routed_is_refused_in_openais_shape(case: str) -> None:
-    body, status, code, said = UNREADABLE[case]
+async def test_an_unreadable_body_gets_an_error_body_of_openai(case: str) -> None:
+    body, status, code, words = UNREADABLE[case]
     async with running() as router:
         client = await router.client()
         answer = await client.ask(post(body))
         assert (answer.status, answer.error["code"]) == (status, code)
-        assert mentions(answer.error["message"], said)
+        assert mentions(answer.error["message"], words)
         assert answer.error["type"] == "invalid_request_error"
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-should-retry"] == "false"
@@ -115,7 +115,7 @@ async def test_each_operation_is_served_and_counted(path: bytes) -> None:
         (b"OPTIONS", b"/admin/endpoints", "GET, HEAD"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_one(method: bytes, path: bytes, allow: str) -> None:
+async def test_a_wrong_method_is_refused_with_the_right_one(method: bytes, path: bytes, allow: str) -> None:
     async with running() as router:
         answer = await router.ask(get(path, b"content-length: 0", method=method))
         assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
@@ -129,12 +129,12 @@ async def test_a_wrong_method_is_told_the_right_one(method: bytes, path: bytes, 
 @pytest.mark.parametrize(
     ("path", "status"), [(b"/v1/chat/completions", 405), (b"/v1/models", 200), (b"/healthz", 200), (b"/nowhere", 404)]
 )
-async def test_head_gets_a_head(path: bytes, status: int) -> None:
+async def test_head_gets_no_body(path: bytes, status: int) -> None:
     async with running() as router:
         client = await router.client()
         client.send(get(path, method=b"HEAD"))
         assert (await client.answer(to_head=True)).status == status
-        assert (await client.ask(post(CHAT))).status == 200  # which shows that no body came
+        assert (await client.ask(post(CHAT))).status == 200  # a body before it would be read as its answer
 
 
 @on_uvloop
@@ -142,7 +142,7 @@ async def test_head_gets_a_head(path: bytes, status: int) -> None:
     "path", [b"/", b"/v1", b"/v1/chat", b"/v1/chat/completionss", b"/V1/models", b"/%ff%00", b"/a//b"]
 )
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-async def test_an_unknown_path_is_told_where_the_api_is(path: bytes, method: bytes) -> None:
+async def test_an_unknown_path_gets_404_with_the_prefix_of_the_api(path: bytes, method: bytes) -> None:
     async with running() as router:
         answer = await router.ask(get(path, b"content-length: 0", method=method))
         assert (answer.status, answer.error["code"]) == (404, "unknown_url")
@@ -162,16 +162,16 @@ async def test_an_unknown_path_is_told_where_the_api_is(path: bytes, method: byt
         (b"/models", "/v1/models"),
     ],
 )
-async def test_a_path_that_is_almost_ours_is_told_which(path: bytes, meant: str) -> None:
+async def test_a_path_that_is_almost_right_gets_404_with_the_right_one(path: bytes, meant: str) -> None:
     async with running() as router:
         answer = await router.ask(post(CHAT, path=path))
         assert (answer.status, answer.error["code"]) == (404, "unknown_url")
         assert answer.error["message"].endswith(f"; did you mean {meant}?")
 
 
-# What is no HTTP, or too much of it.
+# Invalid HTTP, and requests that are too large.
 
-NO_HTTP: dict[str, bytes] = {
+INVALID_HTTP: dict[str, bytes] = {
     "a TLS hello": b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 30,
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "no method": b" / HTTP/1.1\r\n\r\n",
@@ -204,11 +204,11 @@ NO_HTTP: dict[str, bytes] = {
 
 
 @on_uvloop
-@pytest.mark.parametrize("case", NO_HTTP)
-async def test_what_is_no_http_is_told_so_and_closed(case: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("case", INVALID_HTTP)
+async def test_invalid_http_gets_400_and_the_connection_is_closed(case: str, caplog: pytest.LogCaptureFixture) -> None:
     async with running() as router:
         client = await router.client()
-        answer = await client.ask(NO_HTTP[case])
+        answer = await client.ask(INVALID_HTTP[case])
         assert (answer.status, answer.error["code"]) == (400, "invalid_http")
         assert answer.headers["connection"] == "close"
         assert is_stamped(answer)
@@ -218,7 +218,7 @@ async def test_what_is_no_http_is_told_so_and_closed(case: str, caplog: pytest.L
 
 
 @on_uvloop
-async def test_all_that_a_server_may_be_asked_is_no_path() -> None:
+async def test_the_target_of_options_for_the_whole_server_is_refused() -> None:
     async with running() as router:
         answer = await router.ask(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert answer.status in (400, 404)
@@ -226,7 +226,7 @@ async def test_all_that_a_server_may_be_asked_is_no_path() -> None:
 
 
 @on_uvloop
-async def test_a_path_with_its_address_is_understood() -> None:
+async def test_an_absolute_target_is_understood() -> None:
     async with running() as router:
         assert (await router.ask(get(b"http://router/v1/models"))).status == 200
         assert (await router.ask(post(CHAT, path=b"http://router/v1/chat/completions"))).status == 200
@@ -266,7 +266,7 @@ async def test_a_header_that_is_too_long_is_refused(dribbled: bool, path: bytes,
 
 
 @on_uvloop
-async def test_a_header_up_to_the_limit_is_served_whatever_follows_it() -> None:
+async def test_a_header_up_to_the_limit_is_served_with_a_body_that_is_longer() -> None:
     async with running(**FORM) as router:
         body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * 60_000)
         answer = await router.ask(post(body, b"x-long: " + b"x" * 3800))
@@ -274,7 +274,7 @@ async def test_a_header_up_to_the_limit_is_served_whatever_follows_it() -> None:
 
 
 @on_each_loop
-async def test_a_body_whose_length_is_too_large_is_refused_before_it_is_sent() -> None:
+async def test_a_body_announced_as_too_large_is_refused_before_it_is_sent() -> None:
     async with running(**FORM) as router:
         client = await router.client()
         answer = await client.ask(b"POST /v1/embeddings HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % (LARGE + 1))
@@ -285,7 +285,7 @@ async def test_a_body_whose_length_is_too_large_is_refused_before_it_is_sent() -
 
 
 @on_each_loop
-async def test_a_body_that_turns_out_too_large_is_refused_while_it_is_sent() -> None:
+async def test_a_body_that_grows_too_large_is_refused_while_it_is_sent() -> None:
     async with running(**FORM) as router:
         client = await router.client()
         client.send(b"POST /v1/embeddings HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
@@ -297,14 +297,14 @@ async def test_a_body_that_turns_out_too_large_is_refused_while_it_is_sent() -> 
 
 @on_each_loop
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_the_refusal_arrives_although_the_client_keeps_sending(chunked: bool) -> None:
+async def test_a_refusal_arrives_while_the_client_keeps_sending(chunked: bool) -> None:
     total = 32 << 20
     async with running(**FORM) as router:
         client = await router.client()
         framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % total
         client.send(b"POST /v1/chat/completions HTTP/1.1\r\n%b\r\n\r\n" % framing)
         piece = b"x" * 65_536
-        for _ in range(total // len(piece)):  # a client that reads nothing before it has sent all
+        for _ in range(total // len(piece)):  # this client reads nothing before it has sent all
             client.send(chunk(piece) if chunked else piece)
             await client.writer.drain()
         answer = await client.answer()
@@ -346,7 +346,7 @@ async def test_a_body_up_to_the_limit_is_served() -> None:
         assert (await router.ask(request)).status == 200
 
 
-# What comes after a head and is no body: trailers, and what a chunk says beside its size.
+# Bytes after the head that are not body: trailers, and extensions of chunks.
 
 CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n"
 IN_PIECES = pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "in pieces"])
@@ -354,7 +354,7 @@ IN_PIECES = pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", 
 
 @on_uvloop
 @IN_PIECES
-async def test_a_trailer_is_no_header(in_pieces: bool) -> None:
+async def test_a_trailer_is_not_taken_for_a_header(in_pieces: bool) -> None:
     pieces = [CHUNKED, b"x-kept: yes\r\n\r\n", chunk(CHAT), b"0\r\n", b"X-Kept: no\r\nX-Late: yes\r\n", b"\r\n"]
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
@@ -363,14 +363,14 @@ async def test_a_trailer_is_no_header(in_pieces: bool) -> None:
         assert (await client.answer()).status == 200
         assert received.headers[b"x-kept"] == b"yes"
         assert b"x-late" not in received.headers
-        await dribble(client, pieces if in_pieces else [b"".join(pieces)])  # and the connection goes on
+        await dribble(client, pieces if in_pieces else [b"".join(pieces)])  # on the same connection
         await server.peers[0].answer(whole())
         assert (await client.answer()).status == 200
 
 
 @on_uvloop
 @IN_PIECES
-async def test_a_key_in_a_trailer_opens_nothing(in_pieces: bool) -> None:
+async def test_a_client_key_in_a_trailer_is_ignored(in_pieces: bool) -> None:
     pieces = [CHUNKED + b"\r\n", chunk(CHAT), b"0\r\n", b"Authorization: Bearer sesame\r\n\r\n"]
     async with serving() as server, running(at(server, top=KEYS)) as router:
         client = await router.client()
@@ -390,9 +390,9 @@ LONG_TAILS = {
 @on_uvloop
 @IN_PIECES
 @pytest.mark.parametrize("tail", LONG_TAILS)
-async def test_what_is_neither_head_nor_body_has_the_bound_of_a_head(tail: str, in_pieces: bool) -> None:
+async def test_trailers_and_chunk_extensions_have_the_bound_of_a_header(tail: str, in_pieces: bool) -> None:
     if tail in ("a trailer without end", "a chunk's extension"):
-        in_pieces = True  # else no more than one read of them is there, which nobody minds
+        in_pieces = True  # a single read of them is within the bound of a read
     async with running(**FORM) as router:
         client = await router.client()
         pieces = [CHUNKED + b"\r\n", chunk(CHAT), *LONG_TAILS[tail]]
@@ -406,17 +406,17 @@ async def test_what_is_neither_head_nor_body_has_the_bound_of_a_head(tail: str, 
 
 @on_uvloop
 @pytest.mark.parametrize("tail", LONG_TAILS)
-async def test_what_the_application_reads_has_it_too(tail: str) -> None:
+async def test_trailers_to_the_application_have_the_same_bound(tail: str) -> None:
     async with running(**FORM) as router:
         client = await router.client()
         elsewhere = CHUNKED.replace(b"/v1/chat/completions", b"/v1/models") + b"\r\n"
         await dribble(client, [elsewhere, chunk(CHAT), *LONG_TAILS[tail]])
-        await client.left()  # it was answered when its head was there
+        await client.left()  # the application answered as soon as the head was there
 
 
 @on_uvloop
 @pytest.mark.parametrize("size", [1, 7, 1000])
-async def test_a_body_in_small_chunks_is_not_taken_for_a_head(size: int) -> None:
+async def test_the_framing_of_small_chunks_does_not_count_as_a_header(size: int) -> None:
     body = CHAT[:-1] + b',"user":"%b"}' % (b"x" * 20_000)
     async with running(**FORM) as router:
         client = await router.client()
@@ -427,7 +427,7 @@ async def test_a_body_in_small_chunks_is_not_taken_for_a_head(size: int) -> None
 
 
 async def dribble(client: Client, pieces: list[bytes]) -> None:
-    """Send each piece when the one before it was probably read."""
+    """Send each piece after the one before it was probably read."""
     for piece in pieces:
         if not client.writer.is_closing():
             client.send(piece)
@@ -435,11 +435,11 @@ async def dribble(client: Client, pieces: list[bytes]) -> None:
             await asyncio.sleep(0)
 
 
-# Asking first.
+# Expect: 100-continue.
 
 
 @on_each_loop
-async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
+async def test_a_client_that_expects_100_gets_it() -> None:
     async with running() as router:
         client = await router.client()
         request = post(CHAT, b"Expect: 100-Continue")
@@ -449,7 +449,7 @@ async def test_a_client_that_asks_first_is_told_to_go_on() -> None:
 
 
 @on_each_loop
-async def test_a_client_that_asks_first_for_too_much_is_told_not_to() -> None:
+async def test_a_client_that_expects_100_for_too_large_a_body_gets_413() -> None:
     async with running(**FORM) as router:
         client = await router.client()
         answer = await client.ask(
@@ -459,8 +459,8 @@ async def test_a_client_that_asks_first_for_too_much_is_told_not_to() -> None:
 
 
 @on_each_loop
-async def test_a_second_request_that_asks_first_is_told_to_go_on_once() -> None:
-    """Its head comes in two reads, and the client is told after the second."""
+async def test_a_second_request_that_expects_100_gets_it_once() -> None:
+    """The head comes in two reads, and 100 is sent after the second only."""
     async with running() as router:
         client = await router.client()
         assert (await client.ask(post(CHAT))).status == 200
@@ -472,7 +472,7 @@ async def test_a_second_request_that_asks_first_is_told_to_go_on_once() -> None:
 
 @on_uvloop
 async def test_the_length_of_the_applications_bodies_is_not_checked_while_their_head_is_read() -> None:
-    head = [b"DELETE /v1/models HTTP/1.1\r\ncontent-length: 99999999\r\n", b"host: localhost\r\n\r\n"]
+    head = [b"DELETE /v1/models HTTP/1.1\r\ncontent-length: 99999999\r\nhost: localhost\r\nx: ", b"y\r\n\r\n"]
     async with running(**FORM) as router:
         client = await router.client()
         assert (await client.ask(post(CHAT))).status == 200
@@ -480,16 +480,16 @@ async def test_the_length_of_the_applications_bodies_is_not_checked_while_their_
         assert (await client.answer()).status == 405
 
 
-# Slow ones, and those that leave.
+# Slow clients, and clients that leave.
 
 
 @on_each_loop
 @pytest.mark.parametrize(
     "part",
     [b"P", b"POST /v1/chat/completions HTTP/1.1\r\nhost:", post(CHAT)[:-5], get(b"/v1/models")[:-2]],
-    ids=["a byte", "half its header", "half its body", "half an application's"],
+    ids=["a byte", "half its header", "half its body", "half a GET"],
 )
-async def test_a_client_that_sends_slowly_is_told_that_its_time_is_over(part: bytes) -> None:
+async def test_a_request_that_is_not_complete_in_time_gets_408(part: bytes) -> None:
     async with running(request_timeout=10) as router:
         client = await router.client()
         client.send(part)
@@ -507,7 +507,7 @@ async def test_a_client_that_sends_slowly_is_told_that_its_time_is_over(part: by
 
 
 @on_uvloop
-async def test_one_byte_now_and_then_is_no_sign_of_life() -> None:
+async def test_a_byte_now_and_then_does_not_extend_the_time_of_a_request() -> None:
     async with running(request_timeout=10) as router:
         client = await router.client()
         client.send(post(CHAT)[:-5])
@@ -520,10 +520,10 @@ async def test_one_byte_now_and_then_is_no_sign_of_life() -> None:
 
 
 @on_uvloop
-async def test_a_body_for_the_application_that_never_comes_is_not_waited_for() -> None:
+async def test_a_body_to_the_application_that_never_comes_ends_its_connection() -> None:
     async with running(request_timeout=10) as router:
         client = await router.client()
-        client.send(get(b"/v1/models") + post(CHAT)[:-5])  # pipelined, so it goes the application's way
+        client.send(get(b"/v1/models") + post(CHAT)[:-5])  # pipelined, so the application serves it
         assert (await client.answer()).status == 200
         router.expire(9.0)
         await settled(lambda: len(router.connections))
@@ -544,7 +544,7 @@ async def test_a_body_for_the_application_that_never_comes_is_not_waited_for() -
     ],
     ids=["half its body", "no body", "half its header", "a byte"],
 )
-async def test_a_client_that_leaves_half_way_leaves_nothing_but_a_count(part: bytes, operation: str, gone: str) -> None:
+async def test_a_client_that_leaves_within_its_request_is_counted(part: bytes, operation: str, gone: str) -> None:
     async with running() as router:
         client = await router.client()
         client.send(part)
@@ -557,7 +557,7 @@ async def test_a_client_that_leaves_half_way_leaves_nothing_but_a_count(part: by
 
 
 @on_each_loop
-async def test_a_connection_that_says_nothing_is_closed_and_not_counted() -> None:
+async def test_a_silent_connection_is_closed_and_not_counted() -> None:
     async with running(keep_alive=20) as router:
         client = await router.client()
         await router.connection(client)
@@ -570,12 +570,12 @@ async def test_a_connection_that_says_nothing_is_closed_and_not_counted() -> Non
 
 
 @on_uvloop
-@pytest.mark.parametrize("said", [b"", b"\r\n", post(CHAT), get(b"/v1/models"), get(b"/v1/models") + post(CHAT)])
-async def test_a_client_that_comes_and_goes_has_not_left_half_way(said: bytes) -> None:
+@pytest.mark.parametrize("requests", [b"", b"\r\n", post(CHAT), get(b"/v1/models"), get(b"/v1/models") + post(CHAT)])
+async def test_a_client_that_leaves_between_requests_is_not_counted(requests: bytes) -> None:
     async with running() as router:
         client = await router.client()
-        client.send(said)
-        for _ in range(said.count(b" HTTP/")):
+        client.send(requests)
+        for _ in range(requests.count(b" HTTP/")):
             await client.answer()
         front = await router.connection(client)
         await settled(lambda: front.intake.state in READING)
@@ -616,7 +616,7 @@ async def test_a_client_that_leaves_within_its_stream_ends_its_attempt(gone: str
         assert router.counted("attempts_total", verdict="abandoned") == 1
 
 
-# One request after the other.
+# Several requests on one connection.
 
 
 @on_each_loop
@@ -639,7 +639,7 @@ async def test_a_connection_carries_our_calls_and_the_applications_in_any_order(
 
 
 @on_uvloop
-async def test_the_applications_idle_timer_does_not_cut_a_call() -> None:
+async def test_the_idle_timer_of_uvicorn_does_not_cut_a_call() -> None:
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         assert (await client.ask(get(b"/v1/models"))).status == 200
@@ -649,7 +649,7 @@ async def test_the_applications_idle_timer_does_not_cut_a_call() -> None:
         await peer.answer(SSE, chunk(ROLE + token("Hello")))
         await client.head()
         if front.timeout_keep_alive_task is not None and not front.timeout_keep_alive_task.cancelled():
-            front.timeout_keep_alive_handler()  # as it would after so many seconds
+            front.timeout_keep_alive_handler()  # as the timer does after so many seconds
         router.expire(3600.0)
         peer.send(chunk(FINISH + DONE), LAST)
         body = b"".join([piece async for piece in client.chunks()])
@@ -658,7 +658,7 @@ async def test_the_applications_idle_timer_does_not_cut_a_call() -> None:
 
 @on_each_loop
 @pytest.mark.parametrize("first", [CHAT, STREAMING], ids=["plain", "streaming"])
-async def test_of_pipelined_calls_the_first_is_answered_and_the_connection_closed(first: bytes) -> None:
+async def test_the_first_of_pipelined_calls_is_answered_and_the_connection_closed(first: bytes) -> None:
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         client.send(post(first) + post(CHAT) + get(b"/v1/models"))
@@ -670,7 +670,7 @@ async def test_of_pipelined_calls_the_first_is_answered_and_the_connection_close
 
 
 @on_each_loop
-async def test_what_comes_while_a_call_is_answered_closes_the_connection_after_it() -> None:
+async def test_a_request_during_an_answer_closes_the_connection_after_it() -> None:
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         client.send(post(CHAT))
@@ -708,7 +708,7 @@ async def test_pipelined_requests_to_the_application_and_to_us_are_answered_in_t
 
 
 @on_uvloop
-async def test_a_client_that_will_not_come_again_is_told_goodbye() -> None:
+async def test_an_answer_to_connection_close_closes_the_connection() -> None:
     async with running() as router:
         client = await router.client()
         answer = await client.ask(post(CHAT, b"Connection: close"))
@@ -717,14 +717,14 @@ async def test_a_client_that_will_not_come_again_is_told_goodbye() -> None:
 
 
 @on_uvloop
-async def test_a_blank_line_before_a_request_is_passed_over() -> None:
+async def test_a_blank_line_before_a_request_is_ignored() -> None:
     async with running() as router:
         client = await router.client()
         assert (await client.ask(b"\r\n" + post(CHAT))).status == 200
         assert (await client.ask(b"\r\n" + post(CHAT))).status == 200
 
 
-# Old clients, and those that want something else.
+# HTTP/1.0, and offers to change the protocol.
 
 
 @on_each_loop
@@ -741,7 +741,7 @@ async def test_an_http_1_0_client_gets_its_answer_and_the_connection_is_closed(a
 
 
 @on_uvloop
-async def test_an_http_1_0_client_that_asks_to_stay_may() -> None:
+async def test_an_http_1_0_client_may_keep_its_connection() -> None:
     async with running() as router:
         client = await router.client()
         for _ in range(2):
@@ -751,7 +751,7 @@ async def test_an_http_1_0_client_that_asks_to_stay_may() -> None:
 
 @on_uvloop
 @pytest.mark.parametrize("to", [b"h2c", b"websocket", b"TLS/1.2"])
-async def test_a_client_that_wants_another_protocol_is_served_in_this_one(to: bytes) -> None:
+async def test_an_offer_to_change_the_protocol_is_declined_and_the_request_served(to: bytes) -> None:
     upgrade = (b"connection: Upgrade, HTTP2-Settings", b"upgrade: " + to, b"http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
     async with running() as router:
         answer = await router.ask(get(b"/v1/models", *upgrade))
@@ -765,7 +765,7 @@ async def test_a_client_that_wants_another_protocol_is_served_in_this_one(to: by
 
 
 @on_uvloop
-async def test_a_thousand_offers_of_another_protocol_in_one_read_are_declined_without_harm(
+async def test_a_thousand_offers_to_change_the_protocol_in_one_read_do_no_harm(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     offer = (b"connection: upgrade", b"upgrade: h2c")
@@ -779,28 +779,28 @@ async def test_a_thousand_offers_of_another_protocol_in_one_read_are_declined_wi
 
 
 @on_uvloop
-async def test_an_old_client_that_offers_another_protocol_is_answered_as_an_old_client() -> None:
+async def test_an_http_1_0_client_that_offers_another_protocol_gets_no_chunks() -> None:
     async with running() as router:
         answer = await router.ask(post(STREAMING, b"connection: upgrade", b"upgrade: h2c", version=b"1.0"))
         assert (answer.status, "transfer-encoding" in answer.headers) == (200, False)
 
 
-# A client that reads slowly.
+# Clients that read slowly.
 
 
 @on_each_loop
-async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> None:
+async def test_a_slow_reader_pauses_its_endpoint_and_gets_the_whole_answer() -> None:
     count, event = 400, token("x" * 65_000)
     async with serving() as server, running(at(server)) as router:
-        client = await router.client(limit=1024)  # its reader takes 2 KiB, and then no more
+        client = await router.client(limit=1024)  # its reader takes 2 KiB and then pauses
         client.send(post(STREAMING))
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + event), chunk(event) * (count - 1))
         waiting = peer.writer.transport.get_write_buffer_size
         await settled(waiting)
-        assert waiting() > count * len(event) // 2  # it is the endpoint that holds it
+        assert waiting() > count * len(event) // 2  # the endpoint holds the rest
         front = await router.connection(client)
-        assert front.transport.get_write_buffer_size() < 1 << 20  # and not the router
+        assert front.transport.get_write_buffer_size() < 1 << 20  # the router holds little
         peer.send(chunk(FINISH + DONE), LAST)
         await client.head()
         got = sum([len(piece) async for piece in client.chunks()])
@@ -809,7 +809,7 @@ async def test_a_slow_client_makes_its_endpoint_wait_and_gets_all_of_it() -> Non
 
 
 @on_each_loop
-async def test_one_slow_client_does_not_hold_up_another() -> None:
+async def test_a_slow_reader_does_not_delay_another_client() -> None:
     event = token("x" * 65_000)
     async with serving() as server, running(at(server)) as router:
         slow = await router.client(limit=1024)
@@ -827,10 +827,10 @@ async def test_one_slow_client_does_not_hold_up_another() -> None:
 
 
 @on_each_loop
-async def test_a_client_that_has_not_read_its_last_answer_is_not_asked_for_the_next() -> None:
+async def test_no_request_is_read_before_the_client_has_read_its_last_answer() -> None:
     body = b'"%b"' % (b"x" * (16 << 20))
     async with serving() as server, running(at(server)) as router:
-        client = await router.client(limit=1024)  # its reader takes 2 KiB, and then no more
+        client = await router.client(limit=1024)  # its reader takes 2 KiB and then pauses
         client.send(post(CHAT))
         peer = await server.accept()
         await peer.answer(whole(body))
@@ -848,11 +848,11 @@ async def test_a_client_that_has_not_read_its_last_answer_is_not_asked_for_the_n
 
 
 @on_uvloop
-async def test_answers_that_are_not_read_do_not_pile_up() -> None:
+async def test_unread_answers_do_not_accumulate() -> None:
     async with running() as router:
         client = await router.client(limit=1024)
         front = await router.connection(client)
-        asked = b'{"model":"%b"}' % (b"x" * 250)  # the refusal names it
+        asked = b'{"model":"%b"}' % (b"x" * 250)  # the refusal quotes this name
         while front.transport.is_reading():
             client.send(post(asked) * 20)
             await asyncio.sleep(0)
@@ -861,13 +861,13 @@ async def test_answers_that_are_not_read_do_not_pile_up() -> None:
         client.send(post(asked))
         await settled(lambda: router.counted("calls_total"))
         assert router.counted("calls_total") == answered
-        router.expire(after=80)  # which sees how much is unread, and the next time that it is as much
+        router.expire(after=80)  # notes how many bytes are unread; the next sweep finds as many
         router.expire(after=160)
         await until(lambda: not router.connections)
 
 
 @on_each_loop
-async def test_of_very_many_pipelined_requests_the_first_are_answered() -> None:
+async def test_the_first_of_very_many_pipelined_requests_are_answered() -> None:
     async with running() as router:
         client = await router.client()
         client.send(get(b"/healthz") * 2000)
@@ -878,8 +878,8 @@ async def test_of_very_many_pipelined_requests_the_first_are_answered() -> None:
 
 
 @on_uvloop
-async def test_after_an_answer_that_says_goodbye_no_more_is_read() -> None:
-    """Also not what came with the same read, which could be asked somewhere, and never be answered."""
+async def test_after_a_request_with_connection_close_no_more_is_read() -> None:
+    """Requests in the same read are dropped too: an endpoint could be asked, and the answer never sent."""
     async with running() as router:
         client = await router.client()
         client.send(post(b"[]", b"connection: close") + post(CHAT) + b"no HTTP")
@@ -888,13 +888,13 @@ async def test_after_an_answer_that_says_goodbye_no_more_is_read() -> None:
 
 
 @on_uvloop
-async def test_what_follows_a_request_and_is_no_http_does_not_take_its_answer_away() -> None:
+async def test_invalid_bytes_after_a_request_do_not_prevent_its_answer() -> None:
     async with running() as router:
         client = await router.client()
         client.send(post(CHAT) + b"no HTTP\r\n\r\n")
-        said = await client.left()
-        assert said.startswith(b"HTTP/1.1 200 OK")
-        assert said.count(b"HTTP/1.1") == 1
+        answers = await client.left()
+        assert answers.startswith(b"HTTP/1.1 200 OK")
+        assert answers.count(b"HTTP/1.1") == 1
 
 
 @on_each_loop
@@ -911,12 +911,12 @@ async def test_a_slow_client_that_leaves_ends_its_attempt() -> None:
         assert router.counted("calls_total", error="client_left") == 1
 
 
-# Endpoints that are wrong, as their client sees it.
+# Endpoints that fail, as the client sees it.
 
 
 @on_uvloop
 @pytest.mark.parametrize(
-    ("answer", "status", "said"),
+    ("response", "status", "words"),
     [
         (b"SSH-2.0-OpenSSH\r\n", 502, "no HTTP"),
         (whole(b"", 302, b"location: http://elsewhere.test/"), 502, "redirect"),
@@ -929,16 +929,16 @@ async def test_a_slow_client_that_leaves_ends_its_attempt() -> None:
     ],
     ids=["garbage", "redirect", "text", "length", "error", "key", "busy", "refusal"],
 )
-async def test_an_endpoint_that_is_wrong_is_told_of_in_openais_shape(answer: bytes, status: int, said: str) -> None:
+async def test_a_failed_endpoint_gives_an_error_body_of_openai(response: bytes, status: int, words: str) -> None:
     async with serving() as server, running(at(server)) as router:
-        server.always = answer
-        told = await router.ask(post(STREAMING))
-        assert told.status == status
-        assert said in told.json["error"]["message"]
-        assert "sk-123" not in told.body.decode()
-        assert is_stamped(told)
+        server.always = response
+        answer = await router.ask(post(STREAMING))
+        assert answer.status == status
+        assert words in answer.json["error"]["message"]
+        assert "sk-123" not in answer.body.decode()
+        assert is_stamped(answer)
         if status == 429:
-            assert float(told.headers["retry-after-ms"]) == 7000
+            assert float(answer.headers["retry-after-ms"]) == 7000
         assert router.counted("calls_total", status=str(status)) == 1
 
 
@@ -961,9 +961,9 @@ async def test_a_stream_that_breaks_ends_with_an_error_and_no_done() -> None:
 
 
 @on_uvloop
-async def test_what_an_endpoint_is_sent_is_ours_and_not_the_clients() -> None:
-    told = "api_key: ours-123\n    headers: {x-tenant: us}"
-    async with serving() as server, running(at(server, more=told, top=KEYS)) as router:
+async def test_an_endpoint_gets_its_configured_headers_and_not_the_clients_credentials() -> None:
+    configured = "api_key: ours-123\n    headers: {x-tenant: us}"
+    async with serving() as server, running(at(server, more=configured, top=KEYS)) as router:
         client = await router.client()
         theirs = [b"Authorization: Bearer sesame", b"Cookie: a=b", b"Connection: x-hop", b"X-Hop: 1", b"X-Tenant: them"]
         client.send(post(CHAT, *theirs, b"Accept-Encoding: gzip", b"X-Stainless-Lang: python", b"X-Kept: yes"))
@@ -987,7 +987,7 @@ async def test_what_an_endpoint_is_sent_is_ours_and_not_the_clients() -> None:
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-# Keys, and how many.
+# Client keys, and the limit of calls.
 
 
 @on_uvloop
@@ -1001,7 +1001,7 @@ async def test_what_an_endpoint_is_sent_is_ours_and_not_the_clients() -> None:
         (b"authorization: Bearer sesame\xff", "invalid_api_key"),
     ],
 )
-async def test_without_a_key_nothing_is_served(line: bytes, code: str) -> None:
+async def test_without_a_valid_key_nothing_is_served(line: bytes, code: str) -> None:
     async with serving() as server, running(at(server, top=KEYS)) as router:
         for request in (post(CHAT, line), get(b"/v1/models", line), get(b"/metrics", line)):
             answer = await router.ask(request)
@@ -1029,49 +1029,49 @@ async def test_without_a_key_no_body_is_read(framing: bytes, line: bytes) -> Non
         assert router.counted("calls_total", status="401", operation="chat/completions") == 1
 
 
-OPEN_TO_NO_PAGE = [post(CHAT), get(b"/v1/models"), get(b"/v1/models/chat"), get(b"/metrics"), get(b"/admin/endpoints")]
+CLOSED_TO_PAGES = [post(CHAT), get(b"/v1/models"), get(b"/v1/models/chat"), get(b"/metrics"), get(b"/admin/endpoints")]
 
 
 @on_uvloop
-@pytest.mark.parametrize("said", [b"origin: https://evil.test", b"origin: null", b"host: evil.test:8080"])
-async def test_without_keys_no_page_may_use_it(said: bytes) -> None:
-    said = said + b"\r\n"
+@pytest.mark.parametrize("line", [b"origin: https://evil.test", b"origin: null", b"host: evil.test:8080"])
+async def test_a_router_without_keys_refuses_web_pages(line: bytes) -> None:
+    line = line + b"\r\n"
     async with running() as router:
-        requests = OPEN_TO_NO_PAGE[said.startswith(b"host") :]  # a call names its Origin, whatever its Host
+        requests = CLOSED_TO_PAGES[line.startswith(b"host") :]  # a call is judged by its Origin only
         for request in requests:
-            answer = await router.ask(_saying(request, said))
-            assert (answer.status, answer.error["code"]) == (403, f"forbidden_{said[:6].decode().strip(': ')}")
+            answer = await router.ask(_with_line(request, line))
+            assert (answer.status, answer.error["code"]) == (403, f"forbidden_{line[:6].decode().strip(': ')}")
             assert mentions(answer.error["message"], "keys")
             assert is_stamped(answer)
         assert router.counted("calls_total", status="403") == len(requests)
-        assert (await router.ask(_saying(get(b"/healthz"), said))).status == 200
+        assert (await router.ask(_with_line(get(b"/healthz"), line))).status == 200
 
 
 @on_uvloop
-@pytest.mark.parametrize("said", [b"origin: http://localhost:3000", b"host: [::1]:8080"])
-async def test_without_keys_pages_of_this_machine_may(said: bytes) -> None:
+@pytest.mark.parametrize("line", [b"origin: http://localhost:3000", b"host: [::1]:8080"])
+async def test_a_router_without_keys_serves_pages_of_this_machine(line: bytes) -> None:
     async with running() as router:
-        for request in OPEN_TO_NO_PAGE:
-            assert (await router.ask(_saying(request, said + b"\r\n"))).status == 200
+        for request in CLOSED_TO_PAGES:
+            assert (await router.ask(_with_line(request, line + b"\r\n"))).status == 200
 
 
 @on_uvloop
-async def test_who_allows_all_to_come_allows_them_any_name_for_us() -> None:
+async def test_allow_open_accepts_any_host_but_no_page() -> None:
     async with running(allow_open=True) as router:
-        for request in OPEN_TO_NO_PAGE:
-            assert (await router.ask(_saying(request, b"host: router.test\r\n"))).status == 200
-            assert (await router.ask(_saying(request, b"origin: https://evil.test\r\n"))).status == 403
+        for request in CLOSED_TO_PAGES:
+            assert (await router.ask(_with_line(request, b"host: router.test\r\n"))).status == 200
+            assert (await router.ask(_with_line(request, b"origin: https://evil.test\r\n"))).status == 403
 
 
-def _saying(request: bytes, line: bytes) -> bytes:
-    """It says this, in place of its own host where it is one."""
+def _with_line(request: bytes, line: bytes) -> bytes:
+    """Add a header line to a request, or replace its Host."""
     host = b"host: localhost\r\n"
     return request.replace(host, line if line.startswith(b"host") else host + line)
 
 
 @on_uvloop
 @pytest.mark.parametrize("line", [b"Authorization: Bearer sesame", b"authorization: bearer   sesame "])
-async def test_with_a_key_it_is(line: bytes) -> None:
+async def test_with_a_valid_key_a_call_is_served(line: bytes) -> None:
     async with serving() as server, running(at(server, top=KEYS)) as router:
         client = await router.client()
         client.send(post(CHAT, line))
@@ -1080,7 +1080,7 @@ async def test_with_a_key_it_is(line: bytes) -> None:
 
 
 @on_uvloop
-async def test_more_calls_than_there_is_room_for_are_told_when_to_come_back() -> None:
+async def test_a_call_beyond_the_limit_gets_429_with_the_time_to_retry() -> None:
     async with serving() as server, running(at(server), max_calls=2) as router:
         clients = [await router.client() for _ in range(3)]
         peers = []
@@ -1117,8 +1117,8 @@ async def test_a_server_that_stops_finishes_its_streams_and_closes_idle_connecti
         assert await busy.left() == b""
 
 
-def test_uvicorn_still_has_what_front_leans_on() -> None:
-    """Not promised by uvicorn: when this fails after an upgrade, read its httptools_impl.py again."""
+def test_uvicorn_still_has_the_internals_that_front_relies_on() -> None:
+    """uvicorn does not promise them: if this fails after an upgrade, read its httptools_impl.py again."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
     callbacks = ["on_message_begin", "on_url", "on_header", "on_headers_complete", "on_body", "on_message_complete"]

@@ -1,4 +1,4 @@
-"""Under load, on real sockets: calls in line, and an endpoint that is dead with hundreds of calls stuck at it."""
+"""Load on real sockets: queued calls, and a dead endpoint with hundreds of calls stuck at it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from tests.upstream.servers import JSON, Server, on_each_loop, on_uvloop, servin
 STUCK, OTHER, BOTH = (CHAT.replace(b'"chat"', model) for model in (b'"stuck"', b'"other"', b'"both"'))
 
 
-async def in_line(router: Running, calls: int) -> None:
+async def queued(router: Running, calls: int) -> None:
     await until(lambda: router.counted("calls_waiting") == calls)
 
 
 @on_each_loop
-async def test_calls_wait_in_line_and_are_served_in_their_order() -> None:
+async def test_queued_calls_are_served_in_their_order() -> None:
     async with serving() as server, running(at(server, more="concurrency: 1")) as router:
         clients = [await router.client() for _ in range(5)]
         for ahead, client in enumerate(clients):
             client.send(post(CHAT))
             await until(lambda: router.counted("calls_in_flight") > ahead)  # noqa: B023  waited for at once
-            await in_line(router, ahead)
+            await queued(router, ahead)
         peer = await server.accept()
         for client in clients:
             await peer.answer(whole())
             answer = await client.answer()
             assert (answer.status, answer.body) == (200, JSON)
-        await in_line(router, 0)
+        await queued(router, 0)
 
 
 @on_uvloop
-async def test_one_in_line_who_leaves_is_passed_over() -> None:
+async def test_a_queued_client_that_leaves_is_passed_over() -> None:
     async with serving() as server, running(at(server, more="concurrency: 1")) as router:
         first, leaves, last = clients = [await router.client() for _ in range(3)]
         for ahead, client in enumerate(clients):
             client.send(post(CHAT))
-            await in_line(router, ahead)
+            await queued(router, ahead)
         leaves.reset()
-        await in_line(router, 1)
+        await queued(router, 1)
         peer = await server.accept()
         for client in (first, last):
             await peer.answer(whole())
@@ -46,10 +46,10 @@ async def test_one_in_line_who_leaves_is_passed_over() -> None:
 
 
 @on_uvloop
-async def test_a_dead_endpoint_with_hundreds_of_calls_holds_up_nobody_else() -> None:
-    """Neither other models, nor other endpoints of its own: all of them are served while those that are stuck are."""
+async def test_hundreds_of_calls_stuck_at_a_dead_endpoint_delay_no_others() -> None:
+    """Calls for other models, and for other endpoints of the same model, are served meanwhile."""
 
-    def told(frozen: Server, well: Server) -> str:
+    def fleet(frozen: Server, well: Server) -> str:
         stuck = endpoint(frozen, "frozen").replace("{chat: m}", "[stuck, both]").replace("0}", "0, max: 1000}")
         return f"""
 defaults: {{hedge: 20ms, hedge_budget: 10}}
@@ -58,7 +58,7 @@ endpoints:{stuck}{endpoint(well, "well").replace("{chat: m}", "[other, both]")}"
     async def ask(router: Running, body: bytes) -> bytes:
         return (await router.ask(post(body))).body
 
-    async with serving() as frozen, serving() as well, running(told(frozen, well)) as router:
+    async with serving() as frozen, serving() as well, running(fleet(frozen, well)) as router:
         well.always = whole()
         stuck: list[Client] = []
         for _ in range(200):
