@@ -69,8 +69,7 @@ class Front(HttpToolsProtocol):
             self._incomplete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        state = self.intake.state
-        if (state is HEAD or state is ACCEPTED or state is BODY) and self.reply.state is ENDED:
+        if self.intake.half_read and self.reply.state is ENDED:
             self._handler.left(self._record())
         self.reply.lost()
         super().connection_lost(exc)
@@ -240,8 +239,7 @@ class Front(HttpToolsProtocol):
 
     def _give_up(self, error: RouterError) -> None:
         """Refuse a request that is half read, or cut it off where the application has it or answers another."""
-        state = self.intake.state
-        if (state is HEAD or state is ACCEPTED or state is BODY) and self._free():
+        if self.intake.half_read and self._free():
             self._refuse(error)
         else:
             self.intake.refuse()

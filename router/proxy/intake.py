@@ -69,6 +69,11 @@ class Intake:
     def path(self) -> bytes:
         return self.url.partition(b"?")[0]
 
+    @property
+    def half_read(self) -> bool:
+        """True if a request is incomplete, and the application has not got it: it can still be refused."""
+        return self.state is HEAD or self.state is ACCEPTED or self.state is BODY
+
     # Of its head.
 
     def begin(self, now: float) -> None:
