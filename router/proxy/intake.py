@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
 
 
 class State(Enum):
-    """Where the reading of a request stands."""
+    """The stages of reading a request."""
 
     IDLE = "between two requests"
     HEAD = "the request line and the headers are being read"

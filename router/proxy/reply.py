@@ -23,7 +23,7 @@ STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.enco
 
 
 class State(Enum):
-    """Where the writing of a response stands."""
+    """The stages of writing a response."""
 
     ENDED = "no request waits for an answer"
     DUE = "a request waits for its answer"
