@@ -14,12 +14,13 @@ TOP = Path(__file__).resolve().parent.parent
 
 _BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}  # what the upper layers may import
 
+# What all of core may import.
 _FACTS = {
     "router.core.call",
     "router.core.demand",
     "router.core.record",
     "router.core.verdict",
-}  # what all of core may import
+}
 
 # The modules of this project that each part may import. A package stands for all its modules; the longest row applies.
 MAY: dict[str, set[str]] = {

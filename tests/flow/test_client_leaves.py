@@ -36,9 +36,8 @@ def test_a_client_that_leaves_after_the_first_token_stops_the_endpoint_at_once()
     assert call.text == "man"
     assert verdicts(call) == [("a", "first", Verdict.ABANDONED)]
     assert call.record.error == "client_left"
-    assert (
-        play.endpoint("a").forecast.latency("first_token").mean(0.55) < 0.5
-    )  # its first token was observed before that
+    # The first token was observed before the client left.
+    assert play.endpoint("a").forecast.latency("first_token").mean(0.55) < 0.5
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
