@@ -98,3 +98,7 @@ class CallRecord:
 
     def __repr__(self) -> str:
         return f"<CallRecord {self.request_id} {self.model or '-'} {self.status or 'open'}>"
+
+    def end(self, now: float) -> None:
+        """Record when the call ended."""
+        self.ended = now - self.arrived

@@ -1,7 +1,7 @@
-"""What a client is told that asks why (`x-router-debug: 1`): why its first attempt went there, as one header's value.
+"""The value of the header `x-router-debug`: why a call's first attempt went to its endpoint, for a client that asked.
 
-JSON on one line, in ASCII, of at most LONGEST bytes: of many candidates the last are left out, and counted. Nothing in
-it is configured but names, tiers and weights: no address, no key.
+JSON on one line, in ASCII, of at most MAX_BYTES: of many candidates the last are omitted, and counted. Of the
+configuration it names only endpoints, tiers and weights: no address, no key.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from msgspec import Raw
 from router.core.explain.explanation import Explanation, why_asked
 from router.core.explain.rows import Row
 
-LONGEST = 4096  # bytes: Node takes 16 KiB of headers, aiohttp 8 KiB for one
-MOST = 24  # candidates that fit, more or less; no call has more of them described
+MAX_BYTES = 4096  # Node allows 16 KiB for all headers, aiohttp 8 KiB for one
+MAX_CANDIDATES = 24  # about as many as fit; no more are described for any call
 
 
-def told(explanation: Explanation, endpoint: str | None, *, sticky: bool) -> Raw:
-    """`endpoint` is the one that was asked first; None where none could be."""
-    candidates, omitted = [_short(each) for each in explanation.candidates], explanation.omitted
-    line = _line(explanation, endpoint, sticky, candidates, omitted)
-    while len(line) > LONGEST and candidates:
+def header(explanation: Explanation, endpoint: str | None, *, affinity: bool) -> Raw:
+    """`endpoint` had the first attempt, None if there was none; `affinity`: the call belongs to a conversation."""
+    candidates, omitted = [_brief(row) for row in explanation.candidates], explanation.omitted
+    value = _encoded(explanation, endpoint, affinity, candidates, omitted)
+    while len(value) > MAX_BYTES and candidates:
         candidates.pop()
         omitted += 1
-        line = _line(explanation, endpoint, sticky, candidates, omitted)
-    return Raw(line)
+        value = _encoded(explanation, endpoint, affinity, candidates, omitted)
+    return Raw(value)
 
 
-def _line(
-    explanation: Explanation, endpoint: str | None, sticky: bool, candidates: list[dict[str, Any]], omitted: int
+def _encoded(
+    explanation: Explanation, endpoint: str | None, affinity: bool, candidates: list[dict[str, Any]], omitted: int
 ) -> bytes:
-    told = {
+    fields = {
         "asked": endpoint,
-        "why": explanation.why if endpoint is None else why_asked(explanation, endpoint, affinity=sticky),
+        "why": explanation.why if endpoint is None else why_asked(explanation, endpoint, affinity=affinity),
         "size": explanation.size,
         "hedge_after": _hedge_after(explanation, endpoint),
         "hedge_target": explanation.hedge_target if endpoint == explanation.picked else None,
@@ -43,28 +43,28 @@ def _line(
         "candidates": candidates,
         "omitted": omitted,
     }
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def _hedge_after(explanation: Explanation, endpoint: str | None) -> float | None:
-    return next((each.hedge_after for each in explanation.candidates if each.endpoint == endpoint), None)
+    return next((row.hedge_after for row in explanation.candidates if row.endpoint == endpoint), None)
 
 
-def _short(of: Row) -> dict[str, Any]:
-    """What is not as usual, and the numbers that were compared."""
+def _brief(row: Row) -> dict[str, Any]:
+    """The numbers that were compared, and whatever is unusual."""
     unusual = {
-        "near": of.near,
-        "out": of.out,
-        "notes": of.notes,
-        "trouble": of.trouble,
-        "crowding": of.crowding if of.crowding > 1.0 else None,
+        "near": row.near,
+        "out": row.out,
+        "notes": row.notes,
+        "trouble": row.trouble,
+        "crowding": row.crowding if row.crowding > 1.0 else None,
     }
     return {
-        "endpoint": of.endpoint,
-        "tier": of.tier,
-        "cost": of.cost,
-        "expected": of.expected,
-        "evidence": of.evidence,
-        "in_flight": of.in_flight,
-        "waiting": of.waiting,
+        "endpoint": row.endpoint,
+        "tier": row.tier,
+        "cost": row.cost,
+        "expected": row.expected,
+        "evidence": row.evidence,
+        "in_flight": row.in_flight,
+        "waiting": row.waiting,
     } | {name: value for name, value in unusual.items() if value}

@@ -12,10 +12,11 @@ from router.core.choice.route import Route
 from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission
+from router.proxy.answer import FirstAnswer
 from router.proxy.client import Client, Request
 from router.proxy.context import Context
-from router.proxy.dispatch import Dispatch
 from router.proxy.headers import call_facts, client_hints, lines, passed_on
+from router.proxy.open_call import OpenCall
 from router.proxy.serving import Serving, Tables
 
 OPERATIONS: Mapping[bytes, Operation] = {
@@ -61,7 +62,8 @@ class Handler:
             self.refuse(client, record, error)
             return
         self._open[record] = client
-        Dispatch(call, route, serving, client, record, self._context, self._ended).start()
+        open_call = OpenCall(call, route, serving.targets, client, record, self._context, self._ended)
+        FirstAnswer(open_call).start()
 
     def record(self, path: bytes, arrived: float) -> CallRecord:
         return CallRecord(self._context.new_id(), OPERATIONS.get(path, ""), arrived)
@@ -69,7 +71,7 @@ class Handler:
     def refuse(self, client: Client, record: CallRecord, error: RouterError) -> None:
         """Answer with an error of the router's own, before any attempt."""
         now = self._context.scheduler.now()
-        record.ended = now - record.arrived
+        record.end(now)
         record.status, record.error = error.status, error.code
         body = error.body
         client.start(error.status, lines(error.headers) + call_facts(record, "", now), len(body))
@@ -78,7 +80,7 @@ class Handler:
 
     def left(self, record: CallRecord) -> None:
         """Record a request whose client left before it was complete."""
-        record.ended = self._context.scheduler.now() - record.arrived
+        record.end(self._context.scheduler.now())
         record.status, record.error = 499, "client_left"
         self._context.ended(record)
 
