@@ -25,8 +25,8 @@
     upstream/        connections to endpoints
                      exchange, http1, pool; simulated
     proxy/           moves one request
-                     client, front, intake, reply, asgi, application; handler, admission, serving, dispatch, relay,
-                     rescue; drain; failures, headers, debug, context, models
+                     client, front, intake, reply, asgi, application; handler, admission, serving, open_call, answer,
+                     dispatch, relay, rescue; drain; failures, headers, debug, context, models
     ops/             runs beside requests
                      asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
 

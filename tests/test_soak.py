@@ -27,8 +27,11 @@ from router.core.choice.race import Race
 from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.stream.splice import Replay, Transcript
+from router.proxy.answer import FirstAnswer
 from router.proxy.dispatch import Dispatch
+from router.proxy.open_call import OpenCall
 from router.proxy.relay import Relay
+from router.proxy.rescue import Rescue
 from router.upstream.exchange import Exchange
 from tests.proxy.running import Running, post, running
 from tests.upstream.servers import DONE, FINISH, JSON, LAST, ROLE, SSE, chunk, token, whole
@@ -36,7 +39,7 @@ from tests.upstream.servers import DONE, FINISH, JSON, LAST, ROLE, SSE, chunk, t
 CALLS, AT_ONCE = 10_000, 200
 WORDS = [f"{number} " for number in range(8)]
 TEXT = "".join(WORDS)
-OF_A_CALL = (Dispatch, Relay, Race, Exchange, Attempt, CallRecord, Transcript, Replay)
+OF_A_CALL = (OpenCall, FirstAnswer, Dispatch, Relay, Rescue, Race, Exchange, Attempt, CallRecord, Transcript, Replay)
 MODELS = ("quick", "late", "mute", "cut", "stalls", "down", "resets", "answer")
 
 

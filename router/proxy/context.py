@@ -1,4 +1,4 @@
-"""What the objects of a call take from outside: time, chance, ids, limits, and where its record goes."""
+"""The dependencies that all calls share: time, random numbers, ids, ping intervals, and the sink of their records."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from router.scheduler import Scheduler
 
 
 def new_id() -> str:
-    """A request id: unlikely to come twice, and of no use to guess."""
+    """A new request id: 96 random bits, so unique in practice. Guessing one gains nothing."""
     return "req_" + getrandbits(96).to_bytes(12).hex()
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The seams; nothing else is replaced in tests."""
+    """The seams that tests replace; they replace nothing else."""
 
     scheduler: Scheduler
     rng: Random
     ended: Callable[[CallRecord], None]
     new_id: Callable[[], str] = new_id
-    ping_after: float = 10.0  # seconds without a first token, before a streaming client gets its 200 and a comment
-    ping_every: float = 15.0
+    ping_after: float = 10.0  # seconds without a first token until a streaming client gets its 200 and a comment
+    ping_every: float = 15.0  # seconds between further comments

@@ -1,4 +1,4 @@
-"""One table made ready to serve: for each endpoint what it is sent, over which pool, and how its answers are judged."""
+"""A table made ready to serve: for each endpoint its prepared request head, its pool, and how its answers are read."""
 
 from __future__ import annotations
 
@@ -20,50 +20,52 @@ from router.proxy.headers import lines, without
 from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
 from router.upstream.pool import Address
 
-# What is sent where the operator says nothing of it, and what is sent in any case.
+# Headers of every request: the first unless the operator configures another value, the second in any case.
 _DEFAULT = {b"content-type": b"application/json"}
-_OURS = {b"accept-encoding": b"identity"}
+_FIXED = {b"accept-encoding": b"identity"}
 
 
 class Pool(Protocol):
-    """What a target needs of a pool; the scripted ones of the tests are others."""
+    """The part of a pool that a target uses; tests replace it by a scripted one."""
 
     def begin(self, request: Request, exchange: Exchange) -> None: ...
 
 
 class Target:
-    """One endpoint as dispatch asks it."""
+    """One endpoint, as a dispatch sends requests to it."""
 
     __slots__ = (
         "_adapt",
         "_changes",
+        "_configured",
         "_habits",
         "_heads",
         "_limits",
         "_model",
         "_name",
-        "_names",
         "_prefill",
         "dialect",
         "pool",
     )
 
     def __init__(
-        self, told: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
+        self, config: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
     ) -> None:
-        self.dialect: Dialect = DIALECTS[told.kind]
+        """`path` and `authority` are those of the endpoint's base URL."""
+        self.dialect: Dialect = DIALECTS[config.kind]
         self.pool, self._limits, self._habits = pool, limits, Habits()
         self._name = endpoint.model
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
-        self._changes = _Changes.of(told)
-        self._prefill = self.dialect.prefill if told.prefill == "auto" else told.prefill
-        said = {name.lower().encode(): value.encode() for name, value in told.headers.items()}
-        # What the operator says of a header stands, whatever the client says; of some the client's never comes here.
-        self._names = frozenset(said) - {b"authorization", *_DEFAULT, *_OURS}
-        if told.api_key is not None:
-            said.setdefault(b"authorization", b"Bearer " + told.api_key.get_secret_value().encode())
-        own = _DEFAULT | said | _OURS
+        self._changes = _Changes.of(config)
+        self._prefill = self.dialect.prefill if config.prefill == "auto" else config.prefill
+        configured = {name.lower().encode(): value.encode() for name, value in config.headers.items()}
+        # A configured header replaces the client's. The client's authorization and content-type, and its
+        # accept-encoding, are never passed on, so these need no removal.
+        self._configured = frozenset(configured) - {b"authorization", *_DEFAULT, *_FIXED}
+        if config.api_key is not None:
+            configured.setdefault(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())
+        own = _DEFAULT | configured | _FIXED
         self._heads: Mapping[Operation, bytes] = {
             operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b"
             % (path.encode(), suffix.encode(), authority.encode(), lines(own.items()))
@@ -74,22 +76,22 @@ class Target:
         return operation in self._heads
 
     def begin(self, call: Call, listener: Listener) -> Exchange:
-        """Start an attempt; it never calls back before it returns."""
+        """Start an exchange; the listener is never called before this returns."""
         exchange = Exchange(listener, self.dialect, call.choices, self._limits, self._habits)
         self.pool.begin(self.request(call), exchange)
         return exchange
 
     def going_on(self, call: Call, text: str, tokens: int) -> Call | None:
-        """The call that asks it for what follows a text; None where it can't go on from one."""
+        """The call that asks this endpoint to continue a text of so many tokens; None where it can't."""
         return going_on(call, text, tokens, None if self._prefill == "off" else self._prefill)
 
     def request(self, call: Call) -> Request:
         body = self._body(call)
-        headers = call.headers if not self._names else without(call.headers, self._names)
+        headers = call.headers if not self._configured else without(call.headers, self._configured)
         return Request(b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[call.operation], headers, len(body)), body)
 
     def _body(self, call: Call) -> bytes:
-        """The client's bytes, but for the values that differ here; the operator has the last word."""
+        """The client's bytes, with the values that this endpoint needs changed; configured values come last."""
         fields = call.fields
         if self._adapt is None and self._changes is None and call.model == self._name:
             return call.body
@@ -106,27 +108,27 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """An operator's `params`, as bytes."""
+    """An endpoint's configured `params`, as JSON bytes."""
 
     default: Fields
     force: Fields
     drop: tuple[str, ...]
 
     @classmethod
-    def of(cls, told: EndpointConfig) -> _Changes | None:
+    def of(cls, config: EndpointConfig) -> _Changes | None:
         default, force = (
             {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()}
-            for values in (told.params.default, told.params.force)
+            for values in (config.params.default, config.params.force)
         )
-        return cls(default, force, told.params.drop) if default or force or told.params.drop else None
+        return cls(default, force, config.params.drop) if default or force or config.params.drop else None
 
     def withhold(self, fields: Fields) -> None:
-        """What the client says in vain, in its own words: before an adaptation makes something else of it."""
+        """Remove the client's values that would be dropped or overridden, before an adaptation renames them."""
         for name in (*self.drop, *self.force):
             fields.pop(name, None)
 
     def apply(self, fields: Fields) -> None:
-        """In the endpoint's words: what is said here is sent as it is."""
+        """Apply the configured values, under the endpoint's own parameter names, after any adaptation."""
         for name in self.drop:
             fields.pop(name, None)
         for name, value in self.default.items():
@@ -135,7 +137,7 @@ class _Changes:
 
 
 class Serving:
-    """A table and the targets of its endpoints: what one call keeps to its end."""
+    """A table and the targets of its endpoints: the snapshot that a call keeps to its end."""
 
     __slots__ = ("_routes", "table", "targets")
 
@@ -147,15 +149,15 @@ class Serving:
 
     @classmethod
     def of(cls, table: Table, pools: Mapping[str, Pool], limits: Limits) -> Serving:
-        """`pools` by the names of the file's endpoints."""
+        """Make targets for a table; `pools` are keyed by the endpoints' configured names."""
         targets = {}
-        for endpoint, told in table.endpoints.items():
-            address = Address.of(told.base_url or "http://simulated")
-            targets[endpoint] = Target(told, endpoint, pools[told.name], address.path, address.authority, limits)
+        for endpoint, config in table.endpoints.items():
+            address = Address.of(config.base_url or "http://simulated")
+            targets[endpoint] = Target(config, endpoint, pools[config.name], address.path, address.authority, limits)
         return cls(table, targets)
 
     def route(self, operation: Operation, model: str) -> Route | None:
-        """A model's route over those of its endpoints that know the operation; None where there are none."""
+        """The model's route over the endpoints that serve the operation; None if no endpoint does."""
         return self._routes.get((operation, model))
 
     def _route(self, operation: Operation, model: str) -> Route | None:
@@ -164,7 +166,7 @@ class Serving:
 
 
 class Tables:
-    """The one holder of what is served now; replaced by one assignment."""
+    """The holder of the current snapshot; a reload replaces it by one assignment."""
 
     __slots__ = ("current",)
 
