@@ -70,28 +70,29 @@ class FirstAnswer:
         """Send a complete answer or a refusal: with its length, or as an event where the client was sent pings."""
         open_call = self._open
         record, client = open_call.record, open_call.client
+        outcome = exchange.outcome or SERVED
         body = exchange.take()
         exchange.close()
         client.owner = None
         if record.status:
-            client.end(_as_event(body, exchange, record.endpoint))
+            client.end(_as_event(body, exchange, outcome, record.endpoint))
         else:
             # SDKs take a refusal with a status of success for an answer without choices.
-            refused = exchange.verdict is Verdict.REFUSED and exchange.status < 300
+            refused = outcome.verdict is Verdict.REFUSED and exchange.status < 300
             record.status = 400 if refused else exchange.status
             headers = passed_back(exchange.headers, stream=False) + call_facts(record, record.endpoint, now)
             client.start(record.status, headers, len(body))
             client.end(body)
-        open_call.end_attempt(attempt, exchange, exchange.outcome or SERVED, now)
+        open_call.end_attempt(attempt, exchange, outcome, now)
         open_call.end(now)
 
 
-def _as_event(body: bytes, exchange: Exchange, endpoint: str) -> bytes:
+def _as_event(body: bytes, exchange: Exchange, outcome: Outcome, endpoint: str) -> bytes:
     """The body as one event. A refusal without an error object, which an SDK would take for an empty answer, is quoted
     in an error of ours.
     """
     event = b"data: " + b"".join(body.splitlines()) + b"\n\n"
-    if exchange.verdict is not Verdict.REFUSED:
+    if outcome.verdict is not Verdict.REFUSED:
         return event + b"data: [DONE]\n\n"
     if exchange.error:
         return event

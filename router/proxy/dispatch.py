@@ -91,12 +91,20 @@ class Dispatch:
         if attempt is None:
             return
         outcome = exchange.outcome
-        failure = None if outcome is None else self._failure(exchange, attempt, outcome)
-        if failure is not None:
+        if outcome is None:
+            if exchange.first_token:
+                self._commit(exchange, attempt, refused=False)
+            return
+        verdict = outcome.verdict
+        failed = verdict is Verdict.FAULT or verdict is Verdict.BUSY
+        failure = outcome if failed else self._answer.unusable(exchange, outcome)
+        if failure is None and verdict is Verdict.REFUSED and self._refusal_waits(exchange, attempt, outcome):
+            failure = outcome
+        if failure is None:
+            self._commit(exchange, attempt, refused=verdict is Verdict.REFUSED)
+        else:
             self._failed(exchange, attempt, failure)
             self.advance()
-        elif exchange.first_token:
-            self._commit(exchange, attempt)
 
     def gone(self) -> None:
         """Only the attempts are left to end: nothing was answered yet."""
@@ -195,19 +203,9 @@ class Dispatch:
 
     # Ends of an attempt.
 
-    def _failure(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> Outcome | None:
-        """The outcome with which an ended attempt leaves the race; None if its answer is for the client."""
-        verdict = outcome.verdict
-        if verdict is Verdict.FAULT or verdict is Verdict.BUSY:
-            return outcome
-        unusable = self._answer.unusable(exchange, outcome)
-        if unusable is not None:
-            return unusable
-        if verdict is Verdict.REFUSED and (
-            self._larger_context_asked(exchange, attempt, outcome) or self._earlier_runs(exchange, attempt)
-        ):
-            return outcome
-        return None
+    def _refusal_waits(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> bool:
+        """True if another attempt may yet be served: then the client does not get this refusal, or not now."""
+        return self._larger_context_asked(exchange, attempt, outcome) or self._earlier_runs(exchange, attempt)
 
     def _larger_context_asked(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> bool:
         """Send a request that is too long for this endpoint to those with a larger context.
@@ -242,11 +240,11 @@ class Dispatch:
 
     # Ends of the dispatch.
 
-    def _commit(self, exchange: Exchange, attempt: Attempt) -> None:
+    def _commit(self, exchange: Exchange, attempt: Attempt, *, refused: bool) -> None:
         """Answer with this attempt: its first token is here, its complete answer, or a refusal for the client."""
         now, record = self._open.context.scheduler.now(), self._open.record
         del self._exchanges[exchange]
-        if exchange.verdict is Verdict.REFUSED:
+        if refused:
             self._race.settle(attempt, now)
         else:
             self._race.commit(attempt, now)
@@ -257,8 +255,10 @@ class Dispatch:
 
     def _hand_over(self, exchange: Exchange, attempt: Attempt, now: float) -> None:
         self._timer.close()
-        self._leave_queue(now)
-        self._close_exchanges()
+        if self._entry is not None:
+            self._leave_queue(now)
+        if self._exchanges:
+            self._close_exchanges()
         self._open.record.endpoint = attempt.endpoint.name
         self._answer.take_over(exchange, attempt, self._race, now, full=self._full)
 

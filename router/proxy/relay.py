@@ -85,25 +85,26 @@ class Relay:
     # Called by the exchange, the timer and the client.
 
     def news(self, exchange: Exchange) -> None:
-        data, verdict = exchange.take(), exchange.verdict
+        data, outcome = exchange.take(), exchange.outcome
+        served = outcome is not None and outcome.verdict is Verdict.SERVED
         if self._rescue is not None:
             try:
-                data = self._rescue.pass_on(data, complete=verdict is Verdict.SERVED)
+                data = self._rescue.pass_on(data, complete=served)
             except Diverged as error:
                 self._diverged(str(error))
                 return
-        if verdict is None:
+        if outcome is None:
             self._client.write(data)
             events = exchange.events
             if events != self._events:  # a comment is no progress
                 self._events, self._progress_at = events, self._now()
             if exchange.done:
                 self._await_end()
-        elif verdict is Verdict.SERVED:
+        elif served:
             self._client.end(data)
             self._end(SERVED)
         else:
-            self._broke(data, exchange)
+            self._broke(data, exchange, outcome)
 
     def tick(self) -> None:
         now = self._now()
@@ -149,9 +150,9 @@ class Relay:
         self._exchange.lost(f"the stream stood still for {self._stall:g} s")
         self.news(self._exchange)
 
-    def _broke(self, data: bytes, exchange: Exchange) -> None:
+    def _broke(self, data: bytes, exchange: Exchange, outcome: Outcome) -> None:
         """Have the answer rescued, or end it with an error event: the endpoint's own if it sent one."""
-        outcome, record = exchange.outcome or Outcome(Verdict.FAULT), self._open.record
+        record = self._open.record
         event = (
             exchange.error_event
             or StreamBroken(

@@ -94,7 +94,7 @@ def test_full_endpoints_are_at_capacity() -> None:
 def test_endpoints_that_cool_down_say_when_the_first_is_back() -> None:
     play = route("a", "b")
     for name, seconds in (("a", 9.0), ("b", 7.0)):
-        play.endpoint(name).cooldown.busy(T, seconds)
+        play.endpoint(name).availability.cooldown.busy(T, seconds)
     error = exhausted(record(), play.table.routes["chat"], T)
     assert (error.status, error.code, error.retry_after) == (429, "endpoints_busy", 7.0)
     assert error.message == "All endpoints for model 'chat' are busy and cooling down. Try again in 7 s."
