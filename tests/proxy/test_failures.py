@@ -9,7 +9,7 @@ import pytest
 from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.verdict import Cause, Outcome, Verdict
-from router.errors import LONGEST, RouterError
+from router.errors import MAX_RETRY_AFTER, RouterError
 from router.proxy.failures import (
     COME_BACK,
     deadline_exceeded,
@@ -68,7 +68,7 @@ def test_a_deadline_names_the_endpoints_that_were_tried() -> None:
             queue_too_slow("m", 300.0),
             "queue_timeout",
             "and a slot is expected to be free in 300 s, which is longer than this call may wait. Try again in 60 s.",
-            LONGEST,
+            MAX_RETRY_AFTER,
         ),
         (
             queue_timed_out("m", 10.0),
