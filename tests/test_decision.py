@@ -1,4 +1,4 @@
-"""What a decision costs, counted in calls of functions, which no neighbour changes: it grows as the endpoints do."""
+"""The work of a decision: function calls, whose number does not depend on the machine, linear in the endpoints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.bench.decision import Decision, main
 CALLS = 50
 
 
-def counted(what: Callable[[], object], times: int = CALLS) -> float:
-    """Calls of functions, of ours and built in, for each time."""
+def function_calls(action: Callable[[], object], times: int = CALLS) -> float:
+    """The mean number of function calls, built-in functions included, in one action."""
     count = 0
 
     def profile(frame: FrameType, event: str, arg: object) -> None:
@@ -24,32 +24,32 @@ def counted(what: Callable[[], object], times: int = CALLS) -> float:
     sys.setprofile(profile)
     try:
         for _ in range(times):
-            what()
+            action()
     finally:
         sys.setprofile(None)
     return count / times
 
 
-def test_a_decision_grows_no_worse_than_linearly() -> None:
-    ten, hundred, thousand = (counted(Decision(endpoints).call) for endpoints in (10, 100, 1000))
+def test_the_work_of_a_decision_grows_at_most_linearly_with_the_endpoints() -> None:
+    ten, hundred, thousand = (function_calls(Decision(endpoints).call) for endpoints in (10, 100, 1000))
     assert hundred <= 10.0 * ten
     assert thousand <= 10.5 * hundred
 
 
-def test_a_plan_is_bounded() -> None:
-    def renewed(endpoints: int) -> float:
+def test_the_work_of_a_renewal_is_bounded() -> None:
+    def work(endpoints: int) -> float:
         decision = Decision(endpoints)
 
         def renew() -> None:
             decision.learn()
             decision.renew()
 
-        return counted(renew, 2) - counted(decision.learn, 2)
+        return function_calls(renew, 2) - function_calls(decision.learn, 2)
 
-    assert renewed(1000) <= 3.0 * renewed(100)
+    assert work(1000) <= 3.0 * work(100)
 
 
-def test_its_figures_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_prints_a_row_of_figures_per_number_of_endpoints(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--endpoints", "1,3", "--calls", "3", "--rounds", "1"])
     title, *rows = capsys.readouterr().out.splitlines()
     assert title.split("    ")[0] == "endpoints"

@@ -1,8 +1,8 @@
-"""What a decision costs: microseconds of one core, for one call and for a plan's renewal, with few and many endpoints.
+"""Benchmark of a decision: microseconds of one core per call and per renewal of a plan, with few and many endpoints.
 
-The whole of a call is its race from beginning to end, with nothing around it: `Race()`, `next_attempt`, `wake_at`,
-`commit` and the attempt's `end`. `pick` is the choice alone. All endpoints have evidence, prompts have sizes that
-matter, and a few calls wait elsewhere meanwhile. Each figure is the best of some rounds: the others were disturbed.
+A call is its race from beginning to end, with nothing around it: `Race()`, `next_attempt`, `wake_at`, `commit` and the
+attempt's `end`. `pick` is the choice alone. All endpoints have evidence, the sizes of prompts matter, and a few other
+calls are pending. Each figure is the best of some rounds, because other processes disturb the rest.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from router.core.endpoint.endpoint import Endpoint
 from router.core.verdict import Outcome, Verdict
 
 ENDPOINTS = (1, 2, 10, 100, 1000)
-SEEN = 100  # waits, of each endpoint
-WAITING = 3  # calls
-SIZE = 1000.0  # tokens of a prompt
+SEEN = 100  # recorded waits of each endpoint
+PENDING = 3  # attempts of other calls
+SIZE = 1000.0  # tokens of the prompt of each call
 DEMAND = Demand("first_token", SIZE)
-A_TOKEN = 2e-5  # seconds that a token of it adds
-AGE = 0.3  # seconds, that they have waited for at most
+SECONDS_PER_TOKEN = 2e-5  # of the prompt
+MAX_AGE = 0.3  # seconds that a pending attempt has waited for at most
 
 
 class Decision:
-    """Calls of one model with so many endpoints, one after another; its clock goes on with them."""
+    """Calls of one model with so many endpoints, one after another; `now` advances by the wait of each."""
 
     def __init__(self, endpoints: int, seed: int = 1) -> None:
         rng = self.rng = Random(seed)
@@ -45,17 +45,17 @@ class Decision:
         for endpoint in self.route.endpoints:
             for seen in range(SEEN):
                 size = rng.choice((100.0, 1000.0, 8000.0))
-                wait = self.wait(endpoint) + A_TOKEN * (size - SIZE)
+                wait = self.wait(endpoint) + SECONDS_PER_TOKEN * (size - SIZE)
                 endpoint.forecast.latency("first_token").observe(max(0.05, wait), self.now - 0.1 * (SEEN - seen), size)
         self.renew()
-        self.waiting = deque(endpoint.begin(self.now) for endpoint in islice(self.route.endpoints, WAITING))
+        self.pending = deque(endpoint.begin(self.now) for endpoint in islice(self.route.endpoints, PENDING))
 
     def wait(self, endpoint: Endpoint) -> float:
-        """For a prompt of SIZE."""
+        """A random wait of a call at this endpoint, in seconds."""
         return self.medians[endpoint] * next(self.noise)
 
     def call(self) -> None:
-        """One, first to last."""
+        """One call from its first attempt to its end."""
         race = Race(self.route, DEMAND, self.now, self.rng)
         attempt = race.next_attempt(self.now)
         assert attempt is not None
@@ -63,41 +63,43 @@ class Decision:
         self.now += self.wait(attempt.endpoint)
         race.commit(attempt, self.now)
         attempt.end(Outcome(Verdict.SERVED), self.now)
-        self.waiting[0].began = self.now - AGE * self.rng.random()
-        self.waiting.rotate()
+        self.pending[0].began = self.now - MAX_AGE * self.rng.random()
+        self.pending.rotate()
 
     def pick(self) -> None:
+        """The choice of an endpoint alone."""
         assert pick(self.route.tiers[0].endpoints, DEMAND, self.now, self.rng)
 
     def learn(self) -> None:
-        """Fresh evidence at each endpoint, so that its curve is drawn anew."""
+        """Record a wait at each endpoint, so that the next renewal draws its curve anew."""
         for endpoint in self.route.endpoints:
             endpoint.forecast.latency("first_token").observe(self.wait(endpoint), self.now, SIZE)
 
     def renew(self) -> None:
+        """Renew the plan of hedges."""
         self.route.replan(self.now)
 
 
 def _route(endpoints: int) -> Route:
-    told = [
+    entries = [
         {"name": f"e{i}", "kind": "openai", "base_url": f"http://e{i}/v1", "models": ["chat"]} for i in range(endpoints)
     ]
-    return rebuild(parse(json.dumps({"endpoints": told}))).routes["chat"]
+    return rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
 
 
-def best(what: Callable[[], object], times: int, rounds: int) -> float:
-    """Microseconds of one time."""
+def best(action: Callable[[], object], times: int, rounds: int) -> float:
+    """Microseconds of one action, in the best of the rounds."""
     least = float("inf")
     for _ in range(rounds):
         began = perf_counter()
         for _ in range(times):
-            what()
+            action()
         least = min(least, perf_counter() - began)
     return 1e6 * least / times
 
 
 def measure(endpoints: int, calls: int, rounds: int) -> Sequence[float]:
-    """Of a call, of `pick`, and of a plan's renewal."""
+    """Microseconds of a call, of `pick`, and of a renewal of the plan."""
     decision, times = Decision(endpoints), max(1, calls // endpoints)
     renewals = []
     for _ in range(rounds):
@@ -115,10 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "bench --decision", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "--endpoints", type=numbers, default=ENDPOINTS, metavar="N,N", help="how many (1,2,10,100,1000)"
+        "--endpoints", type=numbers, default=ENDPOINTS, metavar="N,N", help="numbers of endpoints (1,2,10,100,1000)"
     )
-    parser.add_argument("--calls", type=int, default=5_000, help="times endpoints, in a round (5000)")
-    parser.add_argument("--rounds", type=int, default=50, help="of which the best counts (50)")
+    parser.add_argument(
+        "--calls", type=int, default=5_000, help="calls per round, divided by the number of endpoints (5000)"
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="rounds, of which the best counts (50)")
     options = parser.parse_args(arguments)
     print("endpoints    a call, µs    pick, µs    a plan, µs")
     for endpoints in options.endpoints:

@@ -1,4 +1,4 @@
-"""Where a conversation goes: what is its key, and which endpoint that draws."""
+"""Affinity: the key of a conversation, and the endpoint that the key draws."""
 
 from __future__ import annotations
 
@@ -53,34 +53,34 @@ def test_a_conversation_that_grows_keeps_its_key() -> None:
     assert key([SYSTEM, FIRST], temperature=0.5, stream=True) == key([SYSTEM, FIRST])
 
 
-def test_another_beginning_is_another_conversation() -> None:
+def test_conversations_with_different_beginnings_have_different_keys() -> None:
     other = {"role": "user", "content": "Ho"}
     assert len({key([SYSTEM, FIRST]), key([SYSTEM, other]), key([FIRST]), key([other])}) == 4
 
 
-def test_so_is_that_of_another_client_or_model() -> None:
-    ours, theirs = ((b"authorization", b"Bearer " + who) for who in (b"us", b"them"))
+def test_conversations_of_different_clients_or_models_have_different_keys() -> None:
+    ours, theirs = ((b"authorization", b"Bearer " + token) for token in (b"us", b"them"))
     assert len({key(), key(headers=[ours]), key(headers=[theirs]), key(model="other")}) == 4
 
 
-def test_messages_that_begin_alike_for_long_enough_are_alike() -> None:
-    alike = "x" * MAX_MESSAGE
-    assert key([{"role": "user", "content": alike + "a"}]) == key([{"role": "user", "content": alike + "b"}])
-    assert key([{"role": "user", "content": "a" + alike}]) != key([{"role": "user", "content": "b" + alike}])
+def test_only_the_beginning_of_a_long_message_counts() -> None:
+    beginning = "x" * MAX_MESSAGE
+    assert key([{"role": "user", "content": beginning + "a"}]) == key([{"role": "user", "content": beginning + "b"}])
+    assert key([{"role": "user", "content": "a" + beginning}]) != key([{"role": "user", "content": "b" + beginning}])
 
 
-def test_of_very_many_messages_no_more_are_read_than_count() -> None:
+def test_of_very_many_messages_only_the_first_are_decoded() -> None:
     body = b'{"model": "chat", "messages": [%b0]}' % (b"0," * 1_000_000)
     call = parse("chat/completions", body)
     tracemalloc.start()
     try:
-        assert key_of("prefix", call, ()) == b""  # for they are none
-        assert tracemalloc.get_traced_memory()[1] < len(body)  # as objects they are thirty times as large
+        assert key_of("prefix", call, ()) == b""  # numbers are no messages
+        assert tracemalloc.get_traced_memory()[1] < len(body)  # all decoded, they would take thirty times as much
     finally:
         tracemalloc.stop()
 
 
-def test_a_header_may_name_it() -> None:
+def test_a_header_may_name_the_conversation() -> None:
     session = (b"x-session-id", b"42")
     assert key(affinity="header:x-session-id", headers=[session]) == key(
         [FIRST], affinity="header:x-session-id", headers=[session, (b"x-other", b"1")]
@@ -90,58 +90,60 @@ def test_a_header_may_name_it() -> None:
     )
 
 
-def test_a_prompt_is_known_by_its_beginning_and_an_embedding_by_nothing() -> None:
+def test_a_prompt_has_the_key_of_its_beginning_and_an_embedding_has_none() -> None:
     long = "x" * MAX_MESSAGE
     assert key(operation="completions", prompt=long + "a") == key(operation="completions", prompt=long + "b") != b""
     assert key(operation="embeddings", input="Hi") == b""
 
 
 @pytest.mark.parametrize("messages", [None, "Hi", [], 7, ["Hi"], [{"role": 7}], [[FIRST]], {"role": "user"}])
-def test_what_is_no_conversation_has_no_key(messages: object) -> None:
+def test_unreadable_messages_have_no_key(messages: object) -> None:
     assert key(messages) == b""
     assert key(messages, affinity="header:x-session-id") == b""
 
 
-# The endpoint that it draws.
+# The endpoint that the key draws.
 
 
 @properties
 @given(key=keys, costs=costs, margin=margins, seed=st.integers(0, 1000))
-def test_a_key_goes_to_the_same_endpoint_which_costs_no_more_than_the_margin(
+def test_a_key_draws_the_same_endpoint_each_time_and_one_within_the_margin(
     key: bytes, costs: list[float], margin: float, seed: int
 ) -> None:
-    endpoints, sticky = named(len(costs)), Affinity(key, margin)
-    chosen = sticky.choose(endpoints, costs, "first_token")
+    endpoints, affinity = named(len(costs)), Affinity(key, margin)
+    chosen = affinity.choose(endpoints, costs, "first_token")
     assert costs[endpoints.index(chosen)] <= min(costs) + margin
     again = list(zip(named(len(costs)), costs, strict=True))  # after a restart, and in another order
     Random(seed).shuffle(again)
-    assert sticky.choose([e for e, _ in again], [cost for _, cost in again], "first_token").name == chosen.name
+    assert affinity.choose([e for e, _ in again], [cost for _, cost in again], "first_token").name == chosen.name
 
 
 @properties
 @given(key=keys, costs=costs, margin=margins, gone=st.integers(0, 7))
-def test_nobody_elses_going_moves_it(key: bytes, costs: list[float], margin: float, gone: int) -> None:
-    endpoints, sticky = named(len(costs)), Affinity(key, margin)
-    chosen = sticky.choose(endpoints, costs, "first_token")
+def test_a_conversation_does_not_move_when_another_endpoint_goes(
+    key: bytes, costs: list[float], margin: float, gone: int
+) -> None:
+    endpoints, affinity = named(len(costs)), Affinity(key, margin)
+    chosen = affinity.choose(endpoints, costs, "first_token")
     left = [
         (e, cost)
         for number, (e, cost) in enumerate(zip(endpoints, costs, strict=True))
-        if number != gone or e is chosen or cost == min(costs)  # the best one's going widens what is near
+        if number != gone or e is chosen or cost == min(costs)  # without the cheapest the margin would reach further
     ]
-    assert sticky.choose([e for e, _ in left], [cost for _, cost in left], "first_token") is chosen
+    assert affinity.choose([e for e, _ in left], [cost for _, cost in left], "first_token") is chosen
 
 
 @properties
 @given(key=keys, cost=st.floats(0.01, 10.0), margin=margins)
-def test_it_comes_back_when_its_endpoint_does(key: bytes, cost: float, margin: float) -> None:
-    endpoints, sticky = named(3), Affinity(key, margin)
-    own = sticky.choose(endpoints, [cost] * 3, "first_token")
+def test_a_conversation_returns_when_its_endpoint_does(key: bytes, cost: float, margin: float) -> None:
+    endpoints, affinity = named(3), Affinity(key, margin)
+    own = affinity.choose(endpoints, [cost] * 3, "first_token")
     late = [cost + 2.0 * margin + 1.0 if e is own else cost for e in endpoints]
-    assert sticky.choose(endpoints, late, "first_token") is not own
-    assert sticky.choose(endpoints, [cost] * 3, "first_token") is own
+    assert affinity.choose(endpoints, late, "first_token") is not own
+    assert affinity.choose(endpoints, [cost] * 3, "first_token") is own
 
 
-def test_keys_are_spread_by_weight() -> None:
+def test_conversations_are_spread_by_weight() -> None:
     weights = {"a": 1.0, "b": 2.0, "c": 5.0}
     endpoints = [endpoint(name, weight=weight) for name, weight in weights.items()]
     drawn = Counter(
@@ -151,21 +153,21 @@ def test_keys_are_spread_by_weight() -> None:
         assert drawn[name] / 20_000 == pytest.approx(weight / 8.0, abs=0.015)
 
 
-def test_where_one_goes_its_conversations_are_spread_over_the_others() -> None:
+def test_when_an_endpoint_goes_its_conversations_are_spread_over_the_others() -> None:
     endpoints = named(4)
-    whose = {n: Affinity(b"%d" % n, 0.0).choose(endpoints, [1.0] * 4, "first_token").name for n in range(8000)}
-    left = [n for n, name in whose.items() if name == "0"]
+    own = {n: Affinity(b"%d" % n, 0.0).choose(endpoints, [1.0] * 4, "first_token").name for n in range(8000)}
+    left = [n for n, name in own.items() if name == "0"]
     drawn = Counter(Affinity(b"%d" % n, 0.0).choose(endpoints[1:], [1.0] * 3, "first_token").name for n in left)
     for name in ("1", "2", "3"):
         assert drawn[name] / len(left) == pytest.approx(1 / 3, abs=0.05)
 
 
-def test_every_router_draws_alike() -> None:
+def test_every_router_draws_the_same_endpoints() -> None:
     drawn = "".join(Affinity(b"%d" % n, 1.0).choose(named(3), [1.0] * 3, "first_token").name for n in range(12))
     assert drawn == "220000102122"
 
 
-def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
+def test_a_newcomer_gets_the_conversations_whose_key_draws_it_until_its_first_call_runs() -> None:
     known, new = endpoint("known", 0.1), endpoint("new", None)
     drawn = Counter(Affinity(b"%d" % n, 0.0).choose([known, new], [0.1, 1.0], "first_token").name for n in range(1000))
     assert drawn["new"] == pytest.approx(500, abs=60)
@@ -174,16 +176,16 @@ def test_a_newcomer_gets_the_conversations_that_draw_it() -> None:
     assert all(Affinity(b"%d" % n, 0.0).choose([known, new], costs, "first_token") is known for n in range(100))
 
 
-# Among those that may be asked.
+# Affinity in `pick`.
 
 
-def test_one_that_may_not_be_asked_is_not_drawn_and_one_call_in_a_hundred_is_free() -> None:
-    endpoints, rng, sticky = named(3), Random(7), Affinity(b"key", 0.5)
-    own = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=sticky)
+def test_an_unavailable_endpoint_is_not_drawn_and_exploration_ignores_affinity() -> None:
+    endpoints, rng, affinity = named(3), Random(7), Affinity(b"key", 0.5)
+    own = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=affinity)
     assert own is not None
-    drawn = Counter(pick(endpoints, FIRST_TOKEN, T, rng, affinity=sticky) for _ in range(20_000))
+    drawn = Counter(pick(endpoints, FIRST_TOKEN, T, rng, affinity=affinity) for _ in range(20_000))
     assert 1.0 - EXPLORE <= drawn[own] / 20_000 < 1.0
     busy(own, 5.0)
-    next_best = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=sticky)
+    next_best = pick(endpoints, FIRST_TOKEN, T, Steady(), affinity=affinity)
     assert next_best not in (None, own)
-    assert pick(endpoints, FIRST_TOKEN, T + 5.0, Steady(), affinity=sticky) is own
+    assert pick(endpoints, FIRST_TOKEN, T + 5.0, Steady(), affinity=affinity) is own

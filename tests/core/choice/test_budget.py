@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from router.core.choice.budget import RESERVE, TAU, Budget
 from tests.core.helpers import T, properties
 
-Steps = list[tuple[float, float | None]]  # after how long; a call's share, or None for an extra attempt
+# Seconds since the step before; the share of a call, or None for an extra attempt.
+Steps = list[tuple[float, float | None]]
 
 steps = st.lists(
     st.tuples(st.sampled_from([0.0, 0.0, 0.01, 1.0, 20.0, 500.0]), st.one_of(st.none(), st.floats(0.0, 10.0))),
@@ -21,6 +22,7 @@ NOISE = 1e-6
 
 
 def drain(budget: Budget, now: float) -> int:
+    """Withdraw until the budget is empty; return how often that succeeded."""
     spent = 0
     while budget.withdraw(now):
         spent += 1
@@ -29,7 +31,7 @@ def drain(budget: Budget, now: float) -> int:
 
 @properties
 @given(steps=steps)
-def test_no_more_is_spent_than_calls_paid_plus_the_reserve_and_its_regrowth(steps: Steps) -> None:
+def test_no_more_is_spent_than_calls_have_paid_plus_the_reserve_and_its_regrowth(steps: Steps) -> None:
     budget, now, paid, spent = Budget(), T, 0.0, 0
     for gap, share in steps:
         now += gap
@@ -43,7 +45,7 @@ def test_no_more_is_spent_than_calls_paid_plus_the_reserve_and_its_regrowth(step
 
 @properties
 @given(steps=steps)
-def test_the_level_never_exceeds_the_reserve_and_what_recent_calls_paid_and_never_falls_below_zero(
+def test_the_level_is_at_least_zero_and_at_most_the_reserve_and_the_recent_payments(
     steps: Steps,
 ) -> None:
     budget, now, paid = Budget(), T, 0.0
@@ -78,7 +80,7 @@ def test_an_extra_attempt_is_allowed_exactly_when_the_level_pays_for_it(steps: S
 
 @properties
 @given(steps=steps, reserve=st.sampled_from([0.0, 3.0]), later=st.sampled_from([0.0, 10.0, 1e9]))
-def test_the_pressure_is_a_share_that_is_one_when_the_budget_is_empty_and_reading_it_spends_nothing(
+def test_the_pressure_is_a_share_and_is_one_when_the_budget_is_empty_and_reading_changes_nothing(
     steps: Steps, reserve: float, later: float
 ) -> None:
     budget, now = Budget(reserve=reserve), T
@@ -116,7 +118,7 @@ def test_a_burst_without_any_call_spends_the_reserve_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("calls_a_second", [1, 10, 100])
-def test_over_a_long_time_the_share_holds_at_every_rate(calls_a_second: int) -> None:
+def test_in_the_long_run_the_share_of_extra_attempts_holds_at_every_rate(calls_a_second: int) -> None:
     budget, spent, minutes = Budget(), 0, 10
     calls = 60 * minutes * calls_a_second
     for call in range(calls):
@@ -134,7 +136,7 @@ def test_old_payments_expire() -> None:
     assert drain(budget, T + 20 * TAU) == RESERVE
 
 
-def test_without_a_reserve_every_extra_attempt_was_paid_for() -> None:
+def test_without_a_reserve_every_extra_attempt_must_be_paid_for() -> None:
     budget = Budget(reserve=0.0)
     assert not budget.withdraw(T)
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""The hedge delay: never on light tails, just beyond the usual waits if some stall, and optimal by search."""
+"""The hedge delay: beyond all waits on light tails, just beyond the usual ones if some stall, optimal by search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from router.core.choice.hedge_delay import BASE_PRICE, MAX_PRICE, SCARCITY_PRICE
 from router.core.endpoint.histogram import LONGEST_WAIT, Curve, Histogram, bucket
 from tests.core.helpers import T, properties
 
-LIGHT = 0.3  # sigma of a lognormal around half a second, of which one in a thousand takes 1.26 s
-BODY = 1.3  # seconds, within which all waits end that do not stall
+LIGHT = 0.3  # sigma of a lognormal with a median of 0.5 s, of which one in a thousand waits exceeds 1.26 s
+BODY = 1.3  # seconds; all waits that do not stall end before
 
 laws = st.tuples(
     st.sampled_from([0.1, 0.5, 2.0]),
@@ -47,7 +47,8 @@ def cost(of: Curve, target: Sequence[float], price: float, after: float) -> floa
     return sum(of.mean_up_to(after + wait) for wait in target) / len(target) + price * of.survival(after)
 
 
-def found(of: Curve, target: Curve, pressure: float = 0.0) -> float:
+def delay_for(of: Curve, target: Curve, pressure: float = 0.0) -> float:
+    """The delay of a hedge with `target`, at the price for this pressure on the budget."""
     return delay(of, samples(target), price(pressure) * target.mean)
 
 
@@ -63,28 +64,28 @@ def test_the_price_rises_with_the_share_spent_up_to_its_maximum() -> None:
 @pytest.mark.parametrize("target", [0.4, 0.5, 0.6])
 def test_on_light_tails_no_hedge_is_sent_within_the_waits_seen(target: float) -> None:
     usual = curve()
-    assert usual.survival(found(usual, curve(target))) < 0.001
+    assert usual.survival(delay_for(usual, curve(target))) < 0.001
 
 
 @pytest.mark.parametrize("stalls", [0.01, 0.02, 0.05, 0.1, 0.2])
 def test_with_stalls_of_any_share_the_hedge_is_sent_just_beyond_the_usual_waits(stalls: float) -> None:
     usual, stalling = curve(), curve(stalls=stalls)
     for target in (usual, stalling):
-        assert usual.quantile(0.8) < found(stalling, target, pressure=0.6) < BODY
+        assert usual.quantile(0.8) < delay_for(stalling, target, pressure=0.6) < BODY
 
 
 def test_with_very_many_stalls_and_an_unspent_budget_the_hedge_is_sent_at_once() -> None:
-    assert found(curve(stalls=0.2), curve()) == 0.0
+    assert delay_for(curve(stalls=0.2), curve()) == 0.0
 
 
 def test_a_much_slower_endpoint_is_hedged_early() -> None:
-    assert found(curve(5.0), curve(0.1)) < 0.5
+    assert delay_for(curve(5.0), curve(0.1)) < 0.5
 
 
 @properties
 @given(law=laws, target=laws, pressures=st.lists(st.floats(0.0, 0.99), min_size=2, max_size=6))
 def test_a_higher_price_never_makes_the_hedge_earlier(law: Law, target: Law, pressures: list[float]) -> None:
-    delays = [found(curve(*law), curve(*target), pressure) for pressure in sorted(pressures)]
+    delays = [delay_for(curve(*law), curve(*target), pressure) for pressure in sorted(pressures)]
     assert delays == sorted(delays)
 
 
@@ -95,7 +96,7 @@ def test_an_exhaustive_search_finds_no_better_delay(law: Law, target: Law, press
     price_paid = price(pressure) * beside.mean
     waits = samples(beside)
     best = min(cost(of, waits, price_paid, after) for after in (inf, *(0.01 * 1.04**i for i in range(240)), 0.0))
-    assert cost(of, waits, price_paid, found(of, beside, pressure)) <= 1.02 * best
+    assert cost(of, waits, price_paid, delay_for(of, beside, pressure)) <= 1.02 * best
 
 
 @properties

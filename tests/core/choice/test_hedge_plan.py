@@ -1,4 +1,4 @@
-"""When an endpoint's first token is late: reckoned beside the calls, for each endpoint in its turn."""
+"""The hedge plan: the delay after which each endpoint deserves a hedge, and the price of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STALLS = 0.05
 
 
 def stalling(name: str, median: float = 0.5, stalls: float = STALLS, seed: int = 1) -> Endpoint:
-    """One that has served a thousand calls, of which a share took some fifteen seconds."""
+    """An endpoint that has served a thousand calls, of which a share took about fifteen seconds."""
     rng, made = Random(seed), Endpoint(name)
     waits = [
         rng.uniform(10.0, 20.0) if rng.random() < stalls else median * exp(rng.gauss(0.0, 0.2)) for _ in range(999)
@@ -30,13 +30,14 @@ def stalling(name: str, median: float = 0.5, stalls: float = STALLS, seed: int =
 
 
 def planned(*tiers: Sequence[Endpoint], budget: Budget | None = None, times: int = 1) -> HedgePlan:
+    """A plan that was renewed so many times."""
     plan = HedgePlan()
     for _ in range(times):
         plan.renew(tiers, budget or Budget(), T)
     return plan
 
 
-def test_before_there_is_a_distribution_a_first_token_is_late_after_two_of_those_expected() -> None:
+def test_without_a_curve_the_delay_is_twice_the_expected_wait() -> None:
     a, b = Endpoint("a"), Endpoint("b")
     a.forecast.latency("first_token").observe(0.7, T)
     plan = planned([a, b])
@@ -47,15 +48,15 @@ def test_before_there_is_a_distribution_a_first_token_is_late_after_two_of_those
     assert plan.delay(a, FIRST_TOKEN, T) == MIN_LATE
 
 
-def test_one_that_stalls_is_late_just_past_what_it_takes_where_it_does_not() -> None:
+def test_the_delay_at_a_stalling_endpoint_is_just_beyond_its_waits_without_stalls() -> None:
     a, b = stalling("a"), stalling("b", seed=2)
     plan = planned([a, b])
     for each in (a, b):
         assert 0.6 < plan.delay(each, FIRST_TOKEN, T) < 2.0
-        assert plan.delay(each, ANSWER, T) == LATE_FACTOR * 10.0  # of which nothing is known
+        assert plan.delay(each, ANSWER, T) == LATE_FACTOR * 10.0  # no answers were measured
 
 
-def test_where_nobody_could_be_asked_when_it_was_reckoned_it_is_late_as_without_a_plan() -> None:
+def test_if_there_was_no_hedge_target_at_renewal_the_delay_is_as_without_a_plan() -> None:
     a, b, c = stalling("a"), stalling("b", seed=2), stalling("c", seed=3)
     trip(b)
     c.simulated = True
@@ -64,17 +65,17 @@ def test_where_nobody_could_be_asked_when_it_was_reckoned_it_is_late_as_without_
         assert plan.delay(a, FIRST_TOKEN, T) == late
 
 
-def test_a_less_welcome_tier_is_asked_only_where_it_is_much_quicker_and_not_before_most_are_over() -> None:
+def test_a_less_preferred_tier_is_planned_with_if_much_quicker_and_only_after_most_waits_have_ended() -> None:
     a, quick, slow = stalling("a", median=2.0, stalls=0.08), endpoint("quick", 0.05), endpoint("slow", 3.0)
     usual = a.forecast.latency("first_token").quantile(LATE_SHARE)
     assert usual is not None
     assert planned([a, quick]).delay(a, FIRST_TOKEN, T) < 1.0
     assert usual <= planned([a], [quick]).delay(a, FIRST_TOKEN, T) < 4.0
-    least = planned([a, endpoint("b", 2.5)], [slow]).delay(a, FIRST_TOKEN, T)
-    assert least == planned([a, endpoint("b", 2.5)]).delay(a, FIRST_TOKEN, T)
+    ignored = planned([a, endpoint("b", 2.5)], [slow]).delay(a, FIRST_TOKEN, T)
+    assert ignored == planned([a, endpoint("b", 2.5)]).delay(a, FIRST_TOKEN, T)
 
 
-def test_the_longer_the_prompt_the_later() -> None:
+def test_the_delay_is_longer_for_a_longer_prompt() -> None:
     rng, a, b = Random(1), Endpoint("a"), stalling("b", median=3.0)
     for i in range(400):
         size = rng.choice((100.0, 5000.0))
@@ -87,7 +88,7 @@ def test_the_longer_the_prompt_the_later() -> None:
     assert plan.delay(a, FIRST_TOKEN, now) >= MIN_LATE
 
 
-def test_the_price_is_what_the_budgets_pressure_makes_it_and_a_spent_budget_makes_nobody_late_for_ever() -> None:
+def test_the_price_follows_the_pressure_on_the_budget_and_an_empty_budget_leaves_the_delay_finite() -> None:
     a, b, budget = stalling("a"), stalling("b", seed=2), Budget()
     unspent = planned([a, b], budget=budget)
     assert unspent.price == price(0.0)
@@ -101,19 +102,22 @@ def test_the_price_is_what_the_budgets_pressure_makes_it_and_a_spent_budget_make
 
 
 @pytest.mark.parametrize("many", [MAX_ENDPOINTS, MAX_ENDPOINTS + 1, 3 * MAX_ENDPOINTS])
-def test_where_there_are_very_many_each_has_its_turn(many: int) -> None:
-    few = [endpoint(str(i), 0.5) for i in range(many)]
-    for wait in KINDS:
-        for each in few:
-            learn(each, *[0.5] * 20, wait=wait)
-    plan = planned(few, times=-(-many // MAX_ENDPOINTS))
+def test_of_more_endpoints_than_one_renewal_plans_each_has_its_turn(many: int) -> None:
+    endpoints = [endpoint(str(i), 0.5) for i in range(many)]
+    for kind in KINDS:
+        for each in endpoints:
+            learn(each, *[0.5] * 20, kind=kind)
+    plan = planned(endpoints, times=-(-many // MAX_ENDPOINTS))
     unplanned = [
-        e for e in few for kind in KINDS if plan.delay(e, Demand(kind), T) == HedgePlan().delay(e, Demand(kind), T)
+        e
+        for e in endpoints
+        for kind in KINDS
+        if plan.delay(e, Demand(kind), T) == HedgePlan().delay(e, Demand(kind), T)
     ]
     assert not unplanned
 
 
-def test_what_was_forgotten_is_no_longer_planned_with() -> None:
+def test_a_forgotten_curve_is_no_longer_planned_with() -> None:
     a, b = stalling("a"), stalling("b", seed=2)
     plan = planned([a, b])
     a.forecast.latency("first_token").forget()
@@ -122,7 +126,7 @@ def test_what_was_forgotten_is_no_longer_planned_with() -> None:
     assert plan.delay(a, FIRST_TOKEN, T) == pytest.approx(LATE_FACTOR * 4.0)
 
 
-def test_to_plan_changes_nothing_but_the_plan() -> None:
+def test_renewing_the_plan_changes_nothing_else() -> None:
     a, b, budget = stalling("a"), stalling("b", seed=2), Budget()
     plan = planned([a, b], budget=budget)
     before = [plan.delay(each, FIRST_TOKEN, T) for each in (a, b)], [e.forecast.cost(FIRST_TOKEN, T) for e in (a, b)]

@@ -1,4 +1,4 @@
-"""The hedge window: how many hedges may wait at once."""
+"""The hedge window: how many hedges may be pending at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from router.core.choice.hedge_window import HEDGES_PER_WIN, MIN_HEDGES, TAU, Hed
 from tests.core.helpers import T
 
 
-def test_without_a_win_few_may_wait() -> None:
+def test_without_a_win_few_hedges_may_be_pending() -> None:
     assert HedgeWindow().size(T) == MIN_HEDGES
 
 
@@ -20,7 +20,7 @@ def test_each_win_widens_the_window_for_a_while() -> None:
 
 def test_all_calls_at_a_frozen_endpoint_are_hedged_within_a_few_rounds() -> None:
     window, stuck, rounds = HedgeWindow(), 200.0, 0
-    while stuck > 0:  # the window is filled, and all its hedges win half a second later
+    while stuck > 0:  # each round fills the window, and all its hedges win half a second later
         now = T + rounds * 0.5
         hedged = int(window.size(now))
         for _ in range(hedged):

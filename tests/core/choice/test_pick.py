@@ -1,4 +1,4 @@
-"""Which endpoint to ask: the cheapest of those available, or any now and then."""
+"""Which endpoint is picked: the cheapest available one, and now and then the one measured longest ago."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.core.helpers import (
     T,
     busy,
     endpoint,
-    full,
+    fill,
     learn,
     properties,
     recover,
@@ -32,12 +32,13 @@ from tests.core.helpers import (
 
 PICKS = 20_000
 
-STATES = ["fine", "newcomer", "on trial", "busy", "tripped", "down", "full", "failing"]
+STATES = ["fine", "newcomer", "being measured", "busy", "tripped", "down", "full", "failing"]
 
 
 def in_state(state: str, name: str, seconds: float) -> Endpoint:
-    made = endpoint(name, None if state in ("newcomer", "on trial") else seconds, limit=5)
-    if state == "on trial":
+    """An endpoint in one of these states."""
+    made = endpoint(name, None if state in ("newcomer", "being measured") else seconds, limit=5)
+    if state == "being measured":
         made.begin(T)
     elif state == "busy":
         busy(made, 5.0)
@@ -46,7 +47,7 @@ def in_state(state: str, name: str, seconds: float) -> Endpoint:
     elif state == "down":
         made.availability.probed(False, T)
     elif state == "full":
-        full(made)
+        fill(made)
     elif state == "failing":
         made.begin(T).end(Outcome(Verdict.FAULT), T)
     return made
@@ -58,6 +59,7 @@ groups = st.lists(st.tuples(st.sampled_from(STATES), st.floats(0.1, 10.0)), max_
 
 
 def shares(endpoints: list[Endpoint], picks: int = PICKS) -> dict[str, float]:
+    """The share of the picks that each endpoint gets."""
     rng = Random(7)
     counted = Counter(chosen.name for _ in range(picks) if (chosen := pick(endpoints, FIRST_TOKEN, T, rng)))
     return {name: count / picks for name, count in counted.items()}
@@ -65,7 +67,7 @@ def shares(endpoints: list[Endpoint], picks: int = PICKS) -> dict[str, float]:
 
 @properties
 @given(endpoints=groups, seed=st.integers(0, 1000))
-def test_what_is_picked_is_available_and_something_is_picked_where_anything_is(
+def test_an_available_endpoint_is_picked_if_there_is_one_and_none_otherwise(
     endpoints: list[Endpoint], seed: int
 ) -> None:
     available = [e for e in endpoints if e.availability.allows(T)]
@@ -77,24 +79,24 @@ def test_what_is_picked_is_available_and_something_is_picked_where_anything_is(
 
 @properties
 @given(endpoints=groups)
-def test_nearly_always_it_is_a_newcomer_or_about_as_cheap_as_the_cheapest_of_those_not_on_trial(
+def test_without_exploration_the_pick_is_unmeasured_or_about_as_cheap_as_the_cheapest(
     endpoints: list[Endpoint],
 ) -> None:
     available = [e for e in endpoints if e.availability.allows(T)]
-    settled = [e for e in available if "on trial" not in e.name] or available
+    measured = [e for e in available if "being measured" not in e.name] or available
     chosen = pick(endpoints, FIRST_TOKEN, T, Steady())
     if chosen is not None and len(available) > 1:
-        assert chosen in settled
-        cheapest = min(e.forecast.cost(FIRST_TOKEN, T) for e in settled)
+        assert chosen in measured
+        cheapest = min(e.forecast.cost(FIRST_TOKEN, T) for e in measured)
         assert chosen.forecast.unmeasured("first_token") or chosen.forecast.cost(FIRST_TOKEN, T) <= NEAR * cheapest
 
 
-def test_of_two_clearly_different_ones_the_cheaper_gets_all_but_the_exploration() -> None:
+def test_of_two_clearly_different_endpoints_the_cheaper_gets_all_calls_but_the_exploring_ones() -> None:
     share = shares([endpoint("quick", 0.2), endpoint("slow", 2.0)])
     assert share["slow"] == pytest.approx(EXPLORE / 2, abs=0.002)
 
 
-def test_exploration_goes_to_available_ones_that_were_measured_at_the_same_time_alike() -> None:
+def test_exploration_is_spread_evenly_over_available_endpoints_that_were_measured_at_the_same_time() -> None:
     out = endpoint("out", 5.0)
     trip(out)
     share = shares([endpoint("quick", 0.2), *(endpoint(f"slow {n}", 2.0 + n) for n in range(4)), out])
@@ -102,16 +104,16 @@ def test_exploration_goes_to_available_ones_that_were_measured_at_the_same_time_
     assert [share[f"slow {n}"] for n in range(4)] == pytest.approx([EXPLORE / 5] * 4, abs=0.001)
 
 
-def test_near_ties_are_drawn_from_at_random() -> None:
+def test_one_of_the_near_ties_is_drawn_at_random() -> None:
     share = shares([endpoint("a", 1.0), endpoint("b", 1.02), endpoint("c", 1.04), endpoint("d", 1.2)])
     assert [share[name] for name in "abc"] == pytest.approx([1 / 3] * 3, abs=0.02)
     assert share["d"] < EXPLORE
 
 
-def test_of_near_ties_the_one_with_the_least_of_ours_is_asked_by_its_weight() -> None:
+def test_of_near_ties_the_one_with_the_lowest_load_for_its_weight_is_picked() -> None:
     small, large = endpoint("small"), endpoint("large", weight=4.0)
     for each in (small, large):
-        each.begin(T).first_token(T + 1.0)  # they stream, which hardly makes anybody wait
+        each.begin(T).first_token(T + 1.0)  # streams, which add little to the cost
     assert pick([small, large], FIRST_TOKEN, T + 1.0, Steady()) is large
     large.begin(T).first_token(T + 1.0)
     large.begin(T).first_token(T + 1.0)
@@ -121,29 +123,29 @@ def test_of_near_ties_the_one_with_the_least_of_ours_is_asked_by_its_weight() ->
     assert pick([small, large], FIRST_TOKEN, T + 1.0, Steady()) is small
 
 
-def test_exploration_goes_to_the_one_that_was_measured_longest_ago() -> None:
+def test_exploration_goes_to_the_endpoint_that_was_measured_longest_ago() -> None:
     old, older, newest = endpoint("old"), endpoint("older"), endpoint("newest")
     for each, when in ((older, T + 1.0), (old, T + 2.0), (newest, T + 3.0)):
         learn(each, 1.0, now=when)
     assert pick([newest, old, older], FIRST_TOKEN, T + 4.0, Exploring()) is older
 
 
-def test_load_moves_calls_to_an_equal_one() -> None:
+def test_load_moves_calls_to_an_equal_endpoint() -> None:
     loaded, idle = endpoint("loaded"), endpoint("idle")
     loaded.begin(T)
     assert pick([loaded, idle], FIRST_TOKEN, T, Steady()) is idle
 
 
-def test_a_newcomer_gets_one_trial_at_once_and_no_second_before_the_first_has_ended() -> None:
-    newcomer, known = endpoint("newcomer", None), endpoint("known", 0.01)  # far cheaper than a newcomer's prior
+def test_a_newcomer_gets_one_call_at_once_and_no_second_before_the_first_has_ended() -> None:
+    newcomer, known = endpoint("newcomer", None), endpoint("known", 0.01)  # far cheaper than the prior of a newcomer
     assert shares([newcomer, known])["newcomer"] == pytest.approx(0.5, abs=0.02)
-    trial = newcomer.begin(T)
+    first_call = newcomer.begin(T)
     assert "newcomer" not in shares([newcomer, known])
-    trial.first_token(T + 0.02)
+    first_call.first_token(T + 0.02)
     assert shares([newcomer, known]).get("newcomer", 0.0) < EXPLORE  # from now on by its cost
 
 
-def test_one_that_has_recovered_gets_a_share_that_grows_and_is_asked_where_nobody_else_is() -> None:
+def test_a_recovered_endpoint_gets_a_growing_share_and_all_calls_if_there_is_no_other() -> None:
     back, other = endpoint("back", 0.2), endpoint("other", 1.0)
     recover(back, T - 0.5 * RAMP)
     assert shares([back, other])["back"] == pytest.approx(0.5, abs=0.02)
@@ -152,15 +154,15 @@ def test_one_that_has_recovered_gets_a_share_that_grows_and_is_asked_where_nobod
     assert shares([back, other])["back"] > 1.0 - 2 * EXPLORE
 
 
-def test_one_that_is_known_for_something_else_gets_its_trial_however_many_wait_for_that() -> None:
-    known, other = endpoint("known", 1.0), endpoint("other", 1.0, wait="answer")
+def test_an_endpoint_measured_for_another_kind_gets_its_first_call_though_calls_of_that_kind_are_pending() -> None:
+    known, other = endpoint("known", 1.0), endpoint("other", 1.0, kind="answer")
     for each in (known, other):
         for _ in range(5):
-            each.begin(T, ANSWER)  # and there is never a moment without
+            each.begin(T, ANSWER)  # answers are pending all the time
     assert shares([known, other])["other"] == pytest.approx(0.5, abs=0.02)
-    trial = other.begin(T)
+    first_call = other.begin(T)
     assert "other" not in shares([known, other])
-    trial.first_token(T + 0.1)
+    first_call.first_token(T + 0.1)
     assert shares([known, other])["other"] > 1.0 - 2 * EXPLORE  # from now on by its cost
 
 
@@ -171,10 +173,10 @@ def test_newcomers_alone_get_one_call_each_before_any_gets_a_second() -> None:
         assert chosen is not None
         chosen.begin(T)
     assert [e.availability.in_flight for e in newcomers] == [1, 1, 1, 1]
-    assert pick(newcomers, FIRST_TOKEN, T, Steady()) is not None  # and then they share the flood
+    assert pick(newcomers, FIRST_TOKEN, T, Steady()) is not None  # further calls are spread over all
 
 
-def test_each_kind_of_wait_has_costs_of_its_own() -> None:
+def test_each_demand_kind_has_costs_of_its_own() -> None:
     talker, embedder = endpoint("talker", 0.1), endpoint("embedder", 5.0)
     for of, seconds in ((talker, 5.0), (embedder, 0.1)):
         for _ in range(20):
@@ -185,7 +187,9 @@ def test_each_kind_of_wait_has_costs_of_its_own() -> None:
 
 @properties
 @given(endpoints=groups)
-def test_the_recovers_first_is_never_full_and_is_one_wherever_any_is_not(endpoints: list[Endpoint]) -> None:
+def test_the_last_resort_is_never_full_nor_quiet_and_recovers_no_later_than_any_other(
+    endpoints: list[Endpoint],
+) -> None:
     chosen = recovers_first(endpoints, T)
     allowed = [e for e in endpoints if not e.availability.full and e.availability.cooldown.quiet_until <= T]
     assert chosen in allowed if allowed else chosen is None
@@ -193,7 +197,7 @@ def test_the_recovers_first_is_never_full_and_is_one_wherever_any_is_not(endpoin
         assert chosen.availability.recovers_at(T) == min(e.availability.recovers_at(T) for e in allowed)
 
 
-def test_the_recovers_first_is_the_one_that_recovers_soonest() -> None:
+def test_the_last_resort_is_the_endpoint_that_recovers_first() -> None:
     down, later, soon = endpoint("down"), endpoint("later"), endpoint("soon")
     down.availability.probed(False, T)
     trip(later, T)
@@ -201,17 +205,17 @@ def test_the_recovers_first_is_the_one_that_recovers_soonest() -> None:
     assert recovers_first([down, later, soon], T) is soon
 
 
-def test_a_server_that_named_a_time_is_left_alone_even_as_the_last_one() -> None:
+def test_an_endpoint_that_reported_a_retry_after_is_not_asked_before_even_as_the_last_resort() -> None:
     only = endpoint()
     busy(only, 30.0)
     assert recovers_first([only], T) is None
     assert recovers_first([only], T + 30.0) is only
-    unsaid = endpoint()
-    unsaid.begin(T).end(Outcome(Verdict.BUSY), T)
-    assert recovers_first([unsaid], T) is unsaid
+    without_time = endpoint()
+    without_time.begin(T).end(Outcome(Verdict.BUSY), T)
+    assert recovers_first([without_time], T) is without_time
 
 
-def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing_to_the_others() -> None:
+def test_weights_are_shares_among_near_ties_only() -> None:
     rng = Random(1)
     heavy, light, slow = endpoint("heavy", 1.0), endpoint("light", 1.05), endpoint("slow", 2.0)
     heavy.forecast.weight, slow.forecast.weight = 3.0, 100.0
@@ -220,7 +224,7 @@ def test_weights_are_shares_among_those_that_are_about_equally_quick_and_nothing
     assert drawn["slow"] < 4000 * EXPLORE * 2
 
 
-def test_an_endpoint_whose_connections_are_all_in_use_is_not_asked_for_its_calls_wait_in_line() -> None:
+def test_an_endpoint_whose_connections_are_all_in_use_is_not_picked_but_queued_for() -> None:
     crowded, other = endpoint("crowded", 0.1), endpoint("other", 5.0)
     crowded.availability.slots.configure(None, connections=1)
     crowded.begin(T)
@@ -229,39 +233,40 @@ def test_an_endpoint_whose_connections_are_all_in_use_is_not_asked_for_its_calls
     assert crowded.availability.lacks_only_a_slot(T)
 
 
-def test_the_last_endpoint_is_never_ejected() -> None:
+def test_the_only_endpoint_is_never_excluded() -> None:
     only = endpoint(seconds=None)
     only.availability.probed(False, T)
     trip(only)
     assert recovers_first([only], T) is only
 
 
-# Those whose servers have too much to do.
+# Hot endpoints: their servers have a queue.
 
 
 def hot(name: str, seconds: float) -> Endpoint:
+    """An endpoint whose server reports a queue until T + 5."""
     made = endpoint(name, seconds)
     made.forecast.report(ServerLoad(running=8.0, waiting=2.0), T, T + 5.0)
     return made
 
 
-def test_a_hot_one_is_left_alone_while_there_is_a_cold_one_whatever_that_costs() -> None:
+def test_a_hot_endpoint_is_not_picked_while_another_is_available_whatever_that_costs() -> None:
     assert shares([hot("quick", 0.1), endpoint("slow", 5.0)], 1000) == {"slow": 1.0}
     assert shares([hot("quick", 0.1), endpoint("a", 1.0), endpoint("b", 1.0)], 1000).keys() == {"a", "b"}
 
 
-def test_where_all_are_hot_the_cheapest_is_asked() -> None:
+def test_if_all_endpoints_are_hot_the_cheapest_is_picked() -> None:
     share = shares([hot("quick", 0.1), hot("slow", 5.0)])
     assert share["quick"] > 1.0 - EXPLORE
 
 
-def test_a_cold_one_that_may_not_be_asked_is_no_reason_to_leave_a_hot_one_alone() -> None:
+def test_a_hot_endpoint_is_picked_if_the_other_is_unavailable() -> None:
     out = endpoint("out", 0.1)
     busy(out, 5.0)
     assert shares([out, hot("hot", 5.0)], 100) == {"hot": 1.0}
 
 
-def test_a_server_that_says_no_more_is_hot_no_more() -> None:
+def test_an_endpoint_is_hot_only_until_its_report_expires() -> None:
     was_hot, other = hot("quick", 0.1), endpoint("slow", 5.0)
     assert pick([was_hot, other], FIRST_TOKEN, T + 4.9, Steady()) is other
     assert pick([was_hot, other], FIRST_TOKEN, T + 5.0, Steady()) is was_hot

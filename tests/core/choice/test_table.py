@@ -1,4 +1,4 @@
-"""The table, and what the next one inherits from it: what is measured, never what was said."""
+"""The routing table, and what a new table takes over from the old one: what was learned, not what was configured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import T, trip
 
 
-def entry(name: str, **said: object) -> str:
-    lines = {"name": name, "base_url": f"http://{said.pop('host', name)}/v1", "models": "{chat: m}", **said}
+def entry(name: str, **settings: object) -> str:
+    """The entry of one endpoint in the configuration file."""
+    lines = {"name": name, "base_url": f"http://{settings.pop('host', name)}/v1", "models": "{chat: m}", **settings}
     return "\n".join(f"{key}: {value}" for key, value in lines.items())
 
 
@@ -34,10 +35,10 @@ def names(of: Table, model: str = "chat") -> list[list[str]]:
     return [[e.name for e in tier.endpoints] for tier in of.routes[model].tiers]
 
 
-# What we were told.
+# What is configured.
 
 
-def test_tiers_stand_in_order_and_in_them_endpoints_as_in_the_file() -> None:
+def test_tiers_are_ordered_by_number_and_their_endpoints_as_in_the_file() -> None:
     assert names(table(entry("c", tier=9), entry("a", tier=2), entry("d", tier=9), entry("b"))) == [
         ["b"],
         ["a"],
@@ -45,7 +46,7 @@ def test_tiers_stand_in_order_and_in_them_endpoints_as_in_the_file() -> None:
     ]
 
 
-def test_each_model_has_a_route_of_its_endpoints() -> None:
+def test_each_model_has_a_route_over_its_endpoints() -> None:
     made = table(entry("a", models="{chat: m, code: n}"), entry("b", models="[code]"))
     assert (names(made, "chat"), names(made, "code")) == ([["a"]], [["a", "b"]])
     assert [(e.name, e.model) for e in made.endpoints] == [("a", "m"), ("a", "n"), ("b", "code")]
@@ -63,7 +64,7 @@ def test_an_endpoint_whose_key_is_not_set_is_left_out() -> None:
     assert "chat" not in table(texts[0]).routes
 
 
-def test_policies_are_each_endpoints_own_and_the_route_has_the_longest_of_them() -> None:
+def test_each_endpoint_has_its_own_policy_and_the_route_has_the_longest_deadline() -> None:
     rest = "models: {chat: {deadline: 20s, hedge: off, patience: 2s}}"
     made = table(entry("a", deadline="50s"), entry("b"), rest=rest)
     route = made.routes["chat"]
@@ -72,19 +73,19 @@ def test_policies_are_each_endpoints_own_and_the_route_has_the_longest_of_them()
     assert (route.deadline, route.patience) == (50.0, 2.0)
 
 
-def test_the_models_of_an_entry_share_its_slots_and_other_entries_have_their_own() -> None:
+def test_the_models_of_one_entry_share_its_slots_and_other_entries_have_their_own() -> None:
     made = table(entry("a", models="{chat: m, code: n}", concurrency=1), entry("b"))
     named(made, "a", "chat").begin(T)
     assert named(made, "a", "code").availability.full
     assert not named(made, "b").availability.full
 
 
-def test_weights_are_as_the_file_says() -> None:
+def test_weights_are_those_of_the_file() -> None:
     made = table(entry("a", weight=2.5), entry("b"))
     assert [e.weight for e in made.endpoints] == [2.5, 1.0]
 
 
-def test_the_same_server_twice_is_two_endpoints() -> None:
+def test_two_entries_of_the_same_server_are_two_endpoints() -> None:
     made = table(entry("a", host="x"), entry("b", host="x"))
     assert names(made) == [["a", "b"]]
     assert named(made, "a") is not named(made, "b")
@@ -100,7 +101,7 @@ def test_a_table_cannot_be_changed() -> None:
         made.routes["chat"].deadline = 1.0  # type: ignore[misc]
 
 
-# What we learned.
+# What was learned.
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_a_table_cannot_be_changed() -> None:
         entry("a", base_url="http://a/v1/"),
     ],
 )
-def test_what_is_measured_stays_the_same_so_what_was_learned_stays(after: str) -> None:
+def test_an_endpoint_is_kept_if_its_address_model_and_credential_are_unchanged(after: str) -> None:
     old = table(entry("a"))
     (before,) = old.endpoints
     new = table(after, old=old)
@@ -134,13 +135,13 @@ def test_what_is_measured_stays_the_same_so_what_was_learned_stays(after: str) -
         entry("a", api_key="another"),
     ],
 )
-def test_another_address_model_or_credential_is_another_endpoint(after: str) -> None:
+def test_another_address_model_or_credential_makes_another_endpoint(after: str) -> None:
     old = table(entry("a"))
     new = table(after, old=old)
     assert not set(old.endpoints) & set(new.endpoints)
 
 
-def test_reweighting_changes_what_was_said_and_nothing_that_was_learned() -> None:
+def test_a_new_weight_concurrency_or_tier_changes_nothing_that_was_learned() -> None:
     old = table(entry("a"), entry("b"))
     subject = named(old, "a")
     trip(subject)
@@ -156,20 +157,20 @@ def test_reweighting_changes_what_was_said_and_nothing_that_was_learned() -> Non
     assert names(new) == [["a-heavy"], ["b"]]
 
 
-def test_what_was_taken_out_and_comes_back_begins_anew() -> None:
+def test_an_endpoint_that_was_removed_and_added_again_begins_anew() -> None:
     old = table(entry("a"), entry("b"))
     between = table(entry("b"), old=old)
     assert named(table(entry("a"), entry("b"), old=between), "a") is not named(old, "a")
 
 
-def test_the_old_table_keeps_serving_the_calls_that_read_it() -> None:
+def test_the_old_table_stays_as_it_was_for_the_calls_that_use_it() -> None:
     old = table(entry("a"), entry("b"))
     before = names(old)
     table(entry("b"), old=old)
     assert names(old) == before
 
 
-def test_a_limit_that_is_lowered_below_what_runs_lets_that_end() -> None:
+def test_a_concurrency_lowered_below_the_running_attempts_lets_them_end() -> None:
     old = table(entry("a", concurrency=3))
     subject = named(old, "a")
     running = [subject.begin(T) for _ in range(3)]
@@ -180,7 +181,7 @@ def test_a_limit_that_is_lowered_below_what_runs_lets_that_end() -> None:
     assert not subject.availability.full
 
 
-def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() -> None:
+def test_an_entry_that_is_split_has_two_slot_counts_and_entries_that_are_joined_have_one() -> None:
     joined, split = (
         [entry("a", models="{chat: m, code: n}", concurrency=1)],
         [entry("a", concurrency=1), entry("b", host="a", models="{code: n}", concurrency=2)],
@@ -199,7 +200,7 @@ def test_an_entry_that_is_split_has_two_limits_and_one_that_is_joined_has_one() 
         assert [(e.availability.in_flight, e.availability.slots.used) for e in of.endpoints] == [(0, 0)] * 2
 
 
-def test_the_budgets_are_one_for_all_models_and_carried_over() -> None:
+def test_all_models_share_the_budgets_and_a_new_table_keeps_them() -> None:
     old = table(entry("a", models="[chat, code]"))
     assert old.routes["chat"].hedges is old.routes["code"].hedges is not old.routes["code"].retries
     old.hedges.deposit(1.0, T)
@@ -209,22 +210,22 @@ def test_the_budgets_are_one_for_all_models_and_carried_over() -> None:
     assert new.routes["talk"].retries.level(T) == new.retries.level(T) == 2.0
 
 
-def test_no_key_of_ours_can_be_read_from_an_endpoints_key() -> None:
+def test_the_key_of_an_endpoint_does_not_reveal_its_api_key() -> None:
     made = table(entry("a", api_key="sk-very-secret"))
     assert "sk-very-secret" not in repr([e.key for e in made.endpoints])
 
 
-def test_those_in_line_stay_in_it_and_look_again_for_there_may_be_more_room() -> None:
+def test_queued_calls_keep_their_entries_and_are_woken_by_a_new_table() -> None:
     old = table(entry("a", concurrency=1))
     endpoint, queue, woken = named(old, "a"), old.routes["chat"].queue, list[float]()
     running = endpoint.begin(T)
-    place = QueueEntry(queue, lambda: woken.append(T), T)
-    place.want([endpoint], T)
+    queued = QueueEntry(queue, lambda: woken.append(T), T)
+    queued.want([endpoint], T)
     new = table(entry("a", concurrency=2), rest="defaults: {queue: 7, queue_wait: 3s}", old=old)
     assert woken == [T]
     assert not endpoint.availability.full
     assert new.routes["chat"].queue is queue
     assert (queue.waiting, queue.most, queue.longest) == (1, 7, 3.0)
-    place.leave(T)
+    queued.leave(T)
     running.end(Outcome(Verdict.SERVED), T)
     assert (queue.waiting, endpoint.availability.slots.used) == (0, 0)
