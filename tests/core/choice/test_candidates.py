@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
+from router.core.choice.candidates import NONE, RECHECK, Candidates
 from router.core.choice.race import Race
 from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.breaker import FIRST_WAIT, State
-from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.endpoint.latency import SETTLE_TIME
 from router.core.endpoint.server_load import ServerLoad
+from router.core.endpoint.waiting_queue import QueueLimit
 from router.core.verdict import Outcome, Verdict
 from tests.core.choice.timelines import AGAIN, Call, empty_budget, three
-from tests.core.helpers import PassivePolicy, Steady, T, busy, endpoint, fill, learn, trip
+from tests.core.helpers import PassivePolicy, Steady, T, busy, endpoint, fill, learn, make_route, trip
 
 # The order: tiers, patience, and the last resort.
 
@@ -214,3 +217,140 @@ def test_a_late_attempt_with_a_larger_context_is_hedged_at_another_larger_contex
     assert call.wakes == 3
     assert call.at(3) == ["hedge d"]
     assert call.token("d", 4) == ["c"]
+
+
+# `Candidates` alone: what was tried, pauses, and the queue.
+
+
+def candidates(
+    *tiers: Sequence[Endpoint],
+    failed_before: Mapping[Endpoint, bool] | None = None,
+    patience: float = 0.0,
+    queue: QueueLimit | None = None,
+) -> Candidates:
+    """The candidates of a call that came at T."""
+    route = make_route(tiers, patience=patience, queue=queue)
+    return Candidates(route, FIRST_TOKEN, T, Steady(), failed_before=failed_before)
+
+
+def asks(of: Candidates, now: float, live: Sequence[Attempt] = ()) -> str | float:
+    """The name of the endpoint to ask now; else in how many seconds to look again."""
+    chosen = of.next(live, now, T + 60.0)
+    return chosen.endpoint.name if chosen.endpoint else chosen.then - now
+
+
+FAILED, PERMANENT = Outcome(Verdict.FAULT), Outcome(Verdict.FAULT, passing=False)
+
+
+def test_looking_for_the_next_endpoint_changes_nothing() -> None:
+    of = candidates(three())
+    assert [asks(of, T) for _ in range(3)] == ["a", "a", "a"]
+
+
+def test_endpoints_that_were_asked_are_not_untried_any_more() -> None:
+    a, b, c = three()
+    of = candidates([a, b], [c])
+    assert of.all_untried((), T) == [a, b, c]
+    of.begun(a)
+    assert of.all_untried((), T) == [b, c]
+    assert of.untried((), T) is b
+    assert of.untried((), T, lambda e: e is not b) is c
+    assert of.untried((), T, lambda e: e is a) is None
+
+
+def test_a_failed_endpoint_may_be_asked_once_more_if_its_failure_may_pass() -> None:
+    a, b, _ = three()
+    of = candidates([a, b])
+    for each, outcome in ((a, FAILED), (b, PERMANENT)):
+        of.begun(each)
+        of.failed(each, outcome, T)
+    assert of.failed_endpoints == {a: True, b: False}
+    assert asks(of, T) == AGAIN
+    assert asks(of, T + AGAIN) == "a"
+    of.failed(a, FAILED, T + AGAIN)
+    assert of.failed_endpoints == {a: False, b: False}
+    assert asks(of, T + 2.0 * AGAIN) == inf
+
+
+def test_the_endpoints_that_failed_before_a_rescue_are_asked_last_and_after_a_pause() -> None:
+    a, b, c = three()
+    of = candidates([a, b], [c], failed_before={a: True, b: False})
+    assert of.failed_endpoints == {a: True, b: False}
+    assert of.all_untried((), T) == [c]
+    assert asks(of, T) == "c"
+    of.begun(c)
+    of.failed(c, PERMANENT, T)
+    assert asks(of, T) == AGAIN
+    assert asks(of, T + AGAIN) == "a"
+
+
+def test_an_endpoint_that_failed_before_a_rescue_is_not_asked_a_third_time() -> None:
+    a, *_ = three()
+    of = candidates([a], failed_before={a: True})
+    of.begun(a)
+    of.failed(a, FAILED, T + AGAIN)
+    assert of.failed_endpoints == {a: False}
+    assert asks(of, T + 1.0) == inf
+
+
+def test_a_rescue_does_not_wait_for_a_preferred_tier_whatever_the_patience() -> None:
+    a, b, _ = three()
+    busy(a, 1.0)
+    assert asks(candidates([a], [b], patience=5.0), T) == 1.0
+    assert asks(candidates([a], [b], patience=5.0, failed_before={}), T) == "b"
+
+
+def test_a_rescue_without_failed_endpoints_asks_the_cheapest() -> None:
+    assert asks(candidates(three(), failed_before={}), T) == "a"
+
+
+def test_a_call_is_queued_for_all_full_endpoints_until_its_time_in_the_queue_is_over() -> None:
+    a, b = endpoint("a", 0.25, limit=1), endpoint("b", 1.0, limit=1)
+    fill(a)
+    fill(b)
+    of = candidates([a], [b], queue=QueueLimit(5, 10.0))
+    assert of.queue_until == inf
+    chosen = of.next((), T, T + 60.0)
+    assert (chosen.endpoint, chosen.then, list(chosen.wanted)) == (None, T + 10.0, [a, b])
+    assert of.queue_until == T + 10.0
+    assert of.next((), T + 4.0, T + 60.0) == chosen
+    assert of.next((), T + 10.0, T + 60.0) == NONE
+
+
+def test_a_call_is_queued_no_longer_than_its_deadline_and_anew_after_an_attempt() -> None:
+    a = endpoint("a", limit=1)
+    fill(a)
+    of = candidates([a, endpoint("b")], queue=QueueLimit(5, 10.0))
+    of.begun(b := of.all_untried((), T)[1])
+    of.failed(b, PERMANENT, T)
+    assert of.next((), T, T + 3.0).then == of.queue_until == T + 3.0
+    of.begun(b)
+    assert of.queue_until == inf
+
+
+def test_a_queued_call_looks_again_soon_for_an_endpoint_that_is_out_but_not_full() -> None:
+    taken, out = endpoint("taken", limit=1), endpoint("out")
+    fill(taken)
+    trip(out)
+    of = candidates([taken, out], queue=QueueLimit(5, 10.0))
+    chosen = of.next((), T, T + 60.0)
+    assert (chosen.then, list(chosen.wanted)) == (T + RECHECK, [taken])
+
+
+def test_without_a_queue_a_call_does_not_wait_for_a_full_endpoint() -> None:
+    a = endpoint("a", limit=1)
+    fill(a)
+    assert candidates([a], queue=QueueLimit(0, 10.0)).next((), T, T + 60.0) == NONE
+    assert candidates([a], queue=QueueLimit(5, 0.0)).next((), T, T + 60.0) == NONE
+
+
+def test_only_an_endpoint_with_a_larger_context_may_take_a_longer_prompt() -> None:
+    a, b, c = three()
+    a.context, b.context, c.context = 8000, 8000, 32_000
+    of = candidates([a, b, c])
+    assert (of.only_longer, of.may_take_longer(c)) == (False, False)
+    of.begun(a)
+    of.longer(a)
+    assert (of.only_longer, of.may_take_longer(b), of.may_take_longer(c)) == (True, False, True)
+    assert of.all_untried((), T) == [c]
+    assert asks(of, T) == "c"
