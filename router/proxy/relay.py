@@ -30,7 +30,7 @@ _STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")
 
 
 class Rescuer(Protocol):
-    """What a relay needs of the rescue of its call."""
+    """The rescue of a relay's call, as the relay uses it."""
 
     def pass_on(self, data: bytes, *, complete: bool) -> bytes:
         """The part of the stream's `data` that the client gets; `complete` with the last. Raises Diverged."""

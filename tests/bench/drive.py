@@ -79,7 +79,7 @@ def plain_answer() -> Sequence[bytes]:
 
 
 def streamed_answer() -> Sequence[bytes]:
-    """Its reads: the head with the first event, ten with the others, and the end."""
+    """The reads of a stream: the head with the first event, ten with the others, and the end."""
 
     def chunk(choice: bytes, after: bytes = b"") -> bytes:
         event = (
@@ -274,7 +274,7 @@ class Calls:
         return seconds
 
     async def make(self, calls: int) -> None:
-        """So many calls; none is in flight before or after."""
+        """Play a number of calls; none is in flight before or after."""
         await (self._streams(calls) if self.stream else self._plain(calls))
 
     async def _plain(self, calls: int) -> None:

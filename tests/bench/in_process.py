@@ -162,7 +162,7 @@ def measure(trees: Mapping[str, Path], options: argparse.Namespace) -> dict[str,
 
 
 def ratio_of(rounds: Mapping[str, Sequence[float]]) -> float:
-    """This checkout by the other, taken within each round; then the median."""
+    """The ratio of this checkout to the other, taken within each round; then the median."""
     this, against = (rounds[side] for side in SIDES)
     return median(mine / other for mine, other in zip(this, against, strict=True))
 
