@@ -28,10 +28,14 @@ def why_chosen(chosen: Next, rows: Sequence[Row], omitted: int, at_random: bool,
     beside = [each for each in others if each.available and not each.near]
     yield from (_cost(each, it) for each in beside[:MAX_NAMED])
     if len(beside) > MAX_NAMED:
-        yield f"{len(beside) - MAX_NAMED} more cost more or are in a less preferred tier"
+        yield _more(
+            len(beside) - MAX_NAMED,
+            "costs more or is in a less preferred tier",
+            "cost more or are in a less preferred tier",
+        )
     yield from _unavailable(others)
     if omitted:
-        yield f"{omitted} more are not shown"
+        yield _more(omitted, "is not shown", "are not shown")
 
 
 def why_hedged(route: Route, it: Endpoint, after: float, target: Endpoint | None, now: float) -> Iterator[str]:
@@ -53,7 +57,7 @@ def why_hedged(route: Route, it: Endpoint, after: float, target: Endpoint | None
 
 def _chosen(it: Row, others: Sequence[Row], at_random: bool) -> str:
     if it.out:
-        return f"{it.endpoint} is out ({it.out}), but so are all others, and then one is asked all the same"
+        return f"{it.endpoint} is out ({it.out}), and so are all others: it is asked as the last resort"
     if UNMEASURED in it.notes:
         return f"{it.endpoint} is not measured yet: it gets one call at once"
     expected = f"{it.endpoint}: {in_words(it.cost)} expected"
@@ -83,7 +87,7 @@ def _tiers_passed(it: Row, others: Sequence[Row]) -> Iterator[str]:
         late = any(each.available for each in others if each.tier == tier)
         yield f"tier {tier} is late" if late else f"no endpoint of tier {tier} is available"
     if len(passed) > MAX_NAMED:
-        yield f"nor is one of {len(passed) - MAX_NAMED} more tiers"
+        yield _more(len(passed) - MAX_NAMED, "tier is passed over", "tiers are passed over")
 
 
 def _cost(other: Row, it: Row) -> str:
@@ -98,7 +102,7 @@ def _unavailable(rows: Sequence[Row]) -> Iterator[str]:
     out = [each for each in rows if each.out]
     yield from (f"{each.endpoint} is out: {each.out}" for each in out[:MAX_NAMED])
     if len(out) > MAX_NAMED:
-        yield f"{len(out) - MAX_NAMED} more are out"
+        yield _more(len(out) - MAX_NAMED, "is out", "are out")
 
 
 def _none_chosen(chosen: Next, now: float) -> str:
@@ -107,6 +111,11 @@ def _none_chosen(chosen: Next, now: float) -> str:
     if chosen.then < inf:
         return f"no endpoint is available now: a call would wait {in_words(chosen.then - now)}"
     return "no endpoint is available: a call would be refused"
+
+
+def _more(count: int, one: str, several: str) -> str:
+    """The part of the sentence about those that are counted and not named."""
+    return f"{count} more {one if count == 1 else several}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Which endpoint a call asks next, and which is asked beside a late attempt."""
+"""The candidates of a call: the endpoint that it asks next, and the one that is asked beside a late attempt."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_with_patience_no_second_attempt_is_sent_beside_a_breakers_trial() -> No
 
 
 def hedge_beside_late(*targets: Endpoint, next_tier: Sequence[Endpoint] = ()) -> list[str]:
-    """What begins beside an attempt that has waited for a second at an endpoint that usually takes 0.25 s."""
+    """The hedge beside an attempt that has waited for a second at an endpoint that usually takes 0.25 s, if any."""
     call = Call([endpoint("a", 0.25), *targets], next_tier, policy=PassivePolicy(hedge="auto", hedge_budget=0.1))
     assert call.at(0.0) == ["first a"]
     return call.at(1.0)

@@ -1,4 +1,4 @@
-"""Which endpoint is picked: the cheapest available one, and now and then the one measured longest ago."""
+"""The picked endpoint: the cheapest available one, and now and then the one measured longest ago."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the attempts of one call begin and end, and which budget pays for them: timelines of a race."""
+"""Timelines of a race: when the attempts of one call begin and end, and which budget pays for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one more call would wait at an endpoint: its measured waits, its pending attempts and its load."""
+"""The forecast of what one more call would wait: measured waits, pending attempts and load."""
 
 from __future__ import annotations
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from router.config import parse
 from router.core.choice.hedge_delay import MAX_PRICE
 from router.core.choice.table import rebuild
 from router.core.endpoint.server_load import ServerLoad
 from router.core.explain.explanation import explain
 from tests.core.explain.routes import SOON, named, route, route_with, why
-from tests.core.helpers import T, busy, fill, trip
+from tests.core.helpers import T, busy, fill, learn, trip
 
 # The picked endpoint, and the others.
 
@@ -57,7 +59,7 @@ def test_of_many_other_endpoints_some_are_named_and_the_rest_are_counted() -> No
     of = route_with("a", "b", "c", "d", "e", a=0.1, b=1.0, c=2.0, d=3.0, e=4.0)
     for name in "bcde":
         named(of, name).availability.probed(False, T)
-    assert "; 1 more are out; " in why(of)
+    assert "; 1 more is out; " in why(of)
 
 
 def test_of_many_tiers_that_are_passed_over_some_are_named_and_the_rest_are_counted() -> None:
@@ -66,7 +68,7 @@ def test_of_many_tiers_that_are_passed_over_some_are_named_and_the_rest_are_coun
     of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
     for endpoint in list(of.endpoints)[:-1]:
         endpoint.availability.probed(False, T)
-    assert "; no endpoint of tier 3 is available; nor is one of 196 more tiers; " in why(of)
+    assert "; no endpoint of tier 3 is available; 196 more tiers are passed over; " in why(of)
     assert len(why(of)) < 500  # the sentence goes into a header of bounded length
 
 
@@ -78,7 +80,7 @@ def test_if_all_endpoints_are_out_one_is_asked_all_the_same() -> None:
     for each in of.endpoints:
         trip(each)
     assert why(of).startswith(
-        "a is out (breaker open for 2.0 s), but so are all others, and then one is asked all the "
+        "a is out (breaker open for 2.0 s), and so are all others: it is asked as the last resort; "
     )
 
 
@@ -130,3 +132,38 @@ def test_an_empty_hedge_budget_is_named() -> None:
     explained = explain(of, "first_token", 0.0, T)
     assert explained.price == MAX_PRICE
     assert explained.why.endswith("if the budget could pay for it")
+
+
+# Counts.
+
+
+@pytest.mark.parametrize(("others", "text"), [(4, "1 more costs more or is"), (5, "2 more cost more or are")])
+def test_one_more_endpoint_is_counted_in_the_singular(others: int, text: str) -> None:
+    names = "abcdef"[: others + 1]
+    of = route_with(*names, a=0.1)
+    for index, name in enumerate(names[1:]):
+        learn(named(of, name), *[2.0 + 0.5 * index] * 100)
+    assert f"; {text} in a less preferred tier; " in why(of)
+
+
+@pytest.mark.parametrize(("tiers", "text"), [(4, "1 more tier is passed over"), (5, "2 more tiers are passed over")])
+def test_one_more_tier_is_counted_in_the_singular(tiers: int, text: str) -> None:
+    entries = [
+        {"name": f"e{tier}", "tier": tier, "models": ["chat"], "base_url": f"http://e{tier}/v1"}
+        for tier in range(1, tiers + 2)
+    ]
+    of = rebuild(parse(json.dumps({"endpoints": entries}))).routes["chat"]
+    for endpoint in list(of.endpoints)[:-1]:
+        endpoint.availability.probed(False, T)
+    assert f"; {text}; " in why(of)
+
+
+@pytest.mark.parametrize(("shown", "text"), [(2, "; 1 more is not shown; "), (1, "; 2 more are not shown; ")])
+def test_one_more_candidate_that_is_not_shown_is_counted_in_the_singular(shown: int, text: str) -> None:
+    of = route_with("a", "b", "c", a=0.1, b=1.0, c=2.0)
+    assert text in explain(of, "first_token", 0.0, T, shown).why
+
+
+def test_of_many_near_ties_some_are_named_and_the_rest_are_counted() -> None:
+    of = route_with(*"abcdef", a=1.0, b=1.0, c=1.0, d=1.0, e=1.0, f=1.0)
+    assert why(of).startswith("d: 1.0 s expected, about as low as a, b, c and 2 more; drawn at random; ")
