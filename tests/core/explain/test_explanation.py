@@ -54,16 +54,19 @@ def test_the_explained_endpoint_is_the_one_picked_and_explaining_changes_nothing
         assert explained.candidates[0].near == (attempt.endpoint.name in near)
 
 
-def everything(of: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """All values that an object holds, directly or through others."""
+def everything(of: Any, seen: dict[int, int] | None = None) -> Any:
+    """All values that an object holds, directly or through others; each object once, then by its number."""
+    seen = {} if seen is None else seen
+    names: Any = getattr(of, "__slots__", None) or getattr(of, "__struct_fields__", ()) or getattr(of, "__dict__", ())
+    if not isinstance(of, dict | list | tuple | set) and not names:
+        return repr(of)
     if id(of) in seen:
-        return "…"
-    seen |= {id(of)}
+        return f"object {seen[id(of)]}"
+    seen[id(of)] = len(seen)
     if isinstance(of, dict):
         return [(everything(key, seen), everything(value, seen)) for key, value in of.items()]
     if isinstance(of, list | tuple | set):
         return [everything(each, seen) for each in of]
-    names: Any = getattr(of, "__slots__", None) or getattr(of, "__struct_fields__", ()) or getattr(of, "__dict__", ())
     return [(name, everything(getattr(of, name), seen)) for name in names if hasattr(of, name)] or repr(of)
 
 
