@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 
 import pytest
@@ -280,7 +281,9 @@ def test_an_open_breaker_allows_no_attempt_before_its_trial_nor_beside_it() -> N
 
 
 @pytest.mark.parametrize("spoil", [trip, fill, lambda e: busy(e, 5.0), lambda e: e.availability.probed(False, T)])
-def test_an_endpoint_that_may_not_be_asked_is_not_sound_and_recovers_later(spoil) -> None:  # type: ignore[no-untyped-def]
+def test_an_endpoint_that_may_not_be_asked_is_not_sound_and_recovers_later(
+    spoil: Callable[[Endpoint], object],
+) -> None:
     subject = endpoint(limit=3)
     assert subject.availability.sound(T)
     assert subject.availability.recovers_at(T) == T

@@ -20,8 +20,11 @@ def counters(of: Endpoint) -> tuple[int, int, int]:
     return of.availability.in_flight, len(of.forecast.pending), of.availability.slots.used
 
 
-# Counting.
+# Counters.
 
+
+# What happens, to which attempt, with which verdict, after how many seconds, for which kind, with which Retry-After.
+Step = tuple[str, int, Verdict, float, DemandKind, float | None]
 
 steps = st.lists(
     st.tuples(
@@ -38,7 +41,7 @@ steps = st.lists(
 
 @properties
 @given(steps=steps)
-def test_every_attempt_counts_once_and_leaves_no_counter_changed(steps: list[tuple]) -> None:  # type: ignore[type-arg]
+def test_every_attempt_counts_once_and_leaves_no_counter_changed(steps: list[Step]) -> None:
     subject = Endpoint("a", slots=Slots(3))
     attempts: list[Attempt] = []
     now = T
@@ -168,7 +171,7 @@ def test_the_repr_of_an_endpoint_and_of_an_attempt_names_their_state() -> None:
     assert repr(attempt) == "<Attempt first at a busy>"
 
 
-# Losses: an endpoint that gives no answer fails no attempt, because hedges end them first.
+# Late losses: hedges end the attempts at a frozen endpoint before any timeout makes them fail.
 
 
 def lose(of: Endpoint, began: float, seconds: float) -> None:
