@@ -49,7 +49,7 @@ class PassivePolicy(Policy):
     deadline: float = 60.0
     hedge: float | Literal["auto", "off"] = "off"
     abandon: float = 1000.0
-    hedge_budget: float = 2.0**-40  # next to nothing: 0 would turn hedges off
+    hedge_budget: float = 2.0**-40  # almost nothing; 0 would turn hedges or retries off
     retry_budget: float = 2.0**-40
     patience: float = 0.0
 
