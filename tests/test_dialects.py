@@ -1,4 +1,4 @@
-"""How kinds of servers differ: their verdicts on a refusal, and the requests that they are sent."""
+"""Kinds of servers: the verdicts on their errors, and the requests that they are sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import Player, endpoint
 from tests.support.endpoints import streams
 
 KINDS = sorted(DIALECTS)
-NOW = 1_780_000_000.0  # a moment of the wall's clock
+NOW = 1_780_000_000.0  # wall-clock time
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -32,7 +32,7 @@ def judge(kind: str, status: int, error: object = None, retry_after: float | Non
 
 
 def adapted(kind: str, **fields: object) -> dict[str, object]:
-    """What a server of this kind is sent of a client's fields."""
+    """The fields that a server of this kind is sent for a client's fields."""
     call = parse("chat/completions", json.dumps({"model": "m", **fields}).encode())
     sent = dict(call.fields)
     adapt = DIALECTS[kind].adapt
@@ -55,7 +55,7 @@ def test_every_kind_that_can_be_configured_has_a_dialect() -> None:
 @pytest.mark.parametrize(
     "error", [None, {}, "no", [], 7, {"message": "no"}, {"code": None, "type": None}, {"code": {"a": []}}]
 )
-def test_what_names_no_code_is_judged_by_its_status(kind: str, error: object) -> None:
+def test_an_error_without_a_known_code_is_judged_by_its_status(kind: str, error: object) -> None:
     for status in (301, 400, 401, 404, 429, 500, 503):
         cause = of_status(status)
         assert cause is not None
@@ -66,7 +66,7 @@ def test_what_names_no_code_is_judged_by_its_status(kind: str, error: object) ->
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=50)
 @given(status=st.integers(0, 999), error=json_values)
-def test_what_was_refused_or_failed_is_never_taken_for_served(kind: str, status: int, error: object) -> None:
+def test_no_error_is_judged_as_served(kind: str, status: int, error: object) -> None:
     assert judge(kind, status, error) in (Verdict.REFUSED, Verdict.BUSY, Verdict.FAULT)
 
 
@@ -85,31 +85,31 @@ def test_what_was_refused_or_failed_is_never_taken_for_served(kind: str, status:
         ({"code": "never heard of it"}, Verdict.FAULT),
     ],
 )
-def test_inside_a_stream_only_the_code_says_whose_fault_it_is(kind: str, error: object, verdict: Verdict) -> None:
+def test_inside_a_stream_only_the_code_decides(kind: str, error: object, verdict: Verdict) -> None:
     assert judge(kind, 200, error) is judge(kind, 500, error) is verdict
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405])
-def test_our_key_our_account_and_our_models_name_are_never_the_clients_fault(kind: str, status: int) -> None:
+def test_a_wrong_key_account_or_model_name_is_never_the_clients_fault(kind: str, status: int) -> None:
     assert judge(kind, status, {"type": "invalid_request_error", "code": "invalid_api_key"}) is Verdict.FAULT
     assert judge(kind, status, {"type": "unknown_error", "code": "invalid_request_error"}) is Verdict.FAULT
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_code_that_we_know_goes_before_the_type_and_both_before_the_status(kind: str) -> None:
+def test_a_known_code_takes_precedence_over_the_type_and_both_over_the_status(kind: str) -> None:
     assert judge(kind, 400, {"code": "rate_limit_exceeded", "type": "invalid_request_error"}) is Verdict.BUSY
     assert judge(kind, 429, {"code": "context_length_exceeded"}) is Verdict.REFUSED
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "zhipu"])
-def test_what_speaks_as_openai_does_is_sent_what_the_client_sent(kind: str) -> None:
+def test_openai_compatible_kinds_are_sent_the_fields_unchanged(kind: str) -> None:
     fields = {"temperature": 0, "n": 2, "stream_options": {"include_usage": True}, "max_completion_tokens": 7}
     assert adapted(kind, **fields) == fields
     assert set(DIALECTS[kind].paths) == {"chat/completions", "completions", "embeddings"}
 
 
-def test_only_vllm_and_sglang_close_an_unused_connection_soon_and_tell_their_load() -> None:
+def test_only_vllm_and_sglang_close_idle_connections_soon_and_report_their_load() -> None:
     for kind in KINDS:
         on_uvicorn = kind in ("sglang", "vllm")
         assert DIALECTS[kind].idle < 5.0 if on_uvicorn else DIALECTS[kind].idle > 60.0
@@ -142,18 +142,18 @@ def test_zhipus_code_says_more_than_its_status(status: int, code: str, verdict: 
     assert judge("zhipu", status, {"code": int(code)}) is verdict
 
 
-def test_zhipu_is_not_sent_what_it_does_not_know() -> None:
+def test_zhipu_is_not_sent_unknown_parameters() -> None:
     unknown = dict.fromkeys(zhipu.UNKNOWN, 1)
     assert adapted("zhipu", **unknown, stop=["x"]) == {"stop": ["x"]}
 
 
-def test_zhipu_has_the_older_name_of_the_length_limit() -> None:
+def test_zhipu_is_sent_the_older_name_of_the_length_limit() -> None:
     assert adapted("zhipu", max_completion_tokens=7) == {"max_tokens": 7}
     assert adapted("zhipu", max_completion_tokens=7, max_tokens=5) == {"max_tokens": 5}
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("received", "sent"),
     [
         (0.5, 0.5),
         (0.01, 0.01),
@@ -167,13 +167,13 @@ def test_zhipu_has_the_older_name_of_the_length_limit() -> None:
         (True, True),
     ],
 )
-def test_zhipus_temperatures_lie_in_an_open_interval(said: object, sent: object) -> None:
-    assert adapted("zhipu", temperature=said) == {"temperature": sent}
-    assert adapted("zhipu", top_p=said) == {"top_p": sent}
+def test_zhipus_temperatures_lie_in_an_open_interval(received: object, sent: object) -> None:
+    assert adapted("zhipu", temperature=received) == {"temperature": sent}
+    assert adapted("zhipu", top_p=received) == {"top_p": sent}
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -1])
-def test_no_temperature_is_no_sampling_for_zhipu(zero: float) -> None:
+def test_a_temperature_of_zero_is_no_sampling_for_zhipu(zero: float) -> None:
     assert adapted("zhipu", temperature=zero) == {"temperature": 0.01, "do_sample": False}
     assert adapted("zhipu", top_p=zero) == {"top_p": 0.01}
 
@@ -182,7 +182,7 @@ def test_no_temperature_is_no_sampling_for_zhipu(zero: float) -> None:
 @given(
     fields=st.dictionaries(st.sampled_from(["temperature", "top_p", "max_completion_tokens", "n", "x"]), json_values)
 )
-def test_whatever_a_client_says_can_be_adapted(fields: dict[str, object]) -> None:
+def test_any_request_can_be_adapted(fields: dict[str, object]) -> None:
     body = json.dumps({"model": "m", **fields, "n": 1}).encode().replace(b"Infinity", b"1e999")
     sent = dict(parse("chat/completions", body).fields)
     zhipu.adapt(sent)
@@ -202,8 +202,8 @@ PARAMS = {"default": {"temperature": 0, "n": 2}, "force": {"top_p": 2}, "drop": 
     fields=st.dictionaries(st.sampled_from(["temperature", "top_p", "max_tokens", "stream_options", "x"]), json_values),
     params=st.sampled_from([{}, PARAMS]),
 )
-def test_whatever_a_client_says_can_be_sent(kind: str, fields: dict[str, Any], params: dict[str, Any]) -> None:
-    """Nothing may be raised here: its attempt has begun already."""
+def test_any_request_can_be_sent(kind: str, fields: dict[str, Any], params: dict[str, Any]) -> None:
+    """Adapting must not raise: the attempt has begun already."""
     body = json.dumps({"model": "chat", **fields}).encode().replace(b"Infinity", b"1e999")
     play = Player(endpoint("a", streams("hi"), kind=kind, params=params), hedge="off")
     call = play.call(body=body)
@@ -212,7 +212,7 @@ def test_whatever_a_client_says_can_be_sent(kind: str, fields: dict[str, Any], p
 
 
 @pytest.mark.parametrize(
-    ("params", "said", "sent"),
+    ("params", "received", "sent"),
     [
         ({"force": {"n": 1, "temperature": 1.5}}, {"n": 3, "temperature": 0}, {"n": 1, "temperature": 1.5}),
         ({"force": {"max_tokens": 5}}, {"max_completion_tokens": 7}, {"max_tokens": 5}),
@@ -223,16 +223,16 @@ def test_whatever_a_client_says_can_be_sent(kind: str, fields: dict[str, Any], p
         ({"drop": ["do_sample"]}, {"temperature": 0}, {"temperature": 0.01}),
     ],
 )
-def test_what_an_operator_says_of_parameters_stands_as_it_is(
-    params: dict[str, Any], said: dict[str, Any], sent: dict[str, Any]
+def test_configured_parameters_are_sent_unchanged(
+    params: dict[str, Any], received: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     play = Player(endpoint("a", streams("hi"), kind="zhipu", models={"chat": "glm"}, params=params))
-    play.call(**said)
+    play.call(**received)
     play.run()
     assert play["a"].wires[0].json == {"model": "glm", "stream": True} | sent
 
 
-def test_what_an_operator_says_of_a_header_is_sent_once() -> None:
+def test_a_configured_header_is_sent_once() -> None:
     headers = {"Content-Type": "application/json; charset=utf-8", "X-Tenant": "us"}
     play = Player(endpoint("a", streams("hi"), headers=headers, api_key="k"))
     play.call(headers=[(b"x-tenant", b"them"), (b"x-more", b"1"), (b"content-type", b"text/plain")])

@@ -1,4 +1,4 @@
-"""How kinds of servers differ: one small file a kind, data and pure functions."""
+"""Differences between kinds of servers: one small file per kind, with data and pure functions only."""
 
 from router.dialects import openai, sglang, simulated, vllm, zhipu
 from router.dialects.base import Dialect

@@ -1,4 +1,4 @@
-"""What a dialect says of its kind of server, with what all OpenAI-compatible ones share as the default."""
+"""The properties of a kind of server. The defaults fit all OpenAI-compatible servers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from router.core.stream.error_body import error_of
 from router.core.verdict import OUR_FAULT, Cause, Verdict, of_status
 from router.dialects.prefill import Prefill
 
-HOSTED_IDLE = 90.0  # seconds; what hosted front ends keep an unused connection for is rarely told, and rarely less
-QUOTA_WAIT = 900.0  # seconds until a used-up quota is asked again, where nobody can read until when
-MAX_QUOTA_WAIT = 86_400.0  # a day: what is out for longer is worth one attempt a day
+HOSTED_IDLE = 90.0  # seconds that hosted front ends keep an unused connection: rarely documented, and rarely less
+QUOTA_WAIT = 900.0  # seconds until an endpoint with a used-up quota is asked again, if it names no time
+MAX_QUOTA_WAIT = 86_400.0  # seconds, a day: an endpoint that is out for longer gets one attempt a day
 
 PATHS: Mapping[Operation, str] = {
     "chat/completions": "/chat/completions",
@@ -22,7 +22,7 @@ PATHS: Mapping[Operation, str] = {
     "embeddings": "/embeddings",
 }
 
-# What OpenAI-compatible servers put into an error's `code` or `type`, also inside a 200 stream where the status says
+# Values of an error's `code` or `type` at OpenAI-compatible servers, also inside a 200 stream, where the status says
 # nothing.
 CODES: Mapping[str, Cause] = {
     **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "slow_down"), Cause.THROTTLED),
@@ -37,19 +37,19 @@ CODES: Mapping[str, Cause] = {
     **dict.fromkeys(("generation", "incomplete_generation"), Cause.TRANSIENT),  # Text Generation Inference
 }
 
-# Words that say "too long" where no code does: OpenAI, vLLM, SGLang and Mistral; SGLang and Together; llama.cpp;
-# Anthropic; xAI; Text Generation Inference (two).
+# Messages for a prompt that is too long, where no code says so: OpenAI, vLLM, SGLang and Mistral; SGLang and Together;
+# llama.cpp; Anthropic; xAI; Text Generation Inference (two).
 _TOO_LONG = re.compile(
     r"maximum context length|longer than the model's context|exceeds? the (?:available|model's) context"
     r"|prompt is too long|maximum prompt length|tokens \+ `max_new_tokens` must be <="
     r"|`inputs` must have less than \d+ tokens",
     re.IGNORECASE,
 )
-READ = 2000  # characters of a message: some repeat the whole prompt
+MAX_MESSAGE = 2000  # characters of an error message that are searched: some repeat the whole prompt
 
 
 class Judgement(NamedTuple):
-    """`retry_after`: seconds to stay away, where the answer says so."""
+    """The cause of a refusal or failure. `retry_after`: seconds, if the answer names a time."""
 
     cause: Cause
     retry_after: float | None = None
@@ -60,8 +60,10 @@ class Judgement(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What a server's page of metrics calls the requests that run and that wait there and the share of its key-value
-    cache in use, each by its names, the newest first; and the label that tells engines apart, whose requests add up.
+    """Names of metrics: the requests that run and wait at a server, and the used share of its key-value cache.
+
+    Each may have several names, the newest first. `engine` is the label of an engine; the requests of all engines add
+    up.
     """
 
     running: tuple[str, ...]
@@ -71,37 +73,40 @@ class Gauges(NamedTuple):
 
 
 def no_reset(code: str, message: str, now: float) -> float | None:
-    """For kinds that name no time in their messages."""
+    """None: for kinds that name no time in their messages."""
     return None
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """`adapt` changes a request's fields in place to what the kind knows. `resets_in` reads from a quota's code and
-    message the seconds until it is there again; `now` is the wall's clock. `finishes` are the kind's own reasons to
-    finish, and what OpenAI's clients know them as.
+    """The properties of one kind of server.
+
+    `adapt` changes the fields of a request in place to those that the kind accepts. `resets_in` returns the seconds
+    until a quota is reset, from its code, its message, and the wall-clock time. `finishes` maps the kind's own finish
+    reasons to those that OpenAI's clients know.
     """
 
-    idle: float = HOSTED_IDLE  # seconds that its servers keep an unused connection, before we have learned better
-    probe: Literal["health", "models", "connect", "off"] = "models"  # what `kind: auto` means for it
+    idle: float = HOSTED_IDLE  # seconds that a server keeps an unused connection, until that is measured
+    probe: Literal["health", "models", "connect", "off"] = "models"  # the probe for `kind: auto`
     paths: Mapping[Operation, str] = field(default_factory=lambda: PATHS)
     codes: Mapping[str, Cause] = field(default_factory=lambda: CODES)
     adapt: Callable[[Fields], None] | None = None
     resets_in: Callable[[str, str, float], float | None] = no_reset
     finishes: Mapping[str, str] = field(default_factory=dict)
-    prefill: Prefill | None = None  # how it is asked to go on from a text
-    gauges: Gauges | None = None  # how it tells its load, at GET /metrics beside the API
+    prefill: Prefill | None = None  # the way to ask for the continuation of a text
+    gauges: Gauges | None = None  # its load reports, at GET /metrics beside the API
 
-    def judge(self, status: int, said: Any, retry_after: float | None, now: float) -> Judgement:
-        """What a refusal or failure means: the vendor's code where it is known, else the status, else the words.
+    def judge(self, status: int, body: Any, retry_after: float | None, now: float) -> Judgement:
+        """The cause of a refusal or failure, from the vendor's code if it is known, else the status, else the message.
 
-        `said` is the body, an event, or the error object in one; a status of 200 says nothing.
+        `body` is the decoded body, an event, or the error object in one; a status of 200 is ignored. `now` is the
+        wall-clock time.
         """
-        error = error_of(said) or {}
+        error = error_of(body) or {}
         codes = [str(error[key]) for key in ("code", "type") if error.get(key) is not None]
-        code = next((code for code in codes if self._tells(status, code)), "")
+        code = next((code for code in codes if self._decides(status, code)), "")
         cause = self.codes[code] if code else _of_status(status, codes, retry_after) or Cause.TRANSIENT
-        message = str(error.get("message") or "")[:READ]
+        message = str(error.get("message") or "")[:MAX_MESSAGE]
         if cause in (Cause.INVALID, Cause.TRANSIENT) and _TOO_LONG.search(message):
             return Judgement(Cause.TOO_LONG)
         if cause is Cause.QUOTA:
@@ -110,14 +115,16 @@ class Dialect:
             retry_after = min(max(wait, retry_after or 0.0), MAX_QUOTA_WAIT)
         return Judgement(cause, retry_after)
 
-    def _tells(self, status: int, code: str) -> bool:
-        """Our own fault is called an `invalid_request_error` too: there the status says more."""
+    def _decides(self, status: int, code: str) -> bool:
+        """True if a code is known and says more than the status. A wrong key or model name of ours is called an
+        `invalid_request_error` too; there the status says more.
+        """
         cause = self.codes.get(code)
         return cause is not None and not (cause is Cause.INVALID and status in OUR_FAULT)
 
 
 def _of_status(status: int, codes: list[str], retry_after: float | None) -> Cause | None:
-    """Inside a stream, and behind another gateway, an error's code is the status that it would have had."""
+    """The cause from the status. Inside a stream, or behind another gateway, the code may be the original status."""
     if status == 500 or status < 300:
         status = next((int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)), status)
     return of_status(status, retry_after=retry_after is not None)

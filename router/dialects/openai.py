@@ -1,4 +1,4 @@
-"""OpenAI, and every hosted service that speaks as it does."""
+"""OpenAI, and all hosted services that are compatible with it."""
 
 from router.dialects.base import Dialect
 

@@ -1,11 +1,11 @@
-"""How an endpoint is asked to go on from a text: the text as the last message, and what makes that no finished one.
+"""Requests to continue a text: the text becomes the last message, with a mark that it is unfinished.
 
     continue_final_message    vLLM (its PR 8942), SGLang, TGI
     prefix                    DeepSeek (its beta address), Mistral
     partial                   Moonshot, Qwen
     trailing                  llama.cpp, LMDeploy, OpenRouter: a last message of the assistant is enough
 
-OpenAI and Zhipu have none. A completion needs none either: its prompt just grows.
+OpenAI and Zhipu cannot do this for chats. A completion needs no mark: the text is appended to its prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Prefill = Literal["continue_final_message", "prefix", "partial", "trailing"]
 _split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-# What each adds to the message, and to the request.
+# Keys that each way adds to the message, and to the request.
 _WAYS: Mapping[Prefill, tuple[dict[str, Any], dict[str, Any]]] = {
     "continue_final_message": ({}, {"continue_final_message": True, "add_generation_prompt": False}),
     "prefix": ({"prefix": True}, {}),
@@ -33,17 +33,17 @@ _WAYS: Mapping[Prefill, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def going_on(call: Call, text: str, tokens: int, prefill: Prefill | None) -> Call | None:
-    """The call that asks for what follows `text`, which took about so many tokens; None where that can't be asked.
+    """The call that asks for the continuation of `text`, which has about `tokens` tokens; None if the endpoint cannot.
 
-    White space at the end of `text` is the caller's to keep back: a template may put its own there.
+    The caller strips white space from the end of `text`: a template may add its own there.
     """
     fields = call.fields.copy()
     if not _extend(call, fields, text, prefill):
         return None
     for name in ("max_tokens", "max_completion_tokens"):
-        most = _value(fields.get(name))
-        if isinstance(most, int):
-            fields[name] = _raw(max(1, most - tokens))
+        limit = _value(fields.get(name))
+        if isinstance(limit, int):
+            fields[name] = _raw(max(1, limit - tokens))
     return msgspec.structs.replace(call, fields=fields, body=msgspec.json.encode(fields))
 
 
@@ -64,7 +64,7 @@ def _extend(call: Call, fields: Fields, text: str, prefill: Prefill | None) -> b
 
 
 def _messages(fields: Fields) -> list[msgspec.Raw] | None:
-    """Each in its own bytes."""
+    """The messages, each as its own bytes; None if they cannot be split."""
     try:
         return _split(fields.get("messages", b""))
     except (msgspec.DecodeError, RecursionError):
@@ -72,7 +72,7 @@ def _messages(fields: Fields) -> list[msgspec.Raw] | None:
 
 
 def _value(raw: msgspec.Raw | None) -> Any:
-    """None of what can't be read: whoever is asked may refuse it."""
+    """The decoded value; None if it cannot be decoded, in which case the endpoint may refuse it."""
     try:
         return None if raw is None else msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):

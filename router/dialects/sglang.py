@@ -1,9 +1,9 @@
-"""SGLang's OpenAI server, on the same front as vLLM's. It tells its load where it runs with --enable-metrics."""
+"""SGLang's OpenAI server, on uvicorn as vLLM's is. It reports its load if it runs with --enable-metrics."""
 
 from router.dialects.base import Dialect, Gauges
 
-# The requests that run and wait are told once for each scheduler of a data-parallel group; those of tensor-parallel
-# ranks, where they are told at all, are the same requests once more.
+# Running and waiting requests are reported once per scheduler of a data-parallel group. Tensor-parallel ranks, where
+# they report at all, report the same requests again.
 GAUGES = Gauges(
     running=("sglang:num_running_reqs",),
     waiting=("sglang:num_queue_reqs",),

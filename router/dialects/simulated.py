@@ -1,4 +1,4 @@
-"""The built-in endpoints, which live in this process: nothing to connect to, nothing to probe."""
+"""The built-in endpoints, which run in this process and need no probes."""
 
 from router.dialects.base import Dialect
 

@@ -14,15 +14,15 @@ from router.core.call import Fields
 from router.core.verdict import Cause
 from router.dialects.base import CODES, Dialect
 
-# Parameters that it does not know (docs.bigmodel.cn; some models ignore them, some answer 400). And one that it knows:
-# a `request_id` must be new for each attempt, or a hedge is refused for the one that it races (code 1231).
+# Parameters that Zhipu does not know (docs.bigmodel.cn; some models ignore them, some answer 400), and one that it
+# knows: `request_id` must be new for each attempt, or a hedge is refused as a duplicate (code 1231).
 UNKNOWN = (
     *("frequency_penalty", "presence_penalty", "stream_options", "logit_bias", "logprobs", "top_logprobs", "n"),
     "request_id",
 )
 
 # docs.bigmodel.cn/cn/api/api-code. The status is no guide: arrears (1113) and concurrency (1302) are both a 429. 1316
-# is the quota of five hours too, as api.z.ai says it.
+# is api.z.ai's code for the quota of five hours.
 ZHIPU_CODES: Mapping[str, Cause] = {
     **CODES,
     **dict.fromkeys(("1302", "1303"), Cause.THROTTLED),
@@ -43,16 +43,16 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?(Z|[+-]\d\d:
 
 
 def resets_in(code: str, message: str, now: float) -> float | None:
-    """Seconds until a quota is there again: the time is in the message, in Beijing's unless it says otherwise, and
-    only that of the calls of one day (1304) is known without it: midnight.
+    """Seconds until a quota is reset. The time is in the message, in Beijing's time zone unless it names another. The
+    quota of calls per day (1304) is reset at midnight.
 
     "已达到 5 小时的使用上限。您的限额将在 2026-08-25 07:41:44 重置。"
     "Usage limit reached for 5 hour. Your limit will reset at 2026-08-25 07:41:44"
     """
-    told = _TIME.search(message)
+    found = _TIME.search(message)
     try:
-        if told is not None:
-            date, time, zone = told.groups()
+        if found is not None:
+            date, time, zone = found.groups()
             then = datetime.fromisoformat(f"{date}T{time}{zone or '+08:00'}")
         elif code == "1304":
             today = datetime.fromtimestamp(now, BEIJING).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -60,31 +60,31 @@ def resets_in(code: str, message: str, now: float) -> float | None:
         else:
             return None
     except ValueError:
-        return None  # the 31st of February
+        return None  # no such date, for example February 31
     wait = then.timestamp() - now
-    return wait if wait > 0 else None  # a time that is over says nothing: their clock, or ours, is wrong
+    return wait if wait > 0 else None  # None for a time in the past: one of the two clocks is wrong
 
 
 def adapt(fields: Fields) -> None:
-    """OpenAI's request as Zhipu reads it: its name for the length limit, and its open interval for the two
-    temperatures.
+    """Change a request to what Zhipu accepts: its parameters, its name for the length limit, and its open interval for
+    `temperature` and `top_p`.
     """
     for name in UNKNOWN:
         fields.pop(name, None)
-    longest = fields.pop("max_completion_tokens", None)
-    if longest is not None:
-        fields.setdefault("max_tokens", longest)
+    limit = fields.pop("max_completion_tokens", None)
+    if limit is not None:
+        fields.setdefault("max_tokens", limit)
     for name in ("temperature", "top_p"):
         if name in fields:
             _clamp(fields, name)
 
 
 def _clamp(fields: Fields, name: str) -> None:
-    """Both lie in (0, 1) here, and a temperature of 0 is said with do_sample, as the vendor's own SDK does it."""
+    """Move a value into (0, 1). A temperature of 0 becomes `do_sample: false`, as in the vendor's own SDK."""
     try:
         value = msgspec.json.decode(fields[name])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return  # 1e999, say: theirs to refuse
+        return  # for example 1e999: left for the endpoint to refuse
     if not isinstance(value, (int, float)) or isinstance(value, bool) or 0.01 <= value <= 0.99:
         return
     if name == "temperature" and value <= 0:
