@@ -12,7 +12,7 @@
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
                      call, demand, record, verdict
     core/stream/     reads the bytes of answers; knows no endpoint
-                     scanner, error_body, splice
+                     scanner, events, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
                      endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
                      forecast, latency, histogram, regression, change, server_load

@@ -150,6 +150,11 @@ def test_the_parts_do_not_import_each_other_in_a_circle() -> None:
     TopologicalSorter({row: others - {row} for row, others in arrows.items()}).prepare()
 
 
+def test_the_modules_form_no_circle() -> None:
+    """No module imports itself by way of others; imports under `if TYPE_CHECKING` count."""
+    TopologicalSorter({module: ours(module) - {module} for module in SOURCES}).prepare()
+
+
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("router.core")])
 def test_core_uses_no_event_loop_no_clock_no_io_and_no_global_randomness(module: str) -> None:
     outside = imports(module) - ours(module)

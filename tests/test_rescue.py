@@ -183,7 +183,7 @@ def test_a_different_answer_ends_the_stream_with_an_error() -> None:
     play.run()
     assert call.text == "The quick "
     assert_broken(call, by="b")
-    assert "its text is another" in call.error["message"]
+    assert "the second answer has another text" in call.error["message"]
     assert verdicts(call)[1] == ("b", "rescue", Verdict.ABANDONED)
     assert play["b"].wires[0].end == "closed"
 

@@ -26,7 +26,8 @@ from router.core.choice.budget import RESERVE
 from router.core.choice.race import Race
 from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
-from router.core.stream.splice import Replay, Transcript
+from router.core.stream.splice import Replay
+from router.core.stream.transcript import Transcript
 from router.proxy.answer import FirstAnswer
 from router.proxy.dispatch import Dispatch
 from router.proxy.open_call import OpenCall

@@ -16,7 +16,8 @@ from router.core.call import Call
 from router.core.choice.race import Race
 from router.core.choice.route import Route
 from router.core.endpoint.endpoint import Attempt, Endpoint
-from router.core.stream.splice import Continuation, Diverged, Replay, Transcript
+from router.core.stream.splice import Continuation, Diverged, Replay
+from router.core.stream.transcript import Transcript
 from router.core.verdict import Outcome, Verdict
 from router.errors import RouterError, StreamBroken
 from router.proxy.dispatch import PING, Dispatch
@@ -122,7 +123,7 @@ class Rescue:
             return open_call.route
         text = self._transcript.plain
         if text is None:
-            raise Diverged("it is more than a text")
+            raise Diverged("the answer is more than a text")
         self._text = text.rstrip()
         for endpoint in open_call.route.endpoints if self._text else ():
             call = open_call.targets[endpoint].going_on(open_call.call, self._text, self._transcript.tokens)

@@ -1,1 +1,1 @@
-"""Connections to endpoints: opened before they are needed, one request at a time, closed on every path."""
+"""Connections to endpoints: opened ahead of need, one request at a time each, and closed on every path."""

@@ -1,12 +1,11 @@
-"""The seam to an endpoint: one attempt's request and answer, which never awaits and wakes its call when there is news.
+"""One attempt's request and answer. An exchange never awaits: it calls its listener when there is news.
 
-    the wire says      head, data, complete or fail; then flush
-    the exchange says  news, when a first token, more of an answer, or an end has come
-    the call reads     verdict, first_token, take(); and says pause, resume, close
+    the wire calls       head, data, complete, lost or fail; then flush
+    the exchange calls   news of its listener, when a first token, more of the answer, or the end has come
+    the listener reads   outcome, first_token, take(); and calls pause, resume, close
 
-An answer is read in one of three ways, by its head: a token stream, event by event; any other good answer, whole; an
-error, for its verdict and cause. A stream that is broken off, an empty one, a 200 with an error in it: none of them is
-ever SERVED.
+The head decides how an answer is read: a token stream event by event; any other good answer as a whole; an error for
+its verdict and cause. An interrupted stream, an empty stream and a 200 with an error in it are never SERVED.
 """
 
 from __future__ import annotations
@@ -18,16 +17,17 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from router.core.stream.error_body import error_of, is_error
-from router.core.stream.scanner import CUT_SHORT, AnyUsage, EventTooLarge, Scanner, Usage, cut_short, data_of, renamed
+from router.core.stream.events import Answer, Usage, read_answer
+from router.core.stream.scanner import CUT_SHORT, EventTooLarge, Scanner, cut_short, data_of, renamed
 from router.core.verdict import OURS, SERVED, Outcome, Verdict
 from router.dialects.base import Dialect
 
 Headers = list[tuple[bytes, bytes]]
 
-MAX_ERROR = 256 << 10  # bytes of an error's body that are kept: it may name a whole prompt
-MAX_SILENT = 1 << 20  # bytes of comments and empty events before a first token
-MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some say `inf`
-MAX_CHECKED = 1 << 20  # bytes of a complete answer that are checked for being JSON: about 2 ms
+MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
+MAX_SILENT = 1 << 20  # bytes of comments and empty events before the first token
+MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some servers send `inf`
+MAX_CHECKED = 1 << 20  # bytes of a complete answer up to which it is checked to be JSON: about 2 ms
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Limits(NamedTuple):
-    """What an endpoint may send at most, in bytes."""
+    """The largest event and the largest answer that an endpoint may send, in bytes."""
 
     event: int = 4 << 20
     answer: int = 64 << 20
@@ -48,25 +48,17 @@ LIMITS = Limits()
 
 
 class Listener(Protocol):
-    """Who is told that something has come."""
+    """The receiver of an exchange's news."""
 
     def news(self, exchange: Exchange) -> None: ...
 
 
 class Wire(Protocol):
-    """What carries an exchange: a connection, or something that behaves like one."""
+    """The carrier of an exchange: a connection, or an object that behaves like one."""
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
-
-
-class _Answer(msgspec.Struct, gc=False):
-    usage: AnyUsage = None
-    error: Any = None
-
-
-_read_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class Habits:
@@ -142,7 +134,7 @@ class Exchange:
         end = "running" if outcome is None else f"{outcome.verdict.value} {outcome.reason}"
         return f"<Exchange {self.status or 'unanswered'} {end}>"
 
-    # What the call reads and says.
+    # For the listener.
 
     @property
     def streams(self) -> bool:
@@ -166,7 +158,7 @@ class Exchange:
         return self._scanner is not None and self._scanner.first_token
 
     def take(self) -> bytes:
-        """What has come since the last time; for an answer that does not stream, the whole of it."""
+        """The bytes to forward since the last call; for an answer that does not stream, the whole of it."""
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
@@ -181,16 +173,16 @@ class Exchange:
             self.wire.resume()
 
     def close(self) -> None:
-        """Nobody is interested any more: no news will come, and the endpoint is made to notice."""
+        """Give up the answer: no more news, and the wire is closed, so that the endpoint notices."""
         self.listener = None
         wire, self.wire = self.wire, None
         if wire is not None:
             wire.close()
 
-    # What the wire says.
+    # For the wire.
 
     def head(self, status: int, headers: Headers) -> None:
-        """The status and the headers, with names in lower case."""
+        """The status and the headers have come; header names are in lower case."""
         self.status, self.headers = status, headers
         good, kind, encoding = 200 <= status < 300, b"", b""
         for name, value in headers:
@@ -204,7 +196,7 @@ class Exchange:
             must_finish = self._habits.finishes
             self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes, must_finish=must_finish)
         if good and encoding and encoding.lower() != b"identity":
-            self.fail("it compressed an answer that was asked for as it is", passing=False)
+            self.fail("the answer has a content-encoding, but none was accepted", passing=False)
 
     def data(self, data: bytes) -> None:
         if self.outcome is not None:
@@ -216,7 +208,7 @@ class Exchange:
         try:
             ready = scanner.feed(data)
         except EventTooLarge as error:
-            self.fail(f"it sent {error}")
+            self.fail(str(error))
             return
         self.events = scanner.events
         if ready:
@@ -228,32 +220,31 @@ class Exchange:
             self._over(scanner)
 
     def complete(self) -> None:
-        """The answer has ended as HTTP says it ends."""
+        """The answer has ended according to HTTP."""
         if self.outcome is None:
             if self._scanner is not None:
-                self._end_of_stream(self._scanner, "it ended the stream before the answer")
+                self._end_of_stream(self._scanner, "the stream ended before the answer was complete")
             elif 200 <= self.status < 300:
                 self._end_of_answer()
             else:
                 self._end_of_error()
 
     def lost(self, reason: str) -> None:
-        """The connection is gone."""
+        """The connection was lost. What came before may still be a complete stream, or an error."""
         if self.outcome is not None:
             return
         if self._scanner is not None:
             self._end_of_stream(self._scanner, reason)
         elif self.status >= 300:
-            self._end_of_error()  # its status has said enough
+            self._end_of_error()  # the status is enough for a verdict
         else:
             self.fail(reason)
 
     def fail(self, reason: str, verdict: Verdict = Verdict.FAULT, *, passing: bool = True) -> None:
-        if self.outcome is None:
-            self._end(Outcome(verdict, reason, self._retry_after, passing=passing))
+        self._end(Outcome(verdict, reason, self._retry_after, passing=passing))
 
     def flush(self) -> None:
-        """Tell the call, once for all that came with one read."""
+        """Call the listener, once for all that came with one read."""
         if self._news and self.listener is not None:
             self._news = False
             self.listener.news(self)
@@ -261,7 +252,9 @@ class Exchange:
     # Ends.
 
     def _end(self, outcome: Outcome) -> None:
-        self.outcome, self._news = outcome, True
+        """Set the outcome. Only the first end counts."""
+        if self.outcome is None:
+            self.outcome, self._news = outcome, True
 
     def _broken(self, reason: str) -> None:
         self._end(Outcome(Verdict.FAULT, reason, self._retry_after))
@@ -272,18 +265,18 @@ class Exchange:
         if self._size <= (self._limits.answer if good else MAX_ERROR):
             self._chunks.append(data)
         elif good:
-            self.fail(f"its answer is longer than {self._limits.answer} bytes")
+            self.fail(f"the answer is longer than {self._limits.answer} bytes")
         else:
-            self._end_of_error()  # its status has said enough
+            self._end_of_error()  # the status is enough for a verdict
 
     def _still_silent(self, size: int) -> None:
         self._size += size
-        self._news = False  # a role, a comment: nothing that the call waits for
+        self._news = False  # a role or a comment is not what the listener waits for
         if self._size > MAX_SILENT:
-            self.fail(f"it sent {MAX_SILENT} bytes without a token")
+            self.fail(f"no token within {MAX_SILENT} bytes of the stream")
 
     def _over(self, scanner: Scanner) -> None:
-        """Nothing of the answer can follow; after [DONE] only HTTP's own end is missing."""
+        """The stream sent an error or [DONE]. After [DONE] only the end of the HTTP message is missing."""
         if scanner.error is not None:
             self._error_event(scanner)
         elif not scanner.first_token:
@@ -298,7 +291,7 @@ class Exchange:
             self._refused_at_once(scanner)
 
     def _refused_at_once(self, scanner: Scanner) -> None:
-        """Nothing was answered yet, so it is a refusal like any, and no stream: a status can still say so."""
+        """Turn a refusal before the first token into an answer that does not stream: a status can still report it."""
         self._scanner, self.error = None, scanner.error
         self._chunks[:] = [data_of(scanner.error_event)]
         others = [header for header in self.headers if header[0] != b"content-type"]
@@ -328,7 +321,7 @@ class Exchange:
         try:
             answer = _read_own_answer(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.fail("an answer that is no JSON" if body else "an empty answer")
+            self.fail("the answer is not valid JSON" if body else "an empty answer")
             return
         if answer.error or (answer.usage is None and is_error(_read(body))):
             self.error = answer.error
@@ -345,54 +338,55 @@ class Exchange:
     def _end_of_error(self) -> None:
         body = b"".join(self._chunks)
         self._chunks[:] = [body]
-        said = _read(body)
-        self.error = said.get("error") if isinstance(said, dict) else None  # the one shape that SDKs raise at
+        decoded = _read(body)
+        self.error = decoded.get("error") if isinstance(decoded, dict) else None  # the form at which SDKs raise
         if 300 <= self.status < 400:
             self._judge(self.status, None, f"a redirect (status {self.status}), which is not followed")
         else:
-            self._judge(self.status, said, f"status {self.status}")
+            self._judge(self.status, decoded, f"status {self.status}")
 
-    def _judge(self, status: int, said: Any, where: str) -> None:
+    def _judge(self, status: int, body: Any, where: str) -> None:
         """End with the verdict that the dialect reads from a status and an error body."""
-        cause, retry_after = judged = self._dialect.judge(status, said, self._retry_after, time.time())
+        cause, retry_after = judged = self._dialect.judge(status, body, self._retry_after, time.time())
         verdict = judged.verdict
         passing = verdict is Verdict.BUSY or (
             verdict is Verdict.FAULT and cause not in OURS and not 300 <= status < 500
         )
-        self._end(Outcome(verdict, f"{where}{_named(said)}", retry_after, cause, passing=passing))
+        self._end(Outcome(verdict, f"{where}{_code_in(body)}", retry_after, cause, passing=passing))
 
 
 def _read(body: bytes) -> Any:
-    """All of it; None where it is no JSON."""
+    """The decoded body; None if it is not JSON."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _read_own_answer(body: bytes) -> _Answer:
-    """An answer may have a shape of its own; JSON it must be to its end and text throughout, neither of which is looked
-    for by a reader that expects another shape, or passes over what it does not want.
+def _read_own_answer(body: bytes) -> Answer:
+    """The usage and error of an answer in any form. Raises an error if it is not JSON, in UTF-8 throughout.
+
+    The typed decoder alone does not check that: it skips strings that are not asked for, and stops at another form.
     """
     if not body.isascii():
         body.decode()
     try:
-        return _read_answer(body)
+        return read_answer(body)
     except msgspec.ValidationError:
         msgspec.json.decode(body)
-        return _Answer()
+        return Answer()
 
 
-def _named(said: Any) -> str:
-    """The error's code, if it is one: never its message, which may repeat a key or a prompt."""
-    error = error_of(said)
+def _code_in(body: Any) -> str:
+    """The error's code, if it has one; never its message, which may repeat a key or a prompt."""
+    error = error_of(body)
     code = error.get("code") if error else None
     return f" ({str(code)[:40]})" if isinstance(code, (str, int)) and code else ""
 
 
 def _retry_after(name: bytes, value: bytes, known: float | None) -> float | None:
-    """Seconds to stay away: `retry-after-ms` before `retry-after`, which is a number of seconds or a date (RFC 9110
-    §10.2.3).
+    """The seconds in a header; `known` is the value of an earlier one. `retry-after-ms` takes precedence over
+    `retry-after`, which holds a number of seconds or a date (RFC 9110 §10.2.3).
     """
     text = value.decode("latin-1").strip()
     try:

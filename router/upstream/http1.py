@@ -1,33 +1,56 @@
-"""One HTTP/1.1 connection to an endpoint: it carries one exchange at a time, and says when it can carry another.
+"""One HTTP/1.1 connection to an endpoint. It carries one exchange at a time, and tells its pool when it is free again.
 
     OPEN ──send──► BUSY ──message complete──► OPEN        (keep-alive, nothing left over)
       │              │
       └──────────────┴── anything else ─────► CLOSED
 
-What the server does while nobody asked (a byte, an end) closes it. A parse error, or too much that is neither answer
-nor end (a header without end, a chunk extension, a flood of 1xx), fails the exchange and closes it.
+Anything that the server sends without a request (a byte, an end) closes the connection. A parse error, or too many
+bytes without answer data (an endless header, chunk extension or series of 1xx), fails the exchange and closes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import httptools
 
 from router.upstream.exchange import Exchange, Headers, Request
 
-if TYPE_CHECKING:
-    from router.upstream.pool import Pool
-
 # Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.
 MAX_OVERHEAD = 64 << 10
-AT_ONCE = 1.0  # seconds in which a connection that its server had closed while it was unused shows that: a round trip
+# Seconds after a request within which a connection fails if the server had closed it while it was unused: a round trip.
+CLOSED_WHILE_UNUSED = 1.0
+MAX_COPIED = 16 << 10  # bytes of a body up to which a copy is cheaper than a second buffer in the transport
+
+
+class Owner(Protocol):
+    """The pool, as far as a connection knows it. `max_overhead` is in bytes, `keepalive` in seconds."""
+
+    @property
+    def keepalive(self) -> float: ...
+    @property
+    def max_overhead(self) -> int: ...
+    def now(self) -> float: ...
+    def released(self, connection: Connection) -> None:
+        """The connection is free again."""
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is closed."""
+
+    def resend(self, request: Request, exchange: Exchange) -> None:
+        """The connection had died unused: send the request on another one."""
+
+    def heed(self, headers: Headers) -> None:
+        """The headers of the first answer on a connection, which may have a Keep-Alive."""
 
 
 class Connection(asyncio.Protocol):
-    """`pool` is told `released` when it is free again and `lost` when it is gone."""
+    """One connection to an endpoint.
+
+    `served` counts its answers. `rested` is True once it was unused for a while, so that the server may have closed it.
+    """
 
     __slots__ = (
         "_complete",
@@ -48,13 +71,13 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Owner) -> None:
         self.pool = pool
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.exchange: Exchange | None = None
-        self.request: Request | None = None  # until the first byte of its answer: it may have to be sent again
+        self.request: Request | None = None  # until the first byte of the answer: it may have to be sent again
         self.served = 0
-        self.rested = False  # it has been unused for a while, so that the server may have closed it meanwhile
+        self.rested = False
         self.idle_since = self.sent_at = 0.0
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
@@ -65,19 +88,19 @@ class Connection(asyncio.Protocol):
     def open(self) -> bool:
         return not self.transport.is_closing()
 
-    # Its pool says.
+    # For the pool.
 
     def send(self, request: Request, exchange: Exchange, now: float) -> None:
         self.exchange, self.request, self.sent_at = exchange, request, now
         exchange.wire = self
         self._complete, self._overhead = False, 0
         body = request.body
-        if len(body) <= 16384:  # one small copy is cheaper than a second buffer in the transport
+        if len(body) <= MAX_COPIED:
             self.transport.write(request.head + body)
         else:
             self.transport.writelines((request.head, body))
 
-    # Its exchange says.
+    # For the exchange (a Wire).
 
     def pause(self) -> None:
         if self.open:
@@ -90,12 +113,12 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def close(self) -> None:
-        """Nobody wants the rest. Closing is what stops an endpoint from generating."""
+        """Close at once: only that stops an endpoint from generating."""
         self.exchange = self.request = None
         if self.transport is not None:
             self.transport.abort()
 
-    # The transport says.
+    # For the transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -104,17 +127,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
-            self.transport.abort()  # nobody asked
+            self.transport.abort()  # there was no request
             return
         self.request = None
         self._progress = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._broken(exchange, "it switched protocols")
+            self._broken(exchange, "the server switched protocols")
         except httptools.HttpParserError as error:
             if not self._complete:
-                self._broken(exchange, f"its answer is no HTTP ({type(error).__name__})")
+                self._broken(exchange, f"the answer is not valid HTTP ({type(error).__name__})")
             else:
                 self.transport.abort()
         if self._complete:
@@ -128,7 +151,7 @@ class Connection(asyncio.Protocol):
         exchange.flush()
 
     def eof_received(self) -> bool:
-        return False  # closes: whoever stops sending has no more to say
+        return False  # closes the connection: no more can come
 
     def connection_lost(self, error: Exception | None) -> None:
         exchange, request = self.exchange, self.request
@@ -143,15 +166,17 @@ class Connection(asyncio.Protocol):
         if error is None and exchange.status and _close_delimited(exchange.headers):
             exchange.complete()
         else:
-            exchange.lost(f"it closed the connection {'before' if not exchange.status else 'within'} its answer")
+            exchange.lost(
+                f"the connection was closed before the answer {'was complete' if exchange.status else 'began'}"
+            )
         exchange.flush()
 
-    # The parser says.
+    # For the parser.
 
     def on_message_begin(self) -> None:
         self._headers = []
         if self._complete:
-            self._reusable = False  # an answer more than was asked for
+            self._reusable = False  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -161,23 +186,23 @@ class Connection(asyncio.Protocol):
         self._informational = 100 <= status < 200
         if self._informational:
             self._expect_no_body()
-            return  # and the overhead goes on counting
+            return  # its bytes count as overhead
         if self.exchange is None or self.exchange.outcome is not None:
-            self.transport.abort()  # an answer more than was asked for
+            self.transport.abort()  # a second answer to one request
             return
         self._progress, self._overhead = True, 0
-        headers, self._headers = self._headers, []  # what comes after the body is not among them
+        headers, self._headers = self._headers, []  # without the trailers, which come after the body
         if not self.served:
             self.pool.heed(headers)
         self.exchange.head(status, headers)
 
     def _expect_no_body(self) -> None:
-        """What is said before an answer has none (RFC 9112 §6.3); the parser would read one, and it would pass for the
-        beginning of the answer's.
+        """Fail if a 1xx answer announces a body. It has none (RFC 9112 §6.3), but the parser would read one, as the
+        beginning of the real answer's body.
         """
         framing = (b"content-length", b"transfer-encoding")
         if self.exchange is not None and any(name in framing and value != b"0" for name, value in self._headers):
-            self.exchange.fail("it sent a body before its answer")
+            self.exchange.fail("a 1xx answer with a body")
 
     def on_body(self, body: bytes) -> None:
         exchange = self.exchange
@@ -188,32 +213,32 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if not self._informational and self.exchange is not None and not self._complete:
             self._complete = True
-            self._reusable = self._parser.should_keep_alive()  # known only now
+            self._reusable = self._parser.should_keep_alive()  # not known before
             self.exchange.complete()
 
     # Ends of an exchange.
 
     def _release(self, exchange: Exchange) -> None:
-        """Its answer is here; the connection goes back, if it can carry another."""
+        """The answer is complete: return the connection to the pool if it can carry another."""
         if self._paused:
             self.resume()
         self.exchange = exchange.wire = None
         self.served += 1
-        if self._reusable and self.open and not self.transport.get_write_buffer_size():  # it took the whole request
+        if self._reusable and self.open and not self.transport.get_write_buffer_size():  # the request was sent whole
             self.pool.released(self)
         else:
             self.transport.abort()
 
     @property
     def _died_unused(self) -> bool:
-        """The endpoint has not seen the request; one that dies later may have worked on it all the time."""
-        return (self.rested or self.served > 0) and self.pool.now() - self.sent_at <= AT_ONCE
+        """True if the server has not read the request: with more time it may have begun to work on it."""
+        return (self.rested or self.served > 0) and self.pool.now() - self.sent_at <= CLOSED_WHILE_UNUSED
 
     def _count_overhead(self, exchange: Exchange, size: int) -> None:
-        """Nothing of an answer was in what came."""
+        """Count the bytes of a read without answer data."""
         self._overhead += size
         if self._overhead > self.pool.max_overhead:
-            self._broken(exchange, f"more than {self.pool.max_overhead} bytes that are neither answer nor end")
+            self._broken(exchange, f"more than {self.pool.max_overhead} bytes of overhead without answer data")
 
     def _broken(self, exchange: Exchange, reason: str) -> None:
         exchange.fail(reason)
@@ -222,13 +247,13 @@ class Connection(asyncio.Protocol):
 
 
 def _close_delimited(headers: Headers) -> bool:
-    """Nothing said how long the answer is, so the end of the connection is its end."""
+    """True if no header gives the length of the answer, so that it ends with the connection."""
     return bool(headers) and not any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
 
 
 def keep_alive(sock: socket.socket | None, seconds: float) -> None:
-    """TCP probes on a quiet connection, so that a peer that vanished is noticed: after `seconds`, then every tenth of
-    it, three times.
+    """Enable TCP keep-alive probes, so that a vanished peer is noticed: three after `seconds` of silence, a tenth of
+    that time apart.
     """
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

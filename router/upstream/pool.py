@@ -1,9 +1,9 @@
-"""The warm pool of one endpoint: connections opened before they are needed, and closed before the server would.
+"""The connection pool of one endpoint: connections are opened ahead of need, and closed before the server closes them.
 
-The last one used is the first one taken, so that those beyond need grow old and go. How long a server keeps an unused
-connection is learned: from its Keep-Alive header, and from two unused connections that it closed at the same age (two
-at the same moment only say that it restarted). Where all are in use and no more may be opened, a request waits its
-turn, but not for long.
+The connection that was used last is taken first, so that surplus connections expire. How long a server keeps an unused
+connection is learned from its Keep-Alive header, and from two unused connections that it closed at the same age (two
+closed at the same moment only show a restart). If all are in use and no more may be opened, a request waits, for at
+most MAX_WAIT.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange, Headers, Request
 from router.upstream.http1 import MAX_OVERHEAD, Connection
 
-MARGIN = 0.8  # of a server's idle limit is what we use: 4 s of uvicorn's 5
+MARGIN = 0.8  # the share of a server's idle limit that is used: 4 s of uvicorn's 5
 MIN_IDLE_LIMIT = 0.5  # seconds
-SAME_AGE = 0.1  # two ages that differ by less than this share of them show a server's limit
-SAME_MOMENT = 0.1  # seconds; what is closed within them was closed together
-MAX_WAIT = 5.0  # seconds for a connection where `max` are in use
-TAKEN_OUT = "its endpoint was taken out"
-FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0  # seconds before a failed background opening is tried again, doubling
+SAME_AGE = 0.1  # two ages that differ by a smaller share show a server's idle limit
+SAME_MOMENT = 0.1  # seconds; connections closed within them were closed together
+MAX_WAIT = 5.0  # seconds that a request waits for a connection if `limit` are in use
+REMOVED = "the endpoint was removed"
+# Seconds between tries to open a connection ahead of need after a failure; each is twice the last.
+FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
 
 
 class Address(NamedTuple):
-    """Where an endpoint listens, from its URL."""
+    """The address of an endpoint, from its URL."""
 
     host: str
     port: int
@@ -47,12 +48,14 @@ class Address(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As a Host header names it: IPv6 in brackets, the scheme's own port left out."""
+        """The value of the Host header: IPv6 in brackets, without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 class _Waiter(NamedTuple):
+    """A request without a connection yet, and the wire of its exchange until then."""
+
     request: Request
     exchange: Exchange
     until: float
@@ -62,11 +65,14 @@ class _Waiter(NamedTuple):
     def resume(self) -> None: ...
 
     def close(self) -> None:
-        """Its call has lost interest; the pool finds it without a listener and passes it over."""
+        """The exchange was given up; the pool finds it without a listener and skips it."""
 
 
 class Pool:
-    """Counts for /metrics: `idle`, `busy`, `opening`, `waiting`, and `opened`, `reused`, `resent` since the start."""
+    """The connections of one endpoint.
+
+    For /metrics: `idle`, `busy`, `opening`, `waiting` are current, `opened`, `reused`, `resent` count since the start.
+    """
 
     def __init__(
         self,
@@ -81,18 +87,18 @@ class Pool:
         keepalive: float = 60.0,
         connect_timeout: float = 5.0,
         max_overhead: int = MAX_OVERHEAD,
-        tls: ssl.SSLContext | None = None,  # one for all pools: reading the system's roots takes 45 ms
+        tls: ssl.SSLContext | None = None,  # shared by all pools: reading the system's roots takes 45 ms
     ) -> None:
         self.name, self.address, self.keepalive, self.max_overhead = name, address, keepalive, max_overhead
         self.now, self._scheduler, self._min_idle, self._limit = scheduler.now, scheduler, min_idle, limit
         self.idle_limit, self._learn, self._connect_timeout = idle_limit, learn, connect_timeout
         self._tls = (tls or tls_context()) if address.tls else None
         self._all: set[Connection] = set()
-        self._idle: deque[Connection] = deque()  # the longest unused first
+        self._idle: deque[Connection] = deque()  # the longest unused one first
         self._waiting: deque[_Waiter] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._last_closing: tuple[float, float] | None = None  # by the server: at which age, and when
+        self._last_closing: tuple[float, float] | None = None  # by the server: the age, and when
         self._pause, self._open_from = 0.0, 0.0
         self._timer = Timer(scheduler, self._tick)
         self.opened = self.reused = self.resent = 0
@@ -116,10 +122,10 @@ class Pool:
     def waiting(self) -> int:
         return sum(waiter.exchange.listener is not None for waiter in self._waiting)
 
-    # Calls say.
+    # For attempts.
 
     def begin(self, request: Request, exchange: Exchange) -> None:
-        """Send at once where a connection is warm, else as soon as one is there. Never calls back before it returns."""
+        """Send at once if a connection is idle, else as soon as there is one. Never calls back before it returns."""
         now = self.now()
         connection = self._warm(now)
         if connection is not None:
@@ -131,7 +137,7 @@ class Pool:
             self._top_up()
 
     def resend(self, request: Request, exchange: Exchange) -> None:
-        """A reused connection died before it said a byte: once more, on one that was opened for it."""
+        """Send a request again, on a new connection: the reused one had died before a byte of the answer came."""
         if exchange.listener is None:
             return
         self.resent += 1
@@ -139,7 +145,7 @@ class Pool:
         self._wait(request, exchange, first=True)
         self._top_up()
 
-    # Connections say.
+    # For connections (an Owner).
 
     def released(self, connection: Connection) -> None:
         now = self.now()
@@ -166,7 +172,7 @@ class Pool:
             self._top_up()
 
     def heed(self, headers: Headers) -> None:
-        """A server that says how long it keeps an unused connection is believed."""
+        """Adopt the idle limit from a Keep-Alive header."""
         for name, value in headers:
             if name == b"keep-alive" and self._learn:
                 for part in value.split(b","):
@@ -174,14 +180,14 @@ class Pool:
                     if key.strip().lower() == b"timeout" and seconds.strip().isdigit():
                         self._limit_idle(float(seconds) * MARGIN)
 
-    # Its owner says.
+    # Start and end.
 
     def start(self) -> None:
         """Open the first connections."""
         self._top_up()
 
     def close(self) -> None:
-        """No more connections; those in use end with their exchanges."""
+        """Open no more connections; those in use close with their exchanges."""
         self._closed = True
         self._timer.close()
         for task in tuple(self._opening):
@@ -190,12 +196,12 @@ class Pool:
             connection.close()
         self._idle.clear()
         while (waiter := self._next_waiter()) is not None:
-            _turn_away(waiter, TAKEN_OUT)
+            _turn_away(waiter, REMOVED)
 
     # Inside.
 
     def _warm(self, now: float) -> Connection | None:
-        """The connection that was used last, if the server still keeps it."""
+        """The connection that was used last, if it is younger than the idle limit and still open."""
         oldest = now - self.idle_limit
         while self._idle:
             connection = self._idle.pop()
@@ -205,11 +211,12 @@ class Pool:
         return None
 
     def _wait(self, request: Request, exchange: Exchange, *, first: bool = False) -> None:
+        """Let a request wait for a connection, `first` before all others, and open one for it if allowed."""
         now = self.now()
         waiter = _Waiter(request, exchange, now + MAX_WAIT)
         exchange.wire = waiter
         if self._closed:
-            self._scheduler.call_at(now, partial(_turn_away, waiter, TAKEN_OUT))
+            self._scheduler.call_at(now, partial(_turn_away, waiter, REMOVED))
             return
         if first:
             self._waiting.appendleft(waiter)
@@ -227,7 +234,7 @@ class Pool:
         return None
 
     def _top_up(self) -> None:
-        """Keep `min_idle` ready beside those that wait, but do not hammer a server that takes none."""
+        """Keep `min_idle` connections beside those for waiting requests; wait after a failure."""
         if self._closed or self.now() < self._open_from:
             return
         while len(self._idle) + len(self._opening) < self._min_idle + len(self._waiting):
@@ -256,7 +263,7 @@ class Pool:
         except TimeoutError:
             reason = f"no connection within {self._connect_timeout:g} s"
         except (OSError, UnicodeError) as error:
-            reason = f"no connection: {_told(error)}"
+            reason = f"no connection: {_reason(error)}"
         task = asyncio.current_task()
         if task is not None:
             self._opening.discard(task)
@@ -271,7 +278,7 @@ class Pool:
         self.released(connection)
 
     def _refused(self, reason: str) -> None:
-        """Tell one who waits; where nobody did, try again later, and later each time."""
+        """Fail one waiting request, if there is one, and pause opening ahead of need."""
         waiter = self._next_waiter()
         self._back_off()
         if waiter is not None:
@@ -283,11 +290,11 @@ class Pool:
         self._timer.at(self._open_from)
 
     def _tick(self) -> None:
-        """Time has come for something: a wait is over, a connection too old, a pause done."""
+        """The timer rang: a wait is over, a connection too old, or a pause over."""
         if self._closed:
             return
         now = self.now()
-        while self._waiting and self._in_vain(self._waiting[0], now):
+        while self._waiting and self._expired(self._waiting[0], now):
             _turn_away(self._waiting.popleft(), f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
         while self._idle and self._idle[0].idle_since + self.idle_limit <= now:
             self._idle.popleft().close()
@@ -299,9 +306,9 @@ class Pool:
         if now < self._open_from:
             self._timer.at(self._open_from)
 
-    def _in_vain(self, waiter: _Waiter, now: float) -> bool:
-        """It has waited for long enough, or left. Where a connection is being opened for it, it hears what becomes of
-        that.
+    def _expired(self, waiter: _Waiter, now: float) -> bool:
+        """True if a request was given up, or has waited too long. While a connection is being opened for each waiting
+        request, none expires: the opening has a timeout of its own.
         """
         if waiter.exchange.listener is None:
             return True
@@ -313,9 +320,10 @@ class Pool:
             self._pause = 0.0
             self._learn_from(age)
         else:
-            self._back_off()  # it takes connections, and drops them
+            self._back_off()  # the server accepts connections and drops them
 
     def _learn_from(self, age: float) -> None:
+        """Adopt an idle limit if the server closed the last two unused connections at about the same age."""
         now = self.now()
         last, self._last_closing = self._last_closing, (age, now)
         if not self._learn or last is None or now - last[1] < SAME_MOMENT:
@@ -330,7 +338,7 @@ class Pool:
 
 
 def tls_context() -> ssl.SSLContext:
-    """The system's roots (SSL_CERT_FILE names others), HTTP/1.1 only."""
+    """A context with the system's roots (or those in SSL_CERT_FILE), for HTTP/1.1 only."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
@@ -342,11 +350,11 @@ def _turn_away(waiter: _Waiter, reason: str, verdict: Verdict = Verdict.FAULT) -
     waiter.exchange.flush()
 
 
-def _told(error: OSError | UnicodeError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
-        return "its name is no host name"
+        return "the host name is not valid"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
+        return f"the certificate was not accepted ({error.verify_message})"
     if error.errno and not isinstance(error, (ssl.SSLError, socket.gaierror)):
-        return os.strerror(error.errno)  # asyncio puts the address in its place, in words of its own
+        return os.strerror(error.errno)  # without the address, which asyncio puts into its own message
     return error.strerror or str(error) or type(error).__name__

@@ -1,7 +1,7 @@
-"""A built-in endpoint: it answers in this process, with a first-token time and a rate of its own, and says that it is
+"""A built-in endpoint that answers in this process, at a configured first-token time and rate, and says that it is
 simulated.
 
-It is there so that a first call streams with no key and no GPU, through the same race and relay as any other.
+With it a first call streams without a key or a GPU, through the same race and relay as any other call.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import msgspec
 from router.scheduler import Scheduler, Timer
 from router.upstream.exchange import Exchange, Request
 
-CAN_NOT_READ = {
-    "error": {"message": "The simulated endpoint can't read this request.", "type": "invalid_request_error"},
+UNREADABLE = {
+    "error": {"message": "The simulated endpoint cannot read this request.", "type": "invalid_request_error"},
 }
-SPREAD = 0.2  # of the first-token time, to both sides: no two answers take the same
+SPREAD = 0.2  # the random part of the first-token time, as a share, in both directions
+MAX_QUOTED = 200  # characters of the question that the answer repeats
 JSON = [(b"content-type", b"application/json")]
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 class Simulated:
-    """Stands where a pool stands."""
+    """A simulated endpoint, with the interface of a pool."""
 
     def __init__(self, name: str, scheduler: Scheduler, rng: Random, *, first_token: float, rate: float) -> None:
         self.name, self._scheduler, self._rng = name, scheduler, rng
@@ -37,10 +38,10 @@ class Simulated:
         return f"<Simulated {self.name}, {self.busy} busy>"
 
     def start(self) -> None:
-        """Nothing to open."""
+        """Do nothing: there are no connections to open."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there are no connections to close."""
 
     def begin(self, request: Request, exchange: Exchange) -> None:
         first = self._first_token * (1.0 + SPREAD * self._rng.uniform(-1.0, 1.0))
@@ -49,7 +50,7 @@ class Simulated:
 
 
 class _Asked(msgspec.Struct, gc=False):
-    """What of a request makes a difference here; all else is passed over unread."""
+    """The fields of a request that matter here; all others are skipped unread."""
 
     stream: Any = None
     stream_options: Any = None
@@ -60,7 +61,7 @@ class _Asked(msgspec.Struct, gc=False):
 
     @property
     def texts(self) -> list[str]:
-        """What embeddings are asked for."""
+        """The inputs to embed."""
         return [f"{text}" for text in (self.input if isinstance(self.input, list) else [self.input])]
 
 
@@ -68,7 +69,7 @@ _read = msgspec.json.Decoder(_Asked).decode
 
 
 class _Answering:
-    """One answer under way: a timer that writes the next piece each time it rings, and ends with its exchange."""
+    """One answer in progress: a timer that writes the next piece each time it rings, until the exchange ends."""
 
     def __init__(
         self, pool: Simulated, scheduler: Scheduler, request: Request, exchange: Exchange, first: float, gap: float
@@ -76,7 +77,7 @@ class _Answering:
         self._pool, self._scheduler, self._exchange, self._gap = pool, scheduler, exchange, gap
         self._embeds = request.head.split(b" ", 2)[1].endswith(b"/embeddings")
         self._chat = b"/chat/" in request.head.split(b"\r\n", 1)[0]
-        self._asked: _Asked | None = None  # can't be read
+        self._asked: _Asked | None = None  # None if it cannot be read
         self._words: list[str] = []
         self._texts: list[str] = []
         try:
@@ -87,7 +88,7 @@ class _Answering:
                 self._words = _words(pool.name, asked)
             self._asked = asked
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # a number out of range, say
+            pass  # for example a number out of range
         self._streams = self._asked is not None and self._asked.stream is True and not self._embeds
         self._events: Iterator[bytes] | None = None
         self._timer = Timer(scheduler, self._ring)
@@ -95,7 +96,7 @@ class _Answering:
         self._paused = False
         self._timer.at(self._due)
 
-    # Its exchange says.
+    # For the exchange (a Wire).
 
     def pause(self) -> None:
         self._paused = True
@@ -109,7 +110,7 @@ class _Answering:
         self._timer.close()
         self._pool.busy -= 1
 
-    # Time says.
+    # For the timer.
 
     def _ring(self) -> None:
         if self._paused:
@@ -119,7 +120,7 @@ class _Answering:
             return
         exchange = self._exchange
         if self._asked is None:
-            self._answer(exchange, CAN_NOT_READ, 400)
+            self._answer(exchange, UNREADABLE, 400)
         elif self._embeds:
             self._answer(exchange, self._embeddings(self._asked))
         elif not self._streams:
@@ -137,7 +138,7 @@ class _Answering:
         if self._events is None:
             self._events = self._chunks(asked.stream_options)
             exchange.head(200, SSE)
-            exchange.data(next(self._events))  # the role; the first token follows in the same breath
+            exchange.data(next(self._events))  # the role; the first token follows at once
         event = next(self._events, None)
         if event is None:
             self._end(exchange)
@@ -151,7 +152,7 @@ class _Answering:
         exchange.complete()
         self.close()
 
-    # What it says.
+    # The answer.
 
     def _chunks(self, options: Any) -> Iterator[bytes]:
         if self._chat:
@@ -162,23 +163,23 @@ class _Answering:
             yield self._event({"content": word})
         last = self._event({}, finish="stop")
         if isinstance(options, dict) and options.get("include_usage") is True:
-            last += _sse(self._shell(self._object(stream=True), []) | {"usage": self._usage()})
+            last += _sse(self._envelope(self._object(stream=True), []) | {"usage": self._usage()})
         yield last + b"data: [DONE]\n\n"
 
     def _event(self, delta: dict[str, str], finish: str | None = None) -> bytes:
         content: dict[str, Any] = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
-        return _sse(self._shell(self._object(stream=True), [{"index": 0, **content, "finish_reason": finish}]))
+        return _sse(self._envelope(self._object(stream=True), [{"index": 0, **content, "finish_reason": finish}]))
 
     def _completion(self) -> dict[str, Any]:
         text = "".join(self._words)
         content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        return self._shell(self._object(stream=False), [{"index": 0, **content, "finish_reason": "stop"}]) | {
+        return self._envelope(self._object(stream=False), [{"index": 0, **content, "finish_reason": "stop"}]) | {
             "usage": self._usage()
         }
 
     def _embeddings(self, asked: _Asked) -> dict[str, Any]:
         vectors: list[Any] = [_vector(text) for text in self._texts]
-        if asked.encoding_format == "base64":  # which both SDKs ask for, and the one for Node relies on
+        if asked.encoding_format == "base64":  # both SDKs ask for it, and the one for Node relies on it
             vectors = [b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         return {
@@ -193,7 +194,7 @@ class _Answering:
             return "text_completion"
         return "chat.completion.chunk" if stream else "chat.completion"
 
-    def _shell(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": "chatcmpl-simulated", "object": kind, "created": 0, "model": self._pool.name, "choices": choices}
 
     def _usage(self) -> dict[str, int]:
@@ -211,20 +212,20 @@ def _sse(event: dict[str, Any]) -> bytes:
 
 
 def _words(name: str, asked: _Asked) -> list[str]:
-    """The answer, word by word: what it is, and what was asked, so that a caller sees that the request came through."""
-    said = _last_user_text(asked)
+    """The answer in words. It repeats the question, so that the client sees that the request arrived."""
+    question = _last_user_text(asked)
     text = (
-        f"[simulated by {name}: no model was asked] You said: {said!r}. "
+        f"[simulated by {name}: no model was asked] You said: {question!r}. "
         "To get an answer, set a key or start a model, and name it in endpoints.yaml."
     )
     return [word if index == 0 else f" {word}" for index, word in enumerate(text.split(" "))]
 
 
 def _last_user_text(asked: _Asked) -> str:
-    messages, said = asked.messages, asked.prompt
+    messages, text = asked.messages, asked.prompt
     for message in messages if isinstance(messages, list) else []:
         if isinstance(message, dict) and message.get("role") == "user":
-            said = message.get("content")
-    if isinstance(said, list):
-        said = " ".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
-    return str(said)[:200]
+            text = message.get("content")
+    if isinstance(text, list):
+        text = " ".join(str(part.get("text", "")) for part in text if isinstance(part, dict))
+    return str(text)[:MAX_QUOTED]

@@ -918,10 +918,10 @@ async def test_a_slow_client_that_leaves_ends_its_attempt() -> None:
 @pytest.mark.parametrize(
     ("response", "status", "words"),
     [
-        (b"SSH-2.0-OpenSSH\r\n", 502, "no HTTP"),
+        (b"SSH-2.0-OpenSSH\r\n", 502, "not valid HTTP"),
         (whole(b"", 302, b"location: http://elsewhere.test/"), 502, "redirect"),
-        (whole(b"hello"), 502, "no JSON"),
-        (head(200, b"content-length: 9") + JSON, 502, "no JSON"),
+        (whole(b"hello"), 502, "not valid JSON"),
+        (head(200, b"content-length: 9") + JSON, 502, "not valid JSON"),
         (whole(b'{"error":{"message":"no","code":"boom"}}', 500), 502, "status 500 (boom)"),
         (whole(b'{"error":{"message":"your key sk-123 is wrong"}}', 401), 502, "status 401"),
         (whole(b"slow down", 429, b"retry-after: 7"), 429, "busy"),

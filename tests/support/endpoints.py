@@ -79,7 +79,7 @@ def ends(at: float) -> Script:
     return (Step(at, ScriptedWire.complete),)
 
 
-def cuts(at: float, reason: str = "it closed the connection within its answer") -> Script:
+def cuts(at: float, reason: str = "the connection was closed before the answer was complete") -> Script:
     return (Step(at, lambda wire: wire.lost(reason)),)
 
 

@@ -1,8 +1,8 @@
-"""What the tests of real sockets share: both loops, servers that do as they are told, a clock that is moved by hand,
-and a call that remembers what it was told.
+"""Shared by the tests with real sockets: both event loops, scripted servers, a manual clock, and calls that record all
+they receive.
 
-Nothing here sleeps. A test waits for what it expects with `until`, which lets the loop turn, and `on_each_loop` ends it
-when that never comes; it also fails a test that leaves a task behind, or an exception that nobody saw.
+Nothing here sleeps. A test waits for an expected state with `until`, which runs the loop; `on_each_loop` ends a test
+whose state never comes, and fails one that leaves a task or an unhandled exception behind.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 import uvloop
@@ -25,8 +25,8 @@ from router.scheduler import Scheduler
 from router.upstream.exchange import LIMITS, Exchange, Limits, Request
 from router.upstream.pool import Address, Pool
 
-LIMIT = 20.0  # seconds for one test, of which all but a few take some hundredths
-QUIET = 200  # turns of the loop after which what has not happened is taken not to happen
+LIMIT = 20.0  # seconds for one test; nearly all take a few hundredths
+QUIET_TURNS = 200  # turns of the loop without a change after which no change is expected
 
 LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -71,12 +71,12 @@ LAST = b"0\r\n\r\n"
 
 
 def on_each_loop(test: Test) -> Callable[..., None]:
-    """The test runs once on asyncio's loop, and once on uvloop's, which is the one that serves."""
+    """Run a test once on asyncio's loop and once on uvloop's, which is used in production."""
     return _with_loop(test, LOOPS)
 
 
 def on_uvloop(test: Test) -> Callable[..., None]:
-    """Only on the loop that serves."""
+    """Run a test only on uvloop's loop, which is used in production."""
     return _with_loop(test, LOOPS[1:])
 
 
@@ -103,22 +103,22 @@ async def _cleanly(test: Coroutine[Any, Any, None]) -> None:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until it is so."""
-    while not condition():  # noqa: ASYNC110 - what is waited for is the state of another's object, which tells nobody
+    """Run the loop until the condition holds."""
+    while not condition():  # noqa: ASYNC110 - the state belongs to an object that has no event for it
         await asyncio.sleep(0)
 
 
 async def settled(measure: Callable[[], object]) -> None:
-    """Let the loop turn until the value has not changed for a good while."""
+    """Run the loop until the value has not changed for QUIET_TURNS turns."""
     last, turns = measure(), 0
-    while turns < QUIET:
+    while turns < QUIET_TURNS:
         await asyncio.sleep(0)
         now = measure()
         turns, last = (turns + 1, last) if now == last else (0, now)
 
 
 class Clock:
-    """A scheduler whose time passes when it is told to."""
+    """A scheduler whose time passes only by `forward`."""
 
     speed = 1.0
 
@@ -136,11 +136,11 @@ class Clock:
 
     @property
     def set(self) -> int:
-        """How many alarms are set."""
+        """The number of alarms set."""
         return len(self._timers)
 
     def forward(self, seconds: float) -> None:
-        """Let time pass, and ring what is due on the way, each at its time."""
+        """Let time pass, and ring each alarm that becomes due at its time."""
         end = self._now + seconds
         while self._timers and (alarm := min(self._timers, key=lambda alarm: alarm.when)).when <= end:
             self._timers.remove(alarm)
@@ -158,7 +158,7 @@ class _Alarm(NamedTuple):
         self.among[:] = [alarm for alarm in self.among if alarm is not self]
 
 
-# The server's side.
+# The side of the server.
 
 
 class Received(NamedTuple):
@@ -168,13 +168,13 @@ class Received(NamedTuple):
 
 
 class Peer:
-    """One connection as its server sees it."""
+    """The server's side of one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def request(self) -> Received:
-        """The next request, whole."""
+        """The next complete request."""
         top = await self.reader.readuntil(b"\r\n\r\n")
         line, *lines = top[:-4].split(b"\r\n")
         headers = dict(_header(line) for line in lines)
@@ -185,13 +185,13 @@ class Peer:
             self.writer.write(piece)
 
     async def answer(self, *data: bytes) -> Received:
-        """Take a request, and answer it."""
+        """Read a request and answer it."""
         request = await self.request()
         self.send(*data)
         return request
 
     async def flood(self, piece: bytes, at_most: int = 64 << 20) -> int:
-        """Send it again and again until the other side closes; how many bytes went."""
+        """Send a piece again and again until the other side closes; return the bytes sent."""
         sent = 0
         try:
             while sent < at_most:
@@ -200,21 +200,21 @@ class Peer:
                 await self.writer.drain()
         except ConnectionError:
             return sent
-        raise AssertionError(f"{at_most} bytes, and still there")
+        raise AssertionError(f"the connection is still open after {at_most} bytes")
 
     async def left(self) -> bytes:
-        """Wait for the other side to close, whichever way; what it sent before."""
+        """Wait for the other side to close in any way; return what it sent before."""
         try:
             return await self.reader.read()
         except ConnectionError:
             return b""
 
     def finish(self) -> None:
-        """Send no more, in good order."""
+        """Close the connection in good order."""
         self.writer.close()
 
     def reset(self) -> None:
-        """Be gone: what the other side gets is a reset."""
+        """Reset the connection."""
         sock = self.writer.get_extra_info("socket")
         if sock is not None and not self.writer.transport.is_closing():
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # on, 0 seconds
@@ -227,13 +227,13 @@ def _header(line: bytes) -> tuple[bytes, bytes]:
 
 
 class Server:
-    """Listens, and hands each connection to the test; it says nothing by itself."""
+    """A listening server that hands each connection to the test, and sends nothing by itself."""
 
     def __init__(self) -> None:
         self.port = 0
         self.host = ""
-        self.always = b""  # what to answer to every request, without the test
-        self.drops = False  # each connection, as soon as it has taken it
+        self.always = b""  # the answer to every request, if the test does not answer itself
+        self.drops = False  # reset each connection as soon as it is accepted
         self.peers: list[Peer] = []
         self._new: asyncio.Queue[Peer] = asyncio.Queue()
         self._tasks: list[asyncio.Future[None]] = []
@@ -292,12 +292,12 @@ def unused_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-# Our side.
+# The side of the router.
 
 
 @asynccontextmanager
 async def pooling(server: Server | Address, scheduler: Scheduler | None = None, **options: Any) -> AsyncIterator[Pool]:
-    """A pool that opens nothing ahead unless told; at its end nothing may be in use."""
+    """A pool that opens no connections ahead unless configured; at the end none may be in use."""
     address = server if isinstance(server, Address) else Address(server.host, server.port, False, "")
     pool = Pool("there", address, scheduler or Clock(), **({"min_idle": 0} | options))
     try:
@@ -308,23 +308,29 @@ async def pooling(server: Server | Address, scheduler: Scheduler | None = None, 
     await until(lambda: (pool.busy, pool.idle, pool.opening) == (0, 0, 0))
 
 
+class Sender(Protocol):
+    """A pool, or a simulated endpoint: takes requests and answers them through their exchanges."""
+
+    def begin(self, request: Request, exchange: Exchange) -> None: ...
+
+
 class Call:
-    """One exchange, and all that it said."""
+    """One exchange, its listener, and all that was received. `news_count` counts the news."""
 
     def __init__(self, dialect: Dialect = DIALECTS["openai"], choices: int = 1, limits: Limits = LIMITS) -> None:
         self.exchange = Exchange(self, dialect, choices, limits)
         self.body = b""
-        self.told = 0
+        self.news_count = 0
 
     @classmethod
-    def to(cls, pool: Pool, asked: Request = ASKED, **options: Any) -> Call:
+    def to(cls, sender: Sender, asked: Request = ASKED, **options: Any) -> Call:
         call = cls(**options)
-        pool.begin(asked, call.exchange)
+        sender.begin(asked, call.exchange)
         return call
 
     def news(self, exchange: Exchange) -> None:
         assert exchange is self.exchange
-        self.told += 1
+        self.news_count += 1
         self.body += exchange.take()
 
     async def ended(self) -> Call:

@@ -1,4 +1,4 @@
-"""What an exchange makes of what the wire says: no socket, no loop."""
+"""Exchanges: the outcome, the bytes and the news for each sequence of calls by the wire. No socket, no loop."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ PLAIN: Headers = [(b"content-type", b"application/json")]
 
 
 class Wire:
-    """Notes what it is told to do."""
+    """A wire that records the calls to it."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def pause(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resume(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def close(self) -> None:
-        self.told.append("close")
+        self.calls.append("close")
 
 
 def streaming(*pieces: bytes, **options: object) -> Call:
-    """A stream that has said so much, each piece with a read of its own."""
+    """A call that has received these pieces of a stream, each with a read of its own."""
     call = Call(**options)  # type: ignore[arg-type]
     call.exchange.head(200, EVENTS)
     for piece in pieces:
@@ -44,7 +44,7 @@ def streaming(*pieces: bytes, **options: object) -> Call:
 
 
 def answered(body: bytes, status: int = 200, *headers: tuple[bytes, bytes], kind: str = "openai") -> Call:
-    """A whole answer."""
+    """A call with a complete answer."""
     call = Call(DIALECTS[kind])
     call.exchange.head(status, [*PLAIN, *headers])
     call.exchange.data(body)
@@ -56,22 +56,22 @@ def answered(body: bytes, status: int = 200, *headers: tuple[bytes, bytes], kind
 # A stream.
 
 
-def test_news_of_a_stream_begin_with_its_first_token() -> None:
+def test_the_first_news_of_a_stream_is_its_first_token() -> None:
     call = streaming(ROLE, b": ping\n\n")
-    assert (call.told, call.exchange.streams, call.exchange.first_token) == (0, True, False)
+    assert (call.news_count, call.exchange.streams, call.exchange.first_token) == (0, True, False)
     call.exchange.data(token("Hello"))
     call.exchange.flush()
-    assert (call.told, call.exchange.first_token) == (1, True)
+    assert (call.news_count, call.exchange.first_token) == (1, True)
     assert call.body == ROLE + b": ping\n\n" + token("Hello")
 
 
-def test_what_comes_with_one_read_is_told_once() -> None:
+def test_one_read_makes_one_news() -> None:
     call = streaming(ROLE + token("a"))
     for text in "bcd":
         call.exchange.data(token(text))
     call.exchange.flush()
     call.exchange.flush()
-    assert call.told == 2
+    assert call.news_count == 2
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_first_token_is_output_of_any_kind(delta: bytes) -> None:
         token("half")[:-2],
     ],
 )
-def test_a_first_token_is_nothing_less(event: bytes) -> None:
+def test_an_event_without_output_is_no_first_token(event: bytes) -> None:
     assert not streaming(event).exchange.first_token
 
 
@@ -114,7 +114,7 @@ def test_odd_usage_in_an_answer_changes_nothing_else(usage: bytes) -> None:
     assert answered(b'{"usage":%b,"error":{"code":"boom"}}' % usage).outcome[1] == "an error in an answer (boom)"
 
 
-def test_a_stream_that_ends_whole_is_served_with_its_usage() -> None:
+def test_a_complete_stream_is_served_with_its_usage() -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
     call = streaming(ROLE, token("Hello"), FINISH, usage + DONE)
     assert call.outcome[0] == "running"
@@ -126,23 +126,23 @@ def test_a_stream_that_ends_whole_is_served_with_its_usage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"),
+    ("sent", "outcome"),
     [
         (STREAM, SERVED),
         (STREAM.removesuffix(DONE), SERVED),
         (ROLE + token("Hello") + DONE, SERVED),
         (ROLE + FINISH + DONE, SERVED),
         (STREAM.removesuffix(b"\n\n"), SERVED),
-        (ROLE + token("Hello"), ("fault", "it ended the stream before the answer")),
+        (ROLE + token("Hello"), ("fault", "the stream ended before the answer was complete")),
         (ROLE + DONE, ("fault", "an empty stream")),
         (DONE, ("fault", "an empty stream")),
-        (b"", ("fault", "it ended the stream before the answer")),
-        (b": ping\n\n", ("fault", "it ended the stream before the answer")),
+        (b"", ("fault", "the stream ended before the answer was complete")),
+        (b": ping\n\n", ("fault", "the stream ended before the answer was complete")),
     ],
     ids=range(10),
 )
-def test_how_a_stream_ends_is_how_whole_it_is(said: bytes, outcome: tuple[str, str]) -> None:
-    call = streaming(said)
+def test_a_stream_is_served_only_if_it_is_complete(sent: bytes, outcome: tuple[str, str]) -> None:
+    call = streaming(sent)
     call.exchange.complete()
     assert call.outcome == outcome
 
@@ -172,7 +172,7 @@ def test_of_several_choices_each_must_finish(finished: list[int], outcome: str) 
 def test_an_error_event_ends_a_stream(before: bytes, error: bytes, verdict: Verdict, reason: str) -> None:
     call = streaming(before + b'data: {"error":%b}\n\n' % error + token("more"))
     assert (call.exchange.verdict, outcome_of(call.exchange).reason) == (verdict, reason)
-    if verdict is Verdict.REFUSED and b"Hello" not in before:  # nothing was answered yet: a refusal like any
+    if verdict is Verdict.REFUSED and b"Hello" not in before:  # before the first token it is a refusal with a status
         assert (call.body, call.exchange.streams) == (b'{"error":%b}' % error, False)
     else:
         assert (call.body, call.exchange.streams) == (before, True)
@@ -181,7 +181,7 @@ def test_an_error_event_ends_a_stream(before: bytes, error: bytes, verdict: Verd
     assert (call.exchange.verdict, outcome_of(call.exchange).reason) == (verdict, reason)
 
 
-def test_after_done_only_http_can_end() -> None:
+def test_after_done_only_the_end_of_the_http_message_is_awaited() -> None:
     call = streaming(token("Hello") + DONE, token("late"))
     assert (call.exchange.done, call.exchange.verdict) == (True, None)
     assert call.body == token("Hello") + DONE
@@ -189,37 +189,37 @@ def test_after_done_only_http_can_end() -> None:
     assert call.outcome == SERVED
 
 
-def test_done_without_a_token_is_the_end_at_once() -> None:
+def test_done_without_a_token_ends_the_stream_at_once() -> None:
     assert streaming(ROLE + DONE).outcome == ("fault", "an empty stream")
 
 
 def test_an_event_over_the_limit_ends_a_stream() -> None:
     call = streaming(ROLE, b"data: " + b"x" * 1000, b"x" * 1000, limits=Limits(event=1500))
-    assert call.outcome == ("fault", "it sent an event of more than 1500 bytes")
+    assert call.outcome == ("fault", "an event is longer than 1500 bytes")
     call.exchange.data(token("more"))
     assert call.exchange.take() == b""
 
 
-def test_a_stream_without_a_token_is_kept_only_so_far() -> None:
+def test_a_stream_without_a_token_ends_at_a_limit() -> None:
     call = streaming()
     for _ in range(MAX_SILENT // len(ROLE) + 1):
         call.exchange.data(ROLE)
-    assert call.outcome == ("fault", f"it sent {MAX_SILENT} bytes without a token")
+    assert call.outcome == ("fault", f"no token within {MAX_SILENT} bytes of the stream")
 
 
 # A plain answer.
 
 
-def test_a_plain_answer_is_told_when_it_is_whole() -> None:
+def test_a_plain_answer_makes_news_when_it_is_complete() -> None:
     call = Call()
     call.exchange.head(200, PLAIN)
     call.exchange.data(JSON[:9])
     call.exchange.flush()
-    assert (call.told, call.exchange.first_token, call.exchange.streams) == (0, False, False)
+    assert (call.news_count, call.exchange.first_token, call.exchange.streams) == (0, False, False)
     call.exchange.data(JSON[9:])
     call.exchange.complete()
     call.exchange.flush()
-    assert (call.told, call.body, call.outcome, call.exchange.first_token) == (1, JSON, SERVED, True)
+    assert (call.news_count, call.body, call.outcome, call.exchange.first_token) == (1, JSON, SERVED, True)
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_a_plain_answer_is_told_when_it_is_whole() -> None:
         (b'{"error":null}', SERVED),
         (b'{"error":{}}', SERVED),
         (b"", ("fault", "an empty answer")),
-        (b" ", ("fault", "an answer that is no JSON")),
-        (b"hello", ("fault", "an answer that is no JSON")),
-        (JSON[:-1], ("fault", "an answer that is no JSON")),
-        (b'{"a":"\xff"}', ("fault", "an answer that is no JSON")),  # no SDK reads it
-        (b"[1", ("fault", "an answer that is no JSON")),  # nor half of what has a shape of its own
-        (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", ("fault", "an answer that is no JSON")),
+        (b" ", ("fault", "the answer is not valid JSON")),
+        (b"hello", ("fault", "the answer is not valid JSON")),
+        (JSON[:-1], ("fault", "the answer is not valid JSON")),
+        (b'{"a":"\xff"}', ("fault", "the answer is not valid JSON")),  # no SDK reads it
+        (b"[1", ("fault", "the answer is not valid JSON")),  # half of an answer of unknown form
+        (b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}", ("fault", "the answer is not valid JSON")),
         (b'{"error":{"code":"boom"}}', ("fault", "an error in an answer (boom)")),
         (b'{"error":"boom"}', ("fault", "an error in an answer")),
         (b'{"error":{"code":"rate_limit_exceeded"}}', ("busy", "an error in an answer (rate_limit_exceeded)")),
@@ -247,7 +247,7 @@ def test_a_good_answer_is_json_without_an_error(body: bytes, outcome: tuple[str,
     assert answered(body).outcome == outcome
 
 
-def test_a_very_long_answer_is_not_read_to_its_end() -> None:
+def test_a_very_long_answer_is_not_checked_to_be_json() -> None:
     assert answered(b"x" * (MAX_CHECKED + 1)).outcome == SERVED
 
 
@@ -255,20 +255,20 @@ def test_an_answer_over_the_limit_is_a_fault() -> None:
     call = Call(limits=Limits(answer=100))
     call.exchange.head(200, PLAIN)
     call.exchange.data(b"x" * 101)
-    assert call.outcome == ("fault", "its answer is longer than 100 bytes")
+    assert call.outcome == ("fault", "the answer is longer than 100 bytes")
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"gzip, identity"])
 @pytest.mark.parametrize("headers", [EVENTS, PLAIN], ids=["stream", "plain"])
-def test_a_compressed_answer_is_a_fault_that_will_not_pass(headers: Headers, encoding: bytes) -> None:
+def test_a_compressed_answer_is_a_permanent_fault(headers: Headers, encoding: bytes) -> None:
     call = Call()
     call.exchange.head(200, [*headers, (b"content-encoding", encoding)])
-    assert call.outcome == ("fault", "it compressed an answer that was asked for as it is")
+    assert call.outcome == ("fault", "the answer has a content-encoding, but none was accepted")
     assert not outcome_of(call.exchange).passing
 
 
 @pytest.mark.parametrize("encoding", [b"identity", b"Identity", b""])
-def test_an_answer_that_says_it_is_not_compressed_is_fine(encoding: bytes) -> None:
+def test_the_identity_encoding_is_accepted(encoding: bytes) -> None:
     assert answered(JSON, 200, (b"content-encoding", encoding)).outcome == SERVED
 
 
@@ -309,14 +309,14 @@ def test_a_dialect_knows_its_vendors_codes(code: str, verdict: str) -> None:
     assert call.outcome == (verdict, f"an error event ({code})")
 
 
-def test_of_a_long_error_only_the_beginning_is_kept() -> None:
+def test_only_the_beginning_of_a_long_error_is_kept() -> None:
     call = Call()
     call.exchange.head(400, PLAIN)
     for _ in range(40):
         call.exchange.data(b"x" * 10_000)
         call.exchange.flush()
     assert call.outcome == ("refused", "status 400")
-    assert call.told == 1
+    assert call.news_count == 1
     assert 0 < len(call.body) <= MAX_ERROR
 
 
@@ -335,18 +335,18 @@ def test_of_a_long_error_only_the_beginning_is_kept() -> None:
     ],
     ids=range(9),
 )
-def test_a_server_may_say_when_to_come_back(headers: Headers, seconds: float | None) -> None:
+def test_retry_after_is_read_from_the_headers(headers: Headers, seconds: float | None) -> None:
     assert outcome_of(answered(b"", 429, *headers).exchange).retry_after == seconds
 
 
-@pytest.mark.parametrize("said", [b"inf", b"-inf", b"nan", b"1e999", b"99999999999999999999"])
+@pytest.mark.parametrize("sent", [b"inf", b"-inf", b"nan", b"1e999", b"99999999999999999999"])
 @pytest.mark.parametrize("name", [b"retry-after", b"retry-after-ms"])
-def test_what_is_no_time_of_this_world_does_no_harm(name: bytes, said: bytes) -> None:
-    seconds = outcome_of(answered(b"", 429, (name, said)).exchange).retry_after
+def test_an_absurd_retry_after_is_bounded_or_ignored(name: bytes, sent: bytes) -> None:
+    seconds = outcome_of(answered(b"", 429, (name, sent)).exchange).retry_after
     assert seconds is None or 0.0 <= seconds <= 366 * 86400.0
 
 
-def test_it_may_be_a_date() -> None:
+def test_retry_after_may_be_a_date() -> None:
     date = email.utils.formatdate(time.time() + 30, usegmt=True).encode()
     seconds = outcome_of(answered(b"", 503, (b"retry-after", date)).exchange).retry_after
     assert seconds == pytest.approx(30, abs=2)
@@ -355,11 +355,11 @@ def test_it_may_be_a_date() -> None:
     )
 
 
-# A connection that is gone.
+# A lost connection.
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "outcome"),
+    ("status", "sent", "outcome"),
     [
         (0, b"", ("fault", "gone")),
         (200, JSON, ("fault", "gone")),
@@ -368,27 +368,29 @@ def test_it_may_be_a_date() -> None:
         (307, b"", ("fault", "a redirect (status 307), which is not followed")),
     ],
 )
-def test_what_was_said_before_the_connection_was_lost_counts(
-    status: int, said: bytes, outcome: tuple[str, str]
+def test_a_status_received_before_the_connection_was_lost_counts(
+    status: int, sent: bytes, outcome: tuple[str, str]
 ) -> None:
     call = Call()
     if status:
         call.exchange.head(status, PLAIN)
-        call.exchange.data(said)
+        call.exchange.data(sent)
     call.exchange.lost("gone")
     assert call.outcome == outcome
 
 
 @pytest.mark.parametrize(
-    ("said", "outcome"), [(STREAM, SERVED), (ROLE + token("a"), ("fault", "gone")), (b"", ("fault", "gone"))]
+    ("sent", "outcome"), [(STREAM, SERVED), (ROLE + token("a"), ("fault", "gone")), (b"", ("fault", "gone"))]
 )
-def test_a_stream_that_was_whole_when_the_connection_was_lost_is_served(said: bytes, outcome: tuple[str, str]) -> None:
-    call = streaming(said)
+def test_a_stream_that_was_complete_when_the_connection_was_lost_is_served(
+    sent: bytes, outcome: tuple[str, str]
+) -> None:
+    call = streaming(sent)
     call.exchange.lost("gone")
     assert call.outcome == outcome
 
 
-# Its ends.
+# The end of an exchange.
 
 
 def test_only_the_first_end_counts() -> None:
@@ -397,10 +399,10 @@ def test_only_the_first_end_counts() -> None:
     call.exchange.lost("gone")
     call.exchange.complete()
     call.exchange.flush()
-    assert (call.outcome, call.told) == (SERVED, 1)
+    assert (call.outcome, call.news_count) == (SERVED, 1)
 
 
-def test_a_closed_exchange_tells_nobody_and_closes_its_wire_once() -> None:
+def test_a_closed_exchange_has_no_news_and_closes_its_wire_once() -> None:
     call, wire = Call(), Wire()
     call.exchange.wire = wire
     call.exchange.pause()
@@ -410,10 +412,10 @@ def test_a_closed_exchange_tells_nobody_and_closes_its_wire_once() -> None:
     call.exchange.pause()
     call.exchange.fail("late")
     call.exchange.flush()
-    assert wire.told == ["pause", "resume", "close"]
-    assert call.told == 0
+    assert wire.calls == ["pause", "resume", "close"]
+    assert call.news_count == 0
 
 
-def test_its_repr_says_how_it_is() -> None:
+def test_the_repr_of_an_exchange_shows_its_state() -> None:
     assert repr(Call().exchange) == "<Exchange unanswered running>"
     assert "status 500" in repr(answered(b"", 500).exchange)

@@ -1,4 +1,4 @@
-"""One connection, on real sockets: how answers are framed, what is done with wrong ones, and when it is closed."""
+"""One connection, on real sockets: the framing of answers, invalid answers, and when the connection is closed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVENTS = b"content-type: text/event-stream"
 CHUNKED = b"transfer-encoding: chunked"
 
 
-# How an answer ends.
+# The end of an answer.
 
 
 @on_each_loop
@@ -49,7 +49,7 @@ async def test_an_answer_with_its_length_is_served_and_the_connection_kept() -> 
         call = Call.to(pool)
         request = await (await server.accept()).answer(whole())
         assert (await call.ended()).outcome == SERVED
-        assert (call.body, call.exchange.status, call.told) == (JSON, 200, 1)
+        assert (call.body, call.exchange.status, call.news_count) == (JSON, 200, 1)
         assert (request.line, request.body) == (b"POST /v1/chat/completions HTTP/1.1", ASKED.body)
         assert (pool.idle, pool.busy, call.exchange.wire) == (1, 0, None)
 
@@ -61,8 +61,8 @@ async def test_a_chunked_stream_is_served_event_by_event_and_the_connection_kept
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE))
         await until(lambda: call.exchange.status)
-        await settled(lambda: call.told)
-        assert (call.told, call.exchange.streams, call.exchange.first_token) == (0, True, False)
+        await settled(lambda: call.news_count)
+        assert (call.news_count, call.exchange.streams, call.exchange.first_token) == (0, True, False)
         peer.send(chunk(token("Hello")))
         await call.first_token()
         assert call.body == ROLE + token("Hello")
@@ -74,7 +74,7 @@ async def test_a_chunked_stream_is_served_event_by_event_and_the_connection_kept
 
 @on_each_loop
 @pytest.mark.parametrize("body", [chunk(STREAM) + LAST, b"".join(chunk(b"%c" % c) for c in STREAM) + LAST])
-async def test_it_does_not_matter_how_a_stream_is_cut_up(body: bytes) -> None:
+async def test_a_stream_is_read_the_same_however_it_is_cut(body: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -112,30 +112,30 @@ async def test_a_close_delimited_answer_ends_with_its_connection() -> None:
 
 
 @on_each_loop
-async def test_a_close_delimited_answer_that_is_reset_is_not_whole() -> None:
+async def test_a_close_delimited_answer_that_is_reset_is_incomplete() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.answer(head(200), JSON)
         await until(lambda: call.exchange.status)
         peer.reset()
-        assert (await call.ended()).outcome == ("fault", "it closed the connection within its answer")
+        assert (await call.ended()).outcome == ("fault", "the connection was closed before the answer was complete")
 
 
 @on_each_loop
 @pytest.mark.parametrize("body", [ROLE + token("Hel"), ROLE, b"", ROLE + token("Hello") + FINISH[:-5]], ids=range(4))
-async def test_a_close_delimited_stream_that_is_not_whole_is_a_fault(body: bytes) -> None:
+async def test_an_incomplete_close_delimited_stream_is_a_fault(body: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.answer(head(200, EVENTS), body)
         peer.finish()
         assert (await call.ended()).exchange.verdict is Verdict.FAULT
-        assert call.outcome[1] == "it ended the stream before the answer"
+        assert call.outcome[1] == "the stream ended before the answer was complete"
 
 
 @on_each_loop
-async def test_a_stream_that_is_whole_is_served_though_its_last_chunk_never_comes() -> None:
+async def test_a_complete_stream_is_served_without_its_last_chunk() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -146,7 +146,7 @@ async def test_a_stream_that_is_whole_is_served_though_its_last_chunk_never_come
 
 
 @on_each_loop
-async def test_what_comes_before_the_answer_is_passed_over() -> None:
+async def test_1xx_answers_are_skipped() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         before = head(100) + head(102, b"x: y") + head(103, b"link: </>; rel=preload")
@@ -159,17 +159,17 @@ async def test_what_comes_before_the_answer_is_passed_over() -> None:
 
 
 @on_each_loop
-async def test_what_comes_before_the_answer_is_no_sign_that_it_will_come() -> None:
+async def test_a_1xx_answer_is_not_the_beginning_of_the_answer() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.answer(head(100))
         peer.finish()
-        assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
+        assert (await call.ended()).outcome == ("fault", "the connection was closed before the answer began")
 
 
 @on_each_loop
-async def test_headers_come_in_lower_case_and_trailers_are_passed_over() -> None:
+async def test_headers_are_in_lower_case_and_trailers_are_skipped() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         answer = head(200, b"Content-Type: application/json", b"X-Request-ID: abc", b"Transfer-Encoding: chunked")
@@ -211,7 +211,7 @@ async def test_one_connection_carries_one_request_after_the_other() -> None:
     ],
     ids=["close", "close after an error", "HTTP/1.0"],
 )
-async def test_a_connection_that_its_server_will_not_keep_is_not_kept(answer: bytes) -> None:
+async def test_a_connection_that_the_server_closes_is_not_kept(answer: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         first = Call.to(pool)
         peer = await server.accept()
@@ -226,7 +226,7 @@ async def test_a_connection_that_its_server_will_not_keep_is_not_kept(answer: by
 
 
 @on_each_loop
-async def test_an_old_server_that_says_keep_alive_is_kept() -> None:
+async def test_an_http_1_0_connection_with_keep_alive_is_kept() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         answer = whole(JSON, 200, b"connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
@@ -236,7 +236,7 @@ async def test_an_old_server_that_says_keep_alive_is_kept() -> None:
 
 
 @on_each_loop
-async def test_an_error_with_its_length_leaves_the_connection_good() -> None:
+async def test_an_error_with_its_length_leaves_the_connection_usable() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -253,7 +253,7 @@ async def test_an_error_with_its_length_leaves_the_connection_good() -> None:
     [b"!", b"\r\nSSH-2.0\r\n", b"HTTP/1.1 2", whole(), SSE, head(100)],
     ids=["a byte", "garbage", "the beginning of another", "another", "another's head", "a 100"],
 )
-async def test_a_server_that_says_more_than_it_was_asked_is_not_asked_again(more: bytes) -> None:
+async def test_a_connection_with_more_than_one_answer_is_closed(more: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -266,7 +266,7 @@ async def test_a_server_that_says_more_than_it_was_asked_is_not_asked_again(more
 
 @on_each_loop
 @pytest.mark.parametrize("more", [b"!", whole(), whole(JSON, 408, b"connection: close"), head(100)], ids=range(4))
-async def test_a_server_that_speaks_while_nobody_asked_is_closed(more: bytes) -> None:
+async def test_a_connection_with_bytes_but_no_request_is_closed(more: bytes) -> None:
     async with serving() as server, pooling(server, min_idle=1) as pool:
         pool.start()
         peer = await server.accept()
@@ -277,46 +277,52 @@ async def test_a_server_that_speaks_while_nobody_asked_is_closed(more: bytes) ->
         assert (pool.idle, pool.busy) == (0, 0)
 
 
-# What is wrong with an answer.
+# Invalid answers.
 
 WRONG: dict[str, tuple[bytes, str]] = {
-    "another protocol": (b"SSH-2.0-OpenSSH_9.6\r\n", "its answer is no HTTP"),
-    "HTTP/2": (b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80", "its answer is no HTTP"),
-    "TLS alert": (b"\x15\x03\x01\0\x02\x02\x46", "its answer is no HTTP"),
-    "no version": (b"HTTP/9.9 200 OK\r\n\r\n", "its answer is no HTTP"),
-    "no status": (b"HTTP/1.1 OK\r\n\r\n", "its answer is no HTTP"),
-    "a header without a name": (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", "its answer is no HTTP"),
-    "a header with a blank in its name": (b"HTTP/1.1 200 OK\r\na b: x\r\n\r\n", "its answer is no HTTP"),
-    "a header with a NUL": (b"HTTP/1.1 200 OK\r\na: x\0y\r\n\r\n", "its answer is no HTTP"),
-    "a length that is no number": (head(200, b"content-length: many"), "its answer is no HTTP"),
-    "a length below nothing": (head(200, b"content-length: -1"), "its answer is no HTTP"),
-    "a length beyond all bounds": (head(200, b"content-length: 99999999999999999999"), "its answer is no HTTP"),
-    "two lengths": (head(200, b"content-length: 45", b"content-length: 46") + JSON, "its answer is no HTTP"),
-    "a length and chunks": (head(200, b"content-length: 45", CHUNKED) + chunk(JSON) + LAST, "its answer is no HTTP"),
-    "a chunk size that is no number": (SSE + b"zz\r\n", "its answer is no HTTP"),
-    "a chunk that is longer than it says": (SSE + b"3\r\nabcdef\r\n", "its answer is no HTTP"),
-    "a length that is too short": (head(200, b"content-length: 20") + JSON, "an answer that is no JSON"),
+    "another protocol": (b"SSH-2.0-OpenSSH_9.6\r\n", "the answer is not valid HTTP"),
+    "HTTP/2": (b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80", "the answer is not valid HTTP"),
+    "TLS alert": (b"\x15\x03\x01\0\x02\x02\x46", "the answer is not valid HTTP"),
+    "no version": (b"HTTP/9.9 200 OK\r\n\r\n", "the answer is not valid HTTP"),
+    "no status": (b"HTTP/1.1 OK\r\n\r\n", "the answer is not valid HTTP"),
+    "a header without a name": (b"HTTP/1.1 200 OK\r\n: x\r\n\r\n", "the answer is not valid HTTP"),
+    "a header with a blank in its name": (b"HTTP/1.1 200 OK\r\na b: x\r\n\r\n", "the answer is not valid HTTP"),
+    "a header with a NUL": (b"HTTP/1.1 200 OK\r\na: x\0y\r\n\r\n", "the answer is not valid HTTP"),
+    "a length that is no number": (head(200, b"content-length: many"), "the answer is not valid HTTP"),
+    "a length below nothing": (head(200, b"content-length: -1"), "the answer is not valid HTTP"),
+    "a length beyond all bounds": (head(200, b"content-length: 99999999999999999999"), "the answer is not valid HTTP"),
+    "two lengths": (head(200, b"content-length: 45", b"content-length: 46") + JSON, "the answer is not valid HTTP"),
+    "a length and chunks": (
+        head(200, b"content-length: 45", CHUNKED) + chunk(JSON) + LAST,
+        "the answer is not valid HTTP",
+    ),
+    "a chunk size that is no number": (SSE + b"zz\r\n", "the answer is not valid HTTP"),
+    "a chunk that is longer than it says": (SSE + b"3\r\nabcdef\r\n", "the answer is not valid HTTP"),
+    "a length that is too short": (head(200, b"content-length: 20") + JSON, "the answer is not valid JSON"),
     "nothing": (head(200, b"content-length: 0"), "an empty answer"),
     "no content": (head(204), "an empty answer"),
-    "a page": (whole(b"<html>Welcome to nginx!</html>"), "an answer that is no JSON"),
-    "another protocol from now on": (head(101, b"upgrade: h2c", b"connection: upgrade"), "it switched protocols"),
-    "a body before the answer": (head(103, CHUNKED) + chunk(b"x") + LAST + whole(), "it sent a body before its answer"),
-    "a body before it that has a length": (head(150, b"content-length: 2") + b"{}", "it sent a body before its answer"),
+    "a page": (whole(b"<html>Welcome to nginx!</html>"), "the answer is not valid JSON"),
+    "another protocol from now on": (
+        head(101, b"upgrade: h2c", b"connection: upgrade"),
+        "the server switched protocols",
+    ),
+    "a body before the answer": (head(103, CHUNKED) + chunk(b"x") + LAST + whole(), "a 1xx answer with a body"),
+    "a body before it that has a length": (head(150, b"content-length: 2") + b"{}", "a 1xx answer with a body"),
     "a redirect": (
         whole(b"", 307, b"location: https://elsewhere.test/"),
         "a redirect (status 307), which is not followed",
     ),
     "a compressed answer": (
         whole(b"\x1f\x8b\x08", 200, b"content-encoding: gzip"),
-        "it compressed an answer that was asked for as it is",
+        "the answer has a content-encoding, but none was accepted",
     ),
     "a compressed stream": (
         head(200, EVENTS, CHUNKED, b"content-encoding: br"),
-        "it compressed an answer that was asked for as it is",
+        "the answer has a content-encoding, but none was accepted",
     ),
-    "an empty stream": (SSE + LAST, "it ended the stream before the answer"),
+    "an empty stream": (SSE + LAST, "the stream ended before the answer was complete"),
     "a stream without a token": (SSE + chunk(ROLE + DONE) + LAST, "an empty stream"),
-    "a stream that ends in the middle": (SSE + chunk(ROLE + token("Hel")) + LAST, "it ended the stream before"),
+    "a stream that ends in the middle": (SSE + chunk(ROLE + token("Hel")) + LAST, "the stream ended before"),
     "an error in a stream": (SSE + chunk(ROLE + b'data: {"error":{"code":"boom"}}\n\n'), "an error event (boom)"),
     "an error in an answer": (whole(b'{"error":{"code":"boom"}}'), "an error in an answer (boom)"),
     "an error": (whole(b"<h1>Bad Gateway</h1>", 502), "status 502"),
@@ -325,24 +331,24 @@ WRONG: dict[str, tuple[bytes, str]] = {
 
 @on_each_loop
 @pytest.mark.parametrize("case", WRONG)
-async def test_an_answer_that_is_wrong_is_a_fault_with_its_reason(case: str) -> None:
+async def test_an_invalid_answer_is_a_fault_with_its_reason(case: str) -> None:
     answer, reason = WRONG[case]
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.answer(answer)
-        verdict, said = (await call.ended()).outcome
+        verdict, found = (await call.ended()).outcome
         assert verdict == "fault"
-        assert re.match(re.escape(reason), said), said
-        assert call.told == 1
+        assert re.match(re.escape(reason), found), found
+        assert call.news_count == 1
 
 
-BROKEN = sorted(case for case, (_, reason) in WRONG.items() if "no HTTP" in reason)
+BROKEN = sorted(case for case, (_, reason) in WRONG.items() if "not valid HTTP" in reason)
 
 
 @on_each_loop
 @pytest.mark.parametrize("case", [*BROKEN, "a length that is too short", "a compressed stream"])
-async def test_after_what_can_not_be_read_the_connection_is_closed(case: str) -> None:
+async def test_after_an_unreadable_answer_the_connection_is_closed(case: str) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -356,12 +362,15 @@ async def test_after_what_can_not_be_read_the_connection_is_closed(case: str) ->
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (head(200, b"content-length: 100") + JSON, "it closed the connection within its answer"),
-        (head(200, EVENTS, b"content-length: 1000") + ROLE + token("a"), "it closed the connection within its answer"),
-        (SSE + chunk(ROLE + token("a")), "it closed the connection within its answer"),
-        (SSE + b"fff\r\nabc", "it closed the connection within its answer"),
-        (b"HTTP/1.1 200 OK\r\ncontent-ty", "it closed the connection before its answer"),
-        (b"", "it closed the connection before its answer"),
+        (head(200, b"content-length: 100") + JSON, "the connection was closed before the answer was complete"),
+        (
+            head(200, EVENTS, b"content-length: 1000") + ROLE + token("a"),
+            "the connection was closed before the answer was complete",
+        ),
+        (SSE + chunk(ROLE + token("a")), "the connection was closed before the answer was complete"),
+        (SSE + b"fff\r\nabc", "the connection was closed before the answer was complete"),
+        (b"HTTP/1.1 200 OK\r\ncontent-ty", "the connection was closed before the answer began"),
+        (b"", "the connection was closed before the answer began"),
     ],
     ids=["length", "stream with a length", "chunks", "a chunk", "head", "nothing"],
 )
@@ -373,7 +382,7 @@ async def test_an_answer_that_is_cut_off_is_a_fault(answer: bytes, reason: str, 
         await peer.answer(answer)
         if reset:
             await peer.writer.drain()
-            await settled(lambda: call.exchange)  # what was sent is read before the reset
+            await settled(lambda: call.exchange)  # all bytes are read before the reset
             peer.reset()
         else:
             peer.finish()
@@ -381,7 +390,7 @@ async def test_an_answer_that_is_cut_off_is_a_fault(answer: bytes, reason: str, 
 
 
 @on_each_loop
-async def test_an_error_that_is_cut_off_has_said_enough() -> None:
+async def test_an_error_that_is_cut_off_counts_by_its_status() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -391,7 +400,7 @@ async def test_an_error_that_is_cut_off_has_said_enough() -> None:
         assert outcome_of(call.exchange).retry_after == 3.0
 
 
-# Too much of it.
+# Too many bytes.
 
 FLOODS: dict[str, tuple[bytes, bytes]] = {
     "header": (b"HTTP/1.1 200 OK\r\n", b"x-filler: " + b"y" * 500 + b"\r\n"),
@@ -405,7 +414,7 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 
 @on_each_loop
 @pytest.mark.parametrize("case", FLOODS)
-async def test_what_does_not_end_is_cut_off(case: str) -> None:
+async def test_endless_overhead_is_cut_off(case: str) -> None:
     begin, piece = FLOODS[case]
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
@@ -413,7 +422,7 @@ async def test_what_does_not_end_is_cut_off(case: str) -> None:
         await peer.answer(begin)
         await peer.flood(piece)
         await call.ended()
-        assert call.outcome == ("fault", f"more than {MAX_OVERHEAD} bytes that are neither answer nor end")
+        assert call.outcome == ("fault", f"more than {MAX_OVERHEAD} bytes of overhead without answer data")
         assert (pool.idle, pool.busy) == (0, 0)
 
 
@@ -455,7 +464,7 @@ async def test_an_event_over_the_limit_is_a_fault() -> None:
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE), chunk(b'data: {"choices":['))
         await peer.flood(chunk(b"1," * 500))
-        assert call.outcome == ("fault", "it sent an event of more than 10000 bytes")
+        assert call.outcome == ("fault", "an event is longer than 10000 bytes")
 
 
 @on_each_loop
@@ -465,20 +474,20 @@ async def test_an_answer_over_the_limit_is_a_fault() -> None:
         peer = await server.accept()
         await peer.answer(head(200, CHUNKED), chunk(b"["))
         await peer.flood(chunk(b"1," * 500))
-        assert call.outcome == ("fault", "its answer is longer than 10000 bytes")
+        assert call.outcome == ("fault", "the answer is longer than 10000 bytes")
 
 
 @on_each_loop
 @pytest.mark.parametrize(
     "piece", [b": ping\n\n" * 100, ROLE * 20, b"data: {}\n\n" * 50, b"\n" * 500], ids=["comments", "roles", "{}", "\\n"]
 )
-async def test_a_stream_that_never_says_a_token_is_a_fault(piece: bytes) -> None:
+async def test_a_stream_that_never_sends_a_token_is_a_fault(piece: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.answer(SSE)
         await peer.flood(chunk(piece))
-        assert call.outcome == ("fault", "it sent 1048576 bytes without a token")
+        assert call.outcome == ("fault", "no token within 1048576 bytes of the stream")
 
 
 @on_each_loop
@@ -496,7 +505,7 @@ async def test_an_error_that_does_not_end_is_cut_off_and_its_status_stands(statu
 
 
 @on_each_loop
-async def test_a_paused_exchange_stops_its_server_and_goes_on_where_it_was() -> None:
+async def test_a_paused_exchange_stops_its_server_and_resumes_without_loss() -> None:
     size = 16 << 20
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool, limits=Limits(event=1 << 20))
@@ -510,8 +519,8 @@ async def test_a_paused_exchange_stops_its_server_and_goes_on_where_it_was() -> 
         peer.send(event * count)
         buffered = peer.writer.transport.get_write_buffer_size
         await settled(buffered)
-        assert len(call.body) == taken  # nothing more was read
-        assert buffered() > size // 2  # so it waits at the server, but for what the kernels hold
+        assert len(call.body) == taken  # no more was read
+        assert buffered() > size // 2  # the rest waits at the server, or in the kernel
         call.exchange.resume()
         peer.send(chunk(FINISH + DONE), LAST)
         assert (await call.ended()).outcome == SERVED
@@ -520,7 +529,7 @@ async def test_a_paused_exchange_stops_its_server_and_goes_on_where_it_was() -> 
 
 
 @on_each_loop
-async def test_a_connection_that_was_paused_at_its_end_reads_again_for_the_next() -> None:
+async def test_a_connection_paused_at_the_end_of_an_answer_reads_the_next_one() -> None:
     async with serving() as server, pooling(server) as pool:
 
         class Slow(Call):
@@ -552,19 +561,19 @@ async def test_a_paused_exchange_can_be_closed() -> None:
 
 
 @on_each_loop
-async def test_a_large_request_is_sent_whole_to_a_server_that_takes_its_time() -> None:
+async def test_a_large_request_is_sent_completely_to_a_slow_server() -> None:
     body = b'"' + b"x" * (8 << 20) + b'"'
     asked = Request(b"POST /v1/x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body)
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool, asked)
         peer = await server.accept()
-        await settled(lambda: call.told)
+        await settled(lambda: call.news_count)
         assert (await peer.answer(whole())).body == body
         assert (await call.ended()).outcome == SERVED
 
 
 @on_each_loop
-async def test_an_error_that_comes_before_the_request_is_sent_whole_is_heard() -> None:
+async def test_an_error_before_the_end_of_the_request_is_read() -> None:
     body = b'"' + b"x" * (8 << 20) + b'"'
     asked = Request(b"POST /v1/x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body)
     async with serving() as server, pooling(server) as pool:
@@ -576,7 +585,7 @@ async def test_an_error_that_comes_before_the_request_is_sent_whole_is_heard() -
 
 
 @on_each_loop
-async def test_a_connection_whose_request_was_not_taken_whole_is_not_kept() -> None:
+async def test_a_connection_with_an_unfinished_request_is_not_kept() -> None:
     body = b'"' + b"x" * (8 << 20) + b'"'
     asked = Request(b"POST /v1/x HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body)
     async with serving() as server, pooling(server) as pool:
@@ -598,7 +607,7 @@ async def test_a_connection_whose_request_was_not_taken_whole_is_not_kept() -> N
     [b"", head(100), b"HTTP/1.1 200 OK\r\n", SSE, SSE + chunk(ROLE), head(500), head(200, EVENTS)],
     ids=range(7),
 )
-async def test_a_server_notices_that_nobody_wants_the_rest(begun: bytes) -> None:
+async def test_the_server_notices_that_the_exchange_was_closed(begun: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -606,11 +615,11 @@ async def test_a_server_notices_that_nobody_wants_the_rest(begun: bytes) -> None
         await settled(lambda: call.exchange.status)
         call.exchange.close()
         assert await peer.left() == b""
-        assert (call.told, call.outcome, pool.busy, pool.idle) == (0, ("running", ""), 0, 0)
+        assert (call.news_count, call.outcome, pool.busy, pool.idle) == (0, ("running", ""), 0, 0)
 
 
 @on_each_loop
-async def test_a_server_notices_it_in_the_middle_of_a_stream() -> None:
+async def test_the_server_notices_it_in_the_middle_of_a_stream() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -623,7 +632,7 @@ async def test_a_server_notices_it_in_the_middle_of_a_stream() -> None:
 
 
 @on_each_loop
-async def test_what_is_closed_while_it_is_told_hears_no_more() -> None:
+async def test_an_exchange_closed_by_its_listener_has_no_more_news() -> None:
     async with serving() as server, pooling(server) as pool:
 
         class Leaving(Call):
@@ -635,7 +644,7 @@ async def test_what_is_closed_while_it_is_told_hears_no_more() -> None:
         peer = await server.accept()
         await peer.answer(SSE, chunk(ROLE + token("Hello")))
         await peer.left()
-        assert (call.told, call.outcome) == (1, ("running", ""))
+        assert (call.news_count, call.outcome) == (1, ("running", ""))
         assert (pool.busy, pool.idle) == (0, 0)
 
 
@@ -659,7 +668,7 @@ async def test_closing_again_or_after_the_end_does_nothing() -> None:
 
 
 @on_each_loop
-async def test_the_socket_sends_at_once_and_notices_a_peer_that_vanished() -> None:
+async def test_the_socket_has_no_delay_and_sends_keep_alive_probes() -> None:
     async with serving() as server, pooling(server, keepalive=30.0) as pool:
         call = Call.to(pool)
         await (await server.accept()).answer(whole())

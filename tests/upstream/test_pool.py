@@ -1,4 +1,4 @@
-"""The warm pool, on real sockets and a clock that is moved by hand: what is open, for how long, and who gets it."""
+"""The pool, on real sockets and a manual clock: which connections are open, for how long, and which call gets one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from router.scheduler import LoopScheduler
-from router.upstream.http1 import AT_ONCE, Connection
+from router.upstream.http1 import CLOSED_WHILE_UNUSED, Connection
 from router.upstream.pool import FIRST_PAUSE, MAX_PAUSE, MAX_WAIT, MIN_IDLE_LIMIT, Address, Pool, tls_context
 from tests.upstream.servers import (
     JSON,
@@ -44,7 +44,7 @@ WHOLE = whole()
 async def served(
     pool: Pool, server: Server, peer: Peer | None = None, answer: bytes = WHOLE, call: Call | None = None
 ) -> Peer:
-    """One call, from its beginning to its end."""
+    """Serve one call, from its beginning to its end."""
     call = call or Call.to(pool)
     peer = peer or await server.accept()
     await peer.answer(answer)
@@ -53,13 +53,13 @@ async def served(
 
 
 def _name(call: Call) -> object:
-    """The socket that carries a call."""
+    """The name of the socket that carries a call."""
     wire = call.exchange.wire
     assert isinstance(wire, Connection)
     return wire.transport.get_extra_info("sockname")
 
 
-# Where an endpoint is.
+# Addresses.
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_an_address_comes_from_its_url(url: str, address: Address, authority: st
     assert Address.of(url).authority == authority
 
 
-# Ahead of need.
+# Opening ahead of need.
 
 
 @on_each_loop
@@ -88,10 +88,10 @@ async def test_connections_are_opened_before_they_are_needed() -> None:
         await until(lambda: (pool.idle, server.accepted) == (2, 2))
         call = Call.to(pool)
         assert (pool.idle, pool.busy, pool.reused) == (1, 1, 1)
-        await until(lambda: pool.idle == 2)  # the one that was taken is replaced
+        await until(lambda: pool.idle == 2)  # the connection in use is replaced
         assert server.accepted == 3
         await server.accept()
-        await (await server.accept()).answer(whole())  # the last one opened
+        await (await server.accept()).answer(whole())  # the newest connection
         assert (await call.ended()).outcome == SERVED
         assert (pool.idle, pool.opened) == (3, 3)
 
@@ -129,7 +129,7 @@ async def test_connections_that_expire_are_opened_again() -> None:
 
 
 @on_each_loop
-async def test_what_is_beyond_need_grows_old_and_goes() -> None:
+async def test_surplus_connections_expire() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, idle_limit=10.0) as pool:
         calls = [Call.to(pool) for _ in range(4)]
@@ -146,11 +146,11 @@ async def test_what_is_beyond_need_grows_old_and_goes() -> None:
 
 
 @on_each_loop
-async def test_a_connection_that_is_too_old_is_not_used() -> None:
+async def test_an_expired_connection_is_not_used() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, idle_limit=4.0) as pool:
         peer = await served(pool, server)
-        clock._now += 4.1  # and no alarm has rung yet
+        clock._now += 4.1  # the alarm has not rung yet
         call = Call.to(pool)
         await peer.left()
         await (await server.accept()).answer(whole())
@@ -159,7 +159,7 @@ async def test_a_connection_that_is_too_old_is_not_used() -> None:
 
 
 @on_each_loop
-async def test_a_pool_that_keeps_nothing_ahead_opens_nothing_ahead() -> None:
+async def test_a_pool_without_min_idle_opens_nothing_ahead() -> None:
     async with serving() as server, pooling(server, min_idle=0) as pool:
         pool.start()
         await settled(lambda: server.accepted)
@@ -167,7 +167,7 @@ async def test_a_pool_that_keeps_nothing_ahead_opens_nothing_ahead() -> None:
 
 
 @on_each_loop
-async def test_all_that_is_open_stays_below_the_limit() -> None:
+async def test_open_connections_never_exceed_the_limit() -> None:
     async with serving() as server, pooling(server, min_idle=5, limit=3) as pool:
         pool.start()
         await until(lambda: pool.idle == 3)
@@ -178,7 +178,7 @@ async def test_all_that_is_open_stays_below_the_limit() -> None:
             call.exchange.close()
 
 
-# Below the server's own limit.
+# The server's idle limit.
 
 
 @on_each_loop
@@ -194,21 +194,21 @@ async def test_all_that_is_open_stays_below_the_limit() -> None:
         (b"keep-alive: 5", 90.0),
     ],
 )
-async def test_a_server_that_says_how_long_it_keeps_one_is_believed(line: bytes, limit: float) -> None:
+async def test_the_idle_limit_is_learned_from_the_keep_alive_header(line: bytes, limit: float) -> None:
     async with serving() as server, pooling(server) as pool:
         await served(pool, server, answer=whole(JSON, 200, line))
         assert pool.idle_limit == limit
 
 
 @on_each_loop
-async def test_what_the_file_says_is_not_overruled_by_the_server() -> None:
+async def test_a_configured_idle_limit_is_not_overruled_by_the_server() -> None:
     async with serving() as server, pooling(server, idle_limit=60.0, learn=False) as pool:
         await served(pool, server, answer=whole(JSON, 200, b"keep-alive: timeout=5"))
         assert pool.idle_limit == 60.0
 
 
 @on_each_loop
-async def test_what_was_learned_holds_for_the_connections_that_are_open_already() -> None:
+async def test_a_learned_idle_limit_applies_to_open_connections() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, min_idle=1) as pool:
         pool.start()
@@ -234,7 +234,7 @@ async def _dies_unused(pool: Pool, server: Server, clock: Clock, age: float) -> 
 
 
 @on_each_loop
-async def test_two_closings_at_the_same_age_show_the_servers_limit() -> None:
+async def test_two_closings_at_the_same_age_show_the_idle_limit() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock) as pool:
         await _dies_unused(pool, server, clock, 5.0)
@@ -253,7 +253,7 @@ async def test_closings_at_different_ages_show_nothing() -> None:
 
 
 @on_each_loop
-async def test_a_limit_that_is_told_in_the_file_is_not_learned() -> None:
+async def test_a_configured_idle_limit_is_not_replaced_by_a_learned_one() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, learn=False) as pool:
         for _ in range(3):
@@ -276,7 +276,7 @@ async def test_a_restart_that_closes_all_at_once_shows_nothing() -> None:
 
 
 @on_each_loop
-async def test_a_limit_shows_also_where_all_are_of_the_same_age() -> None:
+async def test_the_idle_limit_is_learned_also_if_all_connections_have_the_same_age() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, min_idle=2) as pool:
         pool.start()
@@ -290,12 +290,12 @@ async def test_a_limit_shows_also_where_all_are_of_the_same_age() -> None:
         assert pool.idle_limit == pytest.approx(4.0)
 
 
-# A warm connection that died.
+# Connections that died unused.
 
 
 @on_each_loop
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-async def test_a_request_whose_warm_connection_dies_is_sent_again_free_of_charge(reset: bool) -> None:
+async def test_a_request_whose_idle_connection_had_died_is_sent_again(reset: bool) -> None:
     async with serving() as server, pooling(server) as pool:
         peer = await served(pool, server)
         call = Call.to(pool)
@@ -305,17 +305,17 @@ async def test_a_request_whose_warm_connection_dies_is_sent_again_free_of_charge
         request = await again.answer(whole())
         assert request.body == b'{"model":"m","messages":[]}'
         assert (await call.ended()).outcome == SERVED
-        assert (call.told, call.exchange.resent, pool.resent, pool.opened) == (1, True, 1, 2)
+        assert (call.news_count, call.exchange.resent, pool.resent, pool.opened) == (1, True, 1, 2)
 
 
 @on_each_loop
-async def test_one_that_was_opened_ahead_and_never_used_counts_as_warm() -> None:
+async def test_a_connection_opened_ahead_may_have_died_unused_too() -> None:
     async with serving() as server, pooling(server, min_idle=1) as pool:
         pool.start()
         await until(lambda: pool.idle == 1)
         call = Call.to(pool)
         (await server.accept()).finish()
-        for _ in range(2):  # the one that takes its place ahead, and the one for the request
+        for _ in range(2):  # a new one ahead of need, and one for the request
             peer = await server.accept()
         await until(lambda: pool.resent == 1)
         await until(lambda: pool.busy == 1)
@@ -325,7 +325,7 @@ async def test_one_that_was_opened_ahead_and_never_used_counts_as_warm() -> None
 
 
 @on_each_loop
-async def test_it_is_sent_again_only_once() -> None:
+async def test_a_request_is_sent_again_only_once() -> None:
     async with serving() as server, pooling(server) as pool:
         peer = await served(pool, server)
         call = Call.to(pool)
@@ -333,13 +333,13 @@ async def test_it_is_sent_again_only_once() -> None:
         again = await server.accept()
         await again.request()
         again.finish()
-        assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
-        assert (call.told, pool.resent, server.accepted) == (1, 1, 2)
+        assert (await call.ended()).outcome == ("fault", "the connection was closed before the answer began")
+        assert (call.news_count, pool.resent, server.accepted) == (1, 1, 2)
 
 
 @on_each_loop
 @pytest.mark.parametrize("begun", [b"H", head(100), b"HTTP/1.1 200 OK\r\n", head(200, b"content-length: 5")])
-async def test_it_is_not_sent_again_after_a_byte_of_an_answer(begun: bytes) -> None:
+async def test_a_request_is_not_sent_again_after_a_byte_of_an_answer(begun: bytes) -> None:
     async with serving() as server, pooling(server) as pool:
         peer = await served(pool, server)
         call = Call.to(pool)
@@ -352,32 +352,32 @@ async def test_it_is_not_sent_again_after_a_byte_of_an_answer(begun: bytes) -> N
 
 
 @on_each_loop
-async def test_a_fresh_connection_that_dies_is_a_failure() -> None:
+async def test_a_new_connection_that_dies_is_a_failure() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         peer = await server.accept()
         await peer.request()
         peer.finish()
-        assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
+        assert (await call.ended()).outcome == ("fault", "the connection was closed before the answer began")
         assert (pool.resent, server.accepted) == (0, 1)
 
 
 @on_each_loop
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
-async def test_it_is_not_sent_again_where_the_endpoint_had_time_to_work_on_it(reset: bool) -> None:
+async def test_a_request_is_not_sent_again_if_the_endpoint_may_have_read_it(reset: bool) -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock) as pool:
         peer = await served(pool, server)
         call = Call.to(pool)
         await peer.request()
-        clock.forward(AT_ONCE + 0.1)
+        clock.forward(CLOSED_WHILE_UNUSED + 0.1)
         peer.reset() if reset else peer.finish()
-        assert (await call.ended()).outcome == ("fault", "it closed the connection before its answer")
-        assert (call.told, pool.resent, server.accepted) == (1, 0, 1)
+        assert (await call.ended()).outcome == ("fault", "the connection was closed before the answer began")
+        assert (call.news_count, pool.resent, server.accepted) == (1, 0, 1)
 
 
 @on_each_loop
-async def test_nothing_is_sent_again_for_a_call_that_has_left() -> None:
+async def test_nothing_is_sent_again_for_a_closed_exchange() -> None:
     async with serving() as server, pooling(server) as pool:
         peer = await served(pool, server)
         call = Call.to(pool)
@@ -385,11 +385,11 @@ async def test_nothing_is_sent_again_for_a_call_that_has_left() -> None:
         call.exchange.close()
         await until(lambda: pool.busy == 0)
         await settled(lambda: server.accepted)
-        assert (pool.resent, server.accepted, call.told) == (0, 1, 0)
+        assert (pool.resent, server.accepted, call.news_count) == (0, 1, 0)
 
 
 @on_each_loop
-async def test_many_warm_connections_that_died_together_each_send_again_once() -> None:
+async def test_requests_on_many_dead_connections_are_each_sent_again_once() -> None:
     async with serving() as server, pooling(server, limit=8) as pool:
         calls = [Call.to(pool) for _ in range(8)]
         for _ in calls:
@@ -405,21 +405,21 @@ async def test_many_warm_connections_that_died_together_each_send_again_once() -
         assert (pool.resent, pool.opened, server.accepted) == (8, 16, 16)
 
 
-# When no connection can be had.
+# No connection.
 
 
 @on_each_loop
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-async def test_a_port_where_nobody_listens_is_a_fault_with_its_reason(host: str) -> None:
+async def test_a_port_without_a_listener_is_a_fault_with_its_reason(host: str) -> None:
     async with pooling(Address(host, unused_port(), False, "")) as pool:
         call = await Call.to(pool).ended()
         assert call.outcome == ("fault", "no connection: Connection refused")
-        assert (call.told, call.exchange.wire, pool.waiting) == (1, None, 0)
+        assert (call.news_count, call.exchange.wire, pool.waiting) == (1, None, 0)
 
 
 @on_each_loop
 @pytest.mark.parametrize("host", ["nobody.invalid", "a..b", "x" * 70 + ".invalid"])
-async def test_a_name_that_nobody_knows_is_a_fault_with_its_reason(host: str) -> None:
+async def test_an_unknown_host_name_is_a_fault_with_its_reason(host: str) -> None:
     async with pooling(Address(host, 80, False, "")) as pool:
         verdict, reason = (await Call.to(pool).ended()).outcome
         assert verdict == "fault"
@@ -428,7 +428,7 @@ async def test_a_name_that_nobody_knows_is_a_fault_with_its_reason(host: str) ->
 
 
 @on_each_loop
-async def test_a_server_that_does_not_take_the_connection_in_time_is_a_fault() -> None:
+async def test_a_server_that_does_not_accept_in_time_is_a_fault() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -443,7 +443,7 @@ async def test_a_server_that_does_not_take_the_connection_in_time_is_a_fault() -
 
 
 @on_each_loop
-async def test_where_the_clock_runs_faster_so_does_that_time() -> None:
+async def test_the_connect_timeout_follows_the_speed_of_the_clock() -> None:
     clock = Clock()
     clock.speed = 100.0
     async with serving() as server:
@@ -463,19 +463,19 @@ async def test_a_server_that_does_not_speak_tls_in_time_is_a_fault() -> None:
 
 
 @on_each_loop
-async def test_a_connection_that_takes_long_is_no_sign_of_a_busy_server() -> None:
+async def test_a_slow_connect_is_a_fault_and_not_a_busy_server() -> None:
     clock = Clock()
     async with (
         serving() as server,
         pooling(Address(server.host, server.port, True, ""), clock, connect_timeout=0.05) as pool,
     ):
         call = Call.to(pool)
-        clock.forward(MAX_WAIT + 1.0)  # the settings may allow more time for it than a wait takes
+        clock.forward(MAX_WAIT + 1.0)  # a configured connect_timeout may be longer than MAX_WAIT
         assert (await call.ended()).outcome == ("fault", "no connection within 0.05 s")
 
 
 @on_each_loop
-async def test_after_a_refusal_a_call_tries_at_once_and_the_background_waits_longer_each_time() -> None:
+async def test_after_a_refusal_calls_try_at_once_and_opening_ahead_backs_off() -> None:
     clock = Clock()
     port = unused_port()
     async with pooling(Address("127.0.0.1", port, False, ""), clock, min_idle=2) as pool:
@@ -484,7 +484,7 @@ async def test_after_a_refusal_a_call_tries_at_once_and_the_background_waits_lon
         await settled(lambda: pool.opening)
         assert pool._open_from > clock.now()
         call = Call.to(pool)
-        assert pool.opening == 1  # for the call, and nothing ahead
+        assert pool.opening == 1  # for the call, none ahead of need
         assert (await call.ended()).outcome[0] == "fault"
         pauses = []
         for _ in range(12):
@@ -498,7 +498,7 @@ async def test_after_a_refusal_a_call_tries_at_once_and_the_background_waits_lon
 
 
 @on_each_loop
-async def test_when_the_server_is_back_it_is_warm_again() -> None:
+async def test_when_the_server_is_back_connections_are_opened_ahead_again() -> None:
     clock = Clock()
     async with serving() as server:
         address = Address(server.host, unused_port(), False, "")
@@ -512,7 +512,7 @@ async def test_when_the_server_is_back_it_is_warm_again() -> None:
 
 
 @on_each_loop
-async def test_a_server_that_takes_connections_and_drops_them_is_not_hammered() -> None:
+async def test_opening_ahead_backs_off_if_the_server_drops_connections() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, min_idle=2) as pool:
         server.drops = True
@@ -531,7 +531,7 @@ async def test_a_server_that_takes_connections_and_drops_them_is_not_hammered() 
 
 
 @on_each_loop
-async def test_all_that_wait_for_one_refused_connection_hear_of_it() -> None:
+async def test_all_calls_waiting_for_a_refused_connection_fail() -> None:
     async with pooling(Address("127.0.0.1", unused_port(), False, ""), limit=50) as pool:
         calls = [Call.to(pool) for _ in range(20)]
         for call in calls:
@@ -544,7 +544,7 @@ async def test_all_that_wait_for_one_refused_connection_hear_of_it() -> None:
 
 @pytest.fixture
 def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
-    """One that this process trusts, by the variable that OpenSSL knows."""
+    """An authority that this process trusts, by OpenSSL's variable."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(tmp_path / "roots.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots.pem"))
@@ -552,7 +552,7 @@ def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
 
 
 class Shown:
-    """A server's certificate, and the names that it was asked for."""
+    """A server's certificate, and the server names that clients sent."""
 
     def __init__(self, ca: trustme.CA, *names: str) -> None:
         self.asked: list[str | None] = []
@@ -572,7 +572,7 @@ async def serving_tls(shown: Shown, host: str = "localhost") -> AsyncIterator[tu
 
 
 @on_each_loop
-async def test_tls_names_the_server_that_it_wants_and_serves(authority: trustme.CA) -> None:
+async def test_tls_sends_the_server_name_and_serves(authority: trustme.CA) -> None:
     shown = Shown(authority, "localhost")
     async with serving_tls(shown) as (server, address), pooling(address) as pool:
         peer = await served(pool, server)
@@ -608,16 +608,16 @@ async def test_a_stream_over_tls_can_be_paused_closed_and_cut(authority: trustme
         await peer.answer(SSE, chunk(ROLE + token("Hello")))
         await cut.first_token()
         peer.writer.transport.abort()
-        assert (await cut.ended()).outcome == ("fault", "it closed the connection within its answer")
+        assert (await cut.ended()).outcome == ("fault", "the connection was closed before the answer was complete")
 
 
 @on_each_loop
-async def test_a_certificate_of_nobody_that_we_know_is_a_fault() -> None:
+async def test_a_certificate_of_an_unknown_authority_is_a_fault() -> None:
     shown = Shown(trustme.CA(), "localhost")
     async with serving_tls(shown) as (_, address), pooling(address) as pool:
         verdict, reason = (await Call.to(pool).ended()).outcome
         assert verdict == "fault"
-        assert reason.startswith("no connection: its certificate was not accepted (")
+        assert reason.startswith("no connection: the certificate was not accepted (")
         assert "unable to get local issuer certificate" in reason or "self" in reason
 
 
@@ -627,11 +627,11 @@ async def test_a_certificate_for_another_name_is_a_fault(authority: trustme.CA) 
     async with serving_tls(shown) as (_, address), pooling(address) as pool:
         verdict, reason = (await Call.to(pool).ended()).outcome
         assert verdict == "fault"
-        assert "its certificate was not accepted (Hostname mismatch" in reason
+        assert "the certificate was not accepted (Hostname mismatch" in reason
 
 
 @on_each_loop
-async def test_a_server_that_speaks_no_tls_is_a_fault() -> None:
+async def test_a_server_without_tls_is_a_fault() -> None:
     async with serving() as server, pooling(Address(server.host, server.port, True, "")) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -643,7 +643,7 @@ async def test_a_server_that_speaks_no_tls_is_a_fault() -> None:
 
 
 @on_each_loop
-async def test_a_server_that_leaves_within_the_handshake_is_a_fault() -> None:
+async def test_a_server_that_resets_the_handshake_is_a_fault() -> None:
     async with serving() as server, pooling(Address(server.host, server.port, True, "")) as pool:
         call = Call.to(pool)
         peer = await server.accept()
@@ -672,7 +672,7 @@ async def test_an_ipv6_address_is_served() -> None:
         await served(pool, server)
 
 
-# As many as may be.
+# The limit of connections.
 
 
 @on_each_loop
@@ -690,7 +690,7 @@ async def test_at_the_limit_calls_wait_their_turn() -> None:
 
 
 @on_each_loop
-async def test_at_the_limit_a_connection_that_is_not_kept_makes_room_for_the_next() -> None:
+async def test_at_the_limit_a_closed_connection_makes_room_for_the_next() -> None:
     async with serving() as server, pooling(server, limit=1) as pool:
         calls = [Call.to(pool) for _ in range(3)]
         for call in calls:
@@ -700,7 +700,7 @@ async def test_at_the_limit_a_connection_that_is_not_kept_makes_room_for_the_nex
 
 
 @on_each_loop
-async def test_at_the_limit_a_call_does_not_wait_for_ever() -> None:
+async def test_at_the_limit_a_call_waits_for_a_bounded_time() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, limit=1) as pool:
         first = Call.to(pool)
@@ -713,7 +713,7 @@ async def test_at_the_limit_a_call_does_not_wait_for_ever() -> None:
         assert (pool.waiting, second.outcome, third.outcome) == (2, ("running", ""), ("running", ""))
         clock.forward(0.2)
         assert second.outcome == ("busy", "no free connection within 5 s")
-        assert (pool.waiting, second.told, third.told) == (1, 1, 0)
+        assert (pool.waiting, second.news_count, third.news_count) == (1, 1, 0)
         clock.forward(1.0)
         assert third.outcome[0] == "busy"
         assert pool.waiting == 0
@@ -723,7 +723,7 @@ async def test_at_the_limit_a_call_does_not_wait_for_ever() -> None:
 
 
 @on_each_loop
-async def test_a_waiting_call_that_left_is_passed_over() -> None:
+async def test_a_waiting_call_that_was_closed_is_skipped() -> None:
     async with serving() as server, pooling(server, limit=1) as pool:
         first, second, third = (Call.to(pool) for _ in range(3))
         peer = await server.accept()
@@ -733,12 +733,12 @@ async def test_a_waiting_call_that_left_is_passed_over() -> None:
         await first.ended()
         await peer.answer(whole())
         assert (await third.ended()).outcome == SERVED
-        assert (second.told, second.outcome) == (0, ("running", ""))
+        assert (second.news_count, second.outcome) == (0, ("running", ""))
         assert (pool.idle, pool.waiting) == (1, 0)
 
 
 @on_each_loop
-async def test_calls_that_all_left_while_they_waited_leave_nothing() -> None:
+async def test_waiting_calls_that_were_all_closed_leave_nothing() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock, limit=1) as pool:
         calls = [Call.to(pool) for _ in range(20)]
@@ -750,23 +750,23 @@ async def test_calls_that_all_left_while_they_waited_leave_nothing() -> None:
         clock.forward(MAX_WAIT)
         await settled(lambda: (pool.busy, pool.opening))
         assert (pool.waiting, pool.busy, pool.opening, len(pool._waiting)) == (0, 0, 0, 0)
-        assert [call.told for call in calls] == [0] * 20
+        assert [call.news_count for call in calls] == [0] * 20
 
 
 @on_each_loop
-async def test_a_call_that_leaves_while_its_connection_is_opened_leaves_that_for_others() -> None:
+async def test_a_connection_opened_for_a_closed_call_serves_others() -> None:
     async with serving() as server, pooling(server) as pool:
         call = Call.to(pool)
         call.exchange.close()
         await until(lambda: pool.idle == 1)
-        assert call.told == 0
+        assert call.news_count == 0
         assert (await server.accept()).reader.at_eof() is False
         await served(pool, server, server.peers[0])
         assert server.accepted == 1
 
 
 @on_each_loop
-async def test_a_waiting_call_gets_whichever_is_free_first() -> None:
+async def test_a_waiting_call_gets_the_first_free_connection() -> None:
     async with serving() as server, pooling(server, limit=2) as pool:
         first, second, third = (Call.to(pool) for _ in range(3))
         peers = [await server.accept(), await server.accept()]
@@ -779,11 +779,11 @@ async def test_a_waiting_call_gets_whichever_is_free_first() -> None:
         assert [call.body for call in (first, second, third)] == [b'"first"', b'"second"', b'"third"']
 
 
-# Its own end.
+# The end of a pool.
 
 
 @on_each_loop
-async def test_a_closed_pool_closes_what_is_idle_and_lets_what_is_in_use_end() -> None:
+async def test_a_closed_pool_closes_idle_connections_and_lets_busy_ones_end() -> None:
     async with serving() as server:
         clock = Clock()
         pool = Pool("there", Address(server.host, server.port, False, ""), clock, min_idle=2)
@@ -805,7 +805,7 @@ async def test_a_closed_pool_closes_what_is_idle_and_lets_what_is_in_use_end() -
 
 
 @on_each_loop
-async def test_a_pool_that_is_closed_while_it_opens_leaves_no_task() -> None:
+async def test_a_pool_closed_while_it_opens_connections_leaves_no_task() -> None:
     async with serving() as server:
         scheduler = LoopScheduler(asyncio.get_running_loop())
         pool = Pool("there", Address(server.host, server.port, False, ""), scheduler, min_idle=5)
@@ -817,33 +817,33 @@ async def test_a_pool_that_is_closed_while_it_opens_leaves_no_task() -> None:
 
 
 @on_each_loop
-async def test_calls_that_wait_when_the_pool_is_closed_are_told() -> None:
+async def test_calls_waiting_when_the_pool_is_closed_fail() -> None:
     async with serving() as server, pooling(server, limit=1) as pool:
         first, second = Call.to(pool), Call.to(pool)
         peer = await server.accept()
         await peer.request()
         pool.close()
         assert second.outcome[0] == "fault"
-        assert (second.told, pool.waiting) == (1, 0)
+        assert (second.news_count, pool.waiting) == (1, 0)
         peer.send(whole())
         assert (await first.ended()).outcome == SERVED
 
 
 @on_each_loop
-async def test_a_call_that_comes_after_the_end_is_told_in_the_next_turn() -> None:
+async def test_a_call_to_a_closed_pool_fails_in_the_next_turn() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock) as pool:
         pool.close()
         call, left = Call.to(pool), Call.to(pool)
         left.exchange.close()
-        assert (call.told, call.outcome) == (0, ("running", ""))
+        assert (call.news_count, call.outcome) == (0, ("running", ""))
         clock.forward(0.0)
-        assert (call.told, call.outcome) == (1, ("fault", "its endpoint was taken out"))
-        assert (left.told, pool.waiting, pool.opening, clock.set) == (0, 0, 0, 0)
+        assert (call.news_count, call.outcome) == (1, ("fault", "the endpoint was removed"))
+        assert (left.news_count, pool.waiting, pool.opening, clock.set) == (0, 0, 0, 0)
 
 
 @on_each_loop
-async def test_a_warm_connection_that_dies_after_the_end_is_a_failure() -> None:
+async def test_a_request_is_not_sent_again_by_a_closed_pool() -> None:
     clock = Clock()
     async with serving() as server, pooling(server, clock) as pool:
         peer = await served(pool, server)
@@ -852,7 +852,7 @@ async def test_a_warm_connection_that_dies_after_the_end_is_a_failure() -> None:
         peer.finish()
         await until(lambda: clock.set)
         clock.forward(0.0)
-        assert (call.told, call.outcome) == (1, ("fault", "its endpoint was taken out"))
+        assert (call.news_count, call.outcome) == (1, ("fault", "the endpoint was removed"))
         assert (pool.waiting, pool.opening, server.accepted) == (0, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The built-in endpoint: to its times and its answers, on a clock that is moved by hand."""
+"""The simulated endpoint: its times and its answers, on a manual clock."""
 
 from __future__ import annotations
 
@@ -37,43 +37,43 @@ def events(call: Call) -> list[Any]:
     return [json.loads(event) for event in data]
 
 
-def test_a_stream_begins_at_its_time_and_goes_on_at_its_rate() -> None:
+def test_a_stream_begins_at_its_time_and_continues_at_its_rate() -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**CHAT, stream=True))
     clock.forward(FIRST * (1 - SPREAD) - 0.001)
-    assert (call.told, call.exchange.first_token, simulated.busy) == (0, False, 1)
+    assert (call.news_count, call.exchange.first_token, simulated.busy) == (0, False, 1)
     began = clock.now()
-    while not call.told:
+    while not call.news_count:
         clock.forward(0.001)
     assert call.exchange.first_token
     assert clock.now() - began <= 2 * SPREAD * FIRST + 0.002
     clock.forward(5 / RATE)
-    assert call.told == 6
+    assert call.news_count == 6
     clock.forward(100.0)
     assert call.outcome == SERVED
     assert (simulated.busy, clock.set, call.exchange.wire) == (0, 0, None)
 
 
-def test_a_stream_says_that_it_is_simulated_and_what_was_asked() -> None:
+def test_a_stream_says_that_it_is_simulated_and_repeats_the_question() -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**CHAT, stream=True))
     clock.forward(100.0)
-    said = events(call)
-    text = "".join(event["choices"][0]["delta"].get("content", "") for event in said)
+    sent = events(call)
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in sent)
     assert text.startswith("[simulated by made-up: no model was asked]")
     assert "'Hi there'" in text
-    assert said[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert said[-1]["choices"][0]["finish_reason"] == "stop"
-    assert {event["object"] for event in said} == {"chat.completion.chunk"}
+    assert sent[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert sent[-1]["choices"][0]["finish_reason"] == "stop"
+    assert {event["object"] for event in sent} == {"chat.completion.chunk"}
     scanner = Scanner()
     assert scanner.feed(call.body) == call.body
     assert scanner.whole
 
 
-def test_usage_is_told_where_it_is_asked_for() -> None:
+def test_usage_is_sent_if_it_is_requested() -> None:
     simulated, clock = pool()
-    asked = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": True}))  # type: ignore[arg-type]
-    silent = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": False}))  # type: ignore[arg-type]
+    asked = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": True}))
+    silent = Call.to(simulated, asking(**CHAT, stream=True, stream_options={"include_usage": False}))
     clock.forward(100.0)
     last = events(asked)[-1]
     assert last["choices"] == []
@@ -84,11 +84,11 @@ def test_usage_is_told_where_it_is_asked_for() -> None:
 
 def test_an_answer_that_does_not_stream_takes_as_long_as_one_that_does() -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**CHAT))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**CHAT))
     clock.forward(FIRST * (1 + SPREAD))
-    assert call.told == 0
+    assert call.news_count == 0
     clock.forward(100.0)
-    assert (call.told, call.outcome) == (1, SERVED)
+    assert (call.news_count, call.outcome) == (1, SERVED)
     answer = json.loads(call.body)
     assert answer["object"] == "chat.completion"
     assert "'Hi there'" in answer["choices"][0]["message"]["content"]
@@ -96,20 +96,20 @@ def test_an_answer_that_does_not_stream_takes_as_long_as_one_that_does() -> None
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_completions_have_a_shape_of_their_own(stream: bool) -> None:
+def test_completions_have_their_own_form(stream: bool) -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking("/completions", prompt="Once upon", stream=stream))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking("/completions", prompt="Once upon", stream=stream))
     clock.forward(100.0)
     assert call.outcome == SERVED
-    said = events(call) if stream else [json.loads(call.body)]
-    assert {event["object"] for event in said} == {"text_completion"}
-    assert "'Once upon'" in "".join(event["choices"][0]["text"] for event in said)
+    sent = events(call) if stream else [json.loads(call.body)]
+    assert {event["object"] for event in sent} == {"text_completion"}
+    assert "'Once upon'" in "".join(event["choices"][0]["text"] for event in sent)
 
 
 @pytest.mark.parametrize(("asked", "count"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 3), (None, 1), ([], 0)])
-def test_embeddings_come_one_for_each_input_and_are_always_the_same(asked: Any, count: int) -> None:
+def test_each_input_has_one_embedding_and_always_the_same(asked: Any, count: int) -> None:
     simulated, clock = pool()
-    calls = [Call.to(simulated, asking("/embeddings", input=asked)) for _ in range(2)]  # type: ignore[arg-type]
+    calls = [Call.to(simulated, asking("/embeddings", input=asked)) for _ in range(2)]
     clock.forward(FIRST * (1 + SPREAD))
     first, second = [json.loads(call.body) for call in calls]
     assert first == second
@@ -133,33 +133,33 @@ def test_embeddings_come_one_for_each_input_and_are_always_the_same(asked: Any, 
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_whatever_is_asked_is_answered(body: dict[str, Any], stream: bool) -> None:
+def test_odd_requests_are_answered(body: dict[str, Any], stream: bool) -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**body, stream=stream))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**body, stream=stream))
     clock.forward(100.0)
     assert call.outcome == SERVED
 
 
 @pytest.mark.parametrize("after", [0.0, FIRST * (1 + SPREAD), 1.0])
-def test_a_call_that_leaves_leaves_nothing(after: float) -> None:
+def test_a_closed_exchange_leaves_nothing(after: float) -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**CHAT, stream=True))
     clock.forward(after)
-    told = call.told
+    before = call.news_count
     call.exchange.close()
     call.exchange.close()
     clock.forward(100.0)
-    assert (simulated.busy, clock.set, call.told) == (0, 0, told)
+    assert (simulated.busy, clock.set, call.news_count) == (0, 0, before)
 
 
-def test_one_that_is_paused_waits_and_goes_on() -> None:
+def test_a_paused_answer_waits_and_continues() -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(**CHAT, stream=True))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(**CHAT, stream=True))
     clock.forward(1.0)
     call.exchange.pause()
-    told = call.told
+    before = call.news_count
     clock.forward(50.0)
-    assert call.told <= told + 1
+    assert call.news_count <= before + 1
     call.exchange.resume()
     clock.forward(50.0)
     assert call.outcome == SERVED
@@ -168,7 +168,7 @@ def test_one_that_is_paused_waits_and_goes_on() -> None:
 
 def test_many_at_once_are_counted() -> None:
     simulated, clock = pool()
-    calls = [Call.to(simulated, asking(**CHAT, stream=index % 2 == 0)) for index in range(20)]  # type: ignore[arg-type]
+    calls = [Call.to(simulated, asking(**CHAT, stream=index % 2 == 0)) for index in range(20)]
     assert (simulated.busy, repr(simulated)) == (20, "<Simulated made-up, 20 busy>")
     clock.forward(100.0)
     assert [call.outcome for call in calls] == [SERVED] * 20
@@ -178,10 +178,10 @@ def test_many_at_once_are_counted() -> None:
 @pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("also", ['"x":1e999', '"temperature":1e999', '"x":{"y":[1e999]}', '"n":' + "9" * 5000])
-def test_what_makes_no_difference_here_is_not_read(path: str, stream: bool, also: str) -> None:
+def test_fields_without_effect_are_not_decoded(path: str, stream: bool, also: str) -> None:
     simulated, clock = pool()
     body = f'{{"model":"m","stream":{json.dumps(stream)},{also}}}'.encode()
-    call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
+    call = Call.to(simulated, Request(asking(path).head, body))
     clock.forward(100.0)
     assert (call.outcome, simulated.busy) == (SERVED, 0)
 
@@ -190,13 +190,13 @@ def test_what_makes_no_difference_here_is_not_read(path: str, stream: bool, also
 @pytest.mark.parametrize(
     "value", [b"1e999", b'"\\ud800"', b'[{"role":"user","content":1e999}]', b"9" * 5000, b"[" * 100_000], ids=range(5)
 )
-def test_what_can_not_be_read_is_refused_at_its_time(path: str, value: bytes) -> None:
+def test_an_unreadable_request_is_refused_at_the_usual_time(path: str, value: bytes) -> None:
     simulated, clock = pool()
     body = b'{"model":"m","messages":%b,"prompt":%b,"input":%b}' % (value, value, value)
-    call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
-    assert (call.told, simulated.busy) == (0, 1)
+    call = Call.to(simulated, Request(asking(path).head, body))
+    assert (call.news_count, simulated.busy) == (0, 1)
     clock.forward(FIRST * (1 + SPREAD))
-    assert (call.told, call.outcome) == (1, ("refused", "status 400"))
+    assert (call.news_count, call.outcome) == (1, ("refused", "status 400"))
     assert json.loads(call.body)["error"]["type"] == "invalid_request_error"
     assert (simulated.busy, clock.set, call.exchange.wire) == (0, 0, None)
 
@@ -214,9 +214,9 @@ ANY_JSON = st.recursive(
     fields=st.dictionaries(st.sampled_from(["stream", "stream_options", "messages", "prompt", "input", "x"]), ANY_JSON),
     path=st.sampled_from(["/chat/completions", "/completions", "/embeddings"]),
 )
-def test_nothing_that_is_asked_can_break_it(fields: dict[str, Any], path: str) -> None:
+def test_any_request_gets_an_answer_or_a_refusal(fields: dict[str, Any], path: str) -> None:
     simulated, clock = pool()
-    call = Call.to(simulated, asking(path, **fields))  # type: ignore[arg-type]
+    call = Call.to(simulated, asking(path, **fields))
     clock.forward(100.0)
     assert call.outcome[0] in ("served", "refused")
     assert (simulated.busy, clock.set) == (0, 0)
@@ -228,6 +228,6 @@ def test_numbers_may_be_as_long_as_python_reads_them(digits: int) -> None:
     for path in ("/completions", "/embeddings"):
         number = b"9" * digits
         body = b'{"prompt":%b,"input":%b}' % (number, number)
-        call = Call.to(simulated, Request(asking(path).head, body))  # type: ignore[arg-type]
+        call = Call.to(simulated, Request(asking(path).head, body))
         clock.forward(100.0)
         assert call.outcome[0] in ("served", "refused")

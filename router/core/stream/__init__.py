@@ -1,1 +1,1 @@
-"""Bytes of answers: reads them, and joins a second stream to a first. Knows no endpoint."""
+"""Reads the bytes of answers, and joins a second stream to a first. Knows no endpoint."""

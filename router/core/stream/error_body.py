@@ -1,4 +1,4 @@
-"""The error in what an endpoint said, whatever its shape.
+"""Finds the error object in an answer or event, in the form of any vendor.
 
 {"error": {…}}, {"error": "text", "error_type": …}   OpenAI and most; Text Generation Inference, Ollama
 {"detail": …}                                        FastAPI
@@ -11,36 +11,37 @@ from __future__ import annotations
 
 from typing import Any
 
-_FINE = frozenset({"0", "200", "ok", "success", "none", ""})  # codes of envelopes around what is well
+_SUCCESS_CODES = frozenset({"0", "200", "ok", "success", "none", ""})  # in envelopes around good answers
+_MAX_WRAPPINGS = 3  # of lists and `detail` around an error
 
 
-def error_of(said: Any) -> dict[str, Any] | None:
-    """Its error object, or one made of what is there; None where there is none."""
-    for _ in range(3):  # no more wrappings than that
-        if isinstance(said, list):
-            said = said[0] if said else None
-        elif isinstance(said, dict) and not said.get("error") and said.get("detail"):
-            said = said["detail"]
-    if isinstance(said, str):
-        return {"message": said} if said else None
-    if not isinstance(said, dict):
+def error_of(body: Any) -> dict[str, Any] | None:
+    """The error object of a decoded body, or one made from its text; None if there is none."""
+    for _ in range(_MAX_WRAPPINGS):
+        if isinstance(body, list):
+            body = body[0] if body else None
+        elif isinstance(body, dict) and not body.get("error") and body.get("detail"):
+            body = body["detail"]
+    if isinstance(body, str):
+        return {"message": body} if body else None
+    if not isinstance(body, dict):
         return None
-    error = said.get("error")
+    error = body.get("error")
     if isinstance(error, dict):
         return error or None
     if error:
-        return {"message": str(error), "type": said.get("error_type"), "code": said.get("code")}
-    return said if said.keys() & {"message", "code", "type"} else None
+        return {"message": str(error), "type": body.get("error_type"), "code": body.get("code")}
+    return body if body.keys() & {"message", "code", "type"} else None
 
 
-def is_error(said: Any) -> bool:
-    """Whether an answer of status 200, or an event, is an error though it has no key that says so."""
-    if not isinstance(said, dict):
+def is_error(body: Any) -> bool:
+    """True if an answer of status 200, or an event, is an error although it has no `error` key."""
+    if not isinstance(body, dict):
         return False
-    if said.get("object") == "error" or said.get("type") == "error" or said.get("success") is False:
+    if body.get("object") == "error" or body.get("type") == "error" or body.get("success") is False:
         return True
-    if "choices" in said or "data" in said:
+    if "choices" in body or "data" in body:
         return False
-    if said.keys() == {"detail"}:  # with others beside it, it may be progress that is told
-        return bool(said["detail"])
-    return "message" in said and str(said.get("code", 0)).lower() not in _FINE
+    if body.keys() == {"detail"}:  # beside other keys, `detail` may describe progress
+        return bool(body["detail"])
+    return "message" in body and str(body.get("code", 0)).lower() not in _SUCCESS_CODES

@@ -1,9 +1,9 @@
-"""A scanner over the bytes of a token stream: it finds the events, and in them what a decision needs.
+"""A scanner over the bytes of a token stream: finds the events, and in them the facts that a decision needs.
 
-It is fed what came from the network, however it was cut, and gives back what may go to the client: whole events only,
-as they came, so that whatever follows (an error, another endpoint's tokens) begins on a boundary. An event that is no
-JSON is left out: both OpenAI SDKs stop at one. (Grammar: WHATWG HTML, server-sent events; lines end in CR, LF or
-CRLF.)
+`feed` takes bytes as the network cut them and returns the bytes to forward: whole events only, unchanged, so that
+anything that follows (an error, the tokens of another endpoint) begins at the boundary of an event. An event that is
+not JSON is dropped, because both OpenAI SDKs stop at one. Grammar: WHATWG HTML, server-sent events; lines end in CR, LF
+or CRLF.
 """
 
 from __future__ import annotations
@@ -15,106 +15,31 @@ from typing import Any
 import msgspec
 
 from router.core.stream.error_body import is_error
+from router.core.stream.events import Usage, read_event, read_later_event
 
-# A blank line. Atomic, or the CR and the LF of one line's end would count as two.
+# A blank line. Atomic groups, or the CR and the LF of one line end would count as two.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_MARK = b"\xef\xbb\xbf"  # a byte order mark
-_FAILED = "network_error"  # Zhipu's finish_reason for an answer that it could not go on with
-# What openai-python keeps: after an id, or beside a retry, it takes the next comment for an empty event, and fails.
-_KEPT_BY_CLIENTS = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
-_NAMED_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
-CUT_SHORT = {"message": _FAILED, "code": _FAILED}
-UNFINISHED = {"message": "[DONE] before any reason to finish", "code": "unfinished"}
-# Never found within a text, where its quotes would have backslashes.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NETWORK_ERROR = "network_error"  # Zhipu's finish_reason for an answer that it could not continue
+# Lines that openai-python remembers: after an id, or beside a retry, it reads the next comment as an empty event and
+# fails.
+_REMEMBERED_LINES = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
+_EVENT_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
+CUT_SHORT = {"message": _NETWORK_ERROR, "code": _NETWORK_ERROR}
+UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
+# Never matches inside a text, where the quotes have backslashes.
 _FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')
 
 
-class _Delta(msgspec.Struct, gc=False):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
-
-    @property
-    def useful(self) -> bool:
-        return bool(
-            self.content
-            or self.reasoning_content
-            or self.tool_calls
-            or self.reasoning
-            or self.refusal
-            or self.function_call
-            or self.audio
-        )
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: Any = 0
-    delta: _Delta | None = None
-    text: Any = None
-    finish_reason: Any = None
-
-    @property
-    def useful(self) -> bool:
-        return bool(self.text or (self.delta is not None and self.delta.useful))
-
-
-class _Finish(msgspec.Struct, gc=False):
-    index: Any = 0
-    finish_reason: Any = None
-    useful = False
-
-
-class Usage(msgspec.Struct, gc=False):
-    """A server may write anything there; what is a count, is told."""
-
-    prompt: Any = msgspec.field(default=None, name="prompt_tokens")
-    completion: Any = msgspec.field(default=None, name="completion_tokens")
-
-    @property
-    def prompt_tokens(self) -> int | None:
-        return _count(self.prompt)
-
-    @property
-    def completion_tokens(self) -> int | None:
-        return _count(self.completion)
-
-
-AnyUsage = Usage | str | bool | int | float | list[Any] | None
-
-
-class _Event(msgspec.Struct, gc=False):
-    """What an event may say up to the first token."""
-
-    choices: list[_Choice] | None = None
-    usage: AnyUsage = None
-    error: Any = None
-
-
-class _LaterEvent(msgspec.Struct, gc=False):
-    """And after it: its text is not even looked at."""
-
-    choices: list[_Finish] | None = None
-    usage: AnyUsage = None
-    error: Any = None
-
-
-_read_event = msgspec.json.Decoder(_Event).decode
-_read_later_event = msgspec.json.Decoder(_LaterEvent).decode
-
-
 def renamed(data: bytes, finishes: Mapping[str, str]) -> bytes:
-    """An event or answer with the reasons to finish that OpenAI's clients know; all else as it is."""
+    """Replace the finish reasons of an event or answer by those that OpenAI's clients know."""
     return _FINISH_REASON.sub(lambda m: b'%b"%b"' % (m[1], finishes.get(m[2].decode(), m[2].decode()).encode()), data)
 
 
 def cut_short(answer: bytes) -> bool:
-    """Whether an answer that is not a stream ended for want of a network behind it."""
-    return any(match[2].decode() == _FAILED for match in _FINISH_REASON.finditer(answer))
+    """True if an answer that does not stream ended because of a network error behind the server."""
+    return any(match[2].decode() == _NETWORK_ERROR for match in _FINISH_REASON.finditer(answer))
 
 
 class EventTooLarge(ValueError):
@@ -122,8 +47,12 @@ class EventTooLarge(ValueError):
 
 
 class Scanner:
-    """Facts of one stream: `first_token`, `done` ([DONE]), `error` (an error event's contents), `over` (either of these
-    two has come), `usage`, counts of events.
+    """The facts of one stream, as far as it has come.
+
+    `first_token`: there was output. `done`: [DONE] came. `error`: the content of an error event, `error_event` the
+    event to forward in its place. `over`: nothing more is read, because of [DONE] or an error. `usage`: as reported
+    last.
+    `events` counts events with readable data, `malformed` those without; comments count as neither.
     """
 
     __slots__ = (
@@ -131,7 +60,6 @@ class Scanner:
         "_finished",
         "_finishes",
         "_held",
-        "_instead",
         "_limit",
         "_must_finish",
         "choices",
@@ -153,14 +81,13 @@ class Scanner:
         *,
         must_finish: bool = False,
     ) -> None:
-        """`finishes`: reasons to finish, and what they are called when they go on. `must_finish`: an answer without any
-        is not whole, though [DONE] says so.
+        """`limit`: bytes of one event. `finishes`: finish reasons, and the names under which they are forwarded.
+        `must_finish`: an answer without a finish reason is incomplete, even after [DONE].
         """
         self.choices, self._limit, self._finishes, self._must_finish = choices, limit, finishes or {}, must_finish
-        self._instead = b""  # of an event that does not go on as it is
-        self._held: bytearray | None = None  # the beginning of an event whose end is not here yet
-        self._begun = False  # the very first bytes are over
-        self._finished: set[str] = set()  # choices that gave a reason to finish
+        self._held: bytearray | None = None  # the beginning of an event whose end has not come yet
+        self._begun = False  # a byte order mark has been looked for
+        self._finished: set[str] = set()  # choices that gave a finish reason
         self.first_token = self.done = self.over = False
         self.error: Any = None
         self.error_event = b""
@@ -169,16 +96,19 @@ class Scanner:
 
     @property
     def finishes(self) -> bool:
-        """It gave a reason to finish."""
+        """The stream gave a finish reason."""
         return bool(self._finished)
 
     @property
     def whole(self) -> bool:
-        """The answer has come to its end: every choice gave a reason to finish, or the stream said so."""
+        """The answer is complete: every choice gave a finish reason, or the stream sent [DONE]."""
         return self.error is None and (self.done or len(self._finished) >= self.choices)
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take what came, give what may go on. Nothing goes on after [DONE] or an error. Raises EventTooLarge."""
+        """Read a piece of the stream; return the bytes to forward, none after [DONE] or an error.
+
+        Raises EventTooLarge.
+        """
         if self.over:
             return b""
         if (
@@ -186,9 +116,9 @@ class Scanner:
             and chunk[:7] == b"data: {"
             and chunk.find(b"\n") == len(chunk) - 2
             and chunk[-1] == 10
-            and 13 not in chunk  # a CR, which is white space to JSON, and ends a line
+            and 13 not in chunk  # a CR: white space in JSON, but the end of a line in a stream
         ):
-            return chunk if self._data(chunk[6:], chunk) else self._in_its_place()  # one event, as almost always
+            return self._data(chunk[6:], chunk)  # exactly one event, the usual case
         if not self._begun and not (chunk := self._beginning(chunk)):
             return b""
         if self._held is not None or chunk[-2:] != b"\n\n":
@@ -196,34 +126,35 @@ class Scanner:
         events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
         del events[-1]
         for index, event in enumerate(events):
-            if not self._event(event):
+            read = self._event(event)
+            if read is not event:
                 if self.done and index == len(events) - 1:
                     return chunk
-                return self._without_rejected(chunk, events, index)
+                return self._with_changes(chunk, events, index, read)
         return chunk
 
     def finish(self) -> bytes:
-        """The stream is over: an event that lacks only its blank line gets one, for the SDKs drop it else."""
+        """The stream has ended. A last event that lacks only its blank line gets one; otherwise the SDKs drop it."""
         held, self._held = self._held, None
         if not held or self.over:
             return b""
         event = bytes(held).rstrip(b"\r\n")
-        return event + b"\n\n" if event and (self._event(event) or self.done) else self._in_its_place()
+        return self._forwarded(event, b"\n\n", self._event(event)) if event else b""
 
     def _beginning(self, chunk: bytes) -> bytes:
-        """What follows a byte order mark, of which only a part may be here. It is no part of the first line, but
-        openai-python would take it for one, and lose the event.
+        """The stream without its byte order mark, of which only a part may have come. openai-python would read the mark
+        as a part of the first line, and lose the event.
         """
         if self._held is not None:
             chunk = bytes(self._held) + chunk
-        if len(chunk) < len(_MARK) and _MARK.startswith(chunk):
+        if len(chunk) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(chunk):
             self._held = bytearray(chunk)
             return b""
         self._held, self._begun = None, True
-        return chunk if self.events or self.malformed else chunk.removeprefix(_MARK)
+        return chunk if self.events or self.malformed else chunk.removeprefix(_BYTE_ORDER_MARK)
 
     def _whole_events(self, chunk: bytes) -> bytes:
-        """Join what was held back, and hold back what follows the last blank line."""
+        """Join a piece to the bytes held back, and hold back what follows the last blank line."""
         held = self._held
         if held is None:
             held = self._held = bytearray()
@@ -236,7 +167,7 @@ class Scanner:
             end = held.rfind(b"\n\n", start) + 2
             end = end if end > 1 else 0
         if len(held) - end > self._limit:
-            raise EventTooLarge(f"an event of more than {self._limit} bytes")
+            raise EventTooLarge(f"an event is longer than {self._limit} bytes")
         whole = bytes(held[:end])
         if end == len(held):
             self._held = None
@@ -244,120 +175,126 @@ class Scanner:
             del held[:end]
         return whole
 
-    def _without_rejected(self, chunk: bytes, events: list[bytes], rejected: int) -> bytes:
-        """The rare way: events are left out, and the others go on, each with its own end."""
+    def _with_changes(self, chunk: bytes, events: list[bytes], changed: int, read: bytes) -> bytes:
+        """The slow path: some events are dropped or replaced, and the others forwarded, each with its own end.
+
+        `changed` is the index of the first such event, and `read` what `_event` returned for it.
+        """
         ends = _BLANK_LINE.findall(chunk)
-        kept = [event + end for event, end in zip(events[:rejected], ends, strict=False)]
-        kept.append(events[rejected] + ends[rejected] if self.done else self._in_its_place())
-        for event, end in zip(events[rejected + 1 :], ends[rejected + 1 :], strict=False):
+        kept = [event + end for event, end in zip(events[:changed], ends, strict=False)]
+        kept.append(self._forwarded(events[changed], ends[changed], read))
+        for event, end in zip(events[changed + 1 :], ends[changed + 1 :], strict=False):
             if self.over:
                 break
-            kept.append(event + end if self._event(event) or self.done else self._in_its_place())
+            kept.append(self._forwarded(event, end, self._event(event)))
         return b"".join(kept)
 
-    def _in_its_place(self) -> bytes:
-        instead, self._instead = self._instead, b""
-        return instead
+    def _forwarded(self, event: bytes, end: bytes, read: bytes) -> bytes:
+        """The bytes to forward for an event that was read: itself with its end, its replacement, or nothing."""
+        return event + end if read is event or self.done else read
 
-    def _event(self, event: bytes) -> bool:
-        """Read one event; False where it must not go on, or nothing after it."""
+    # Reading one event. Each method returns the very object `event` if it is forwarded as it is, else its replacement
+    # with a blank line, or nothing. For [DONE] it returns nothing and sets `done`.
+
+    def _event(self, event: bytes) -> bytes:
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
         data = data_of(event)
         if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
-            return True  # a comment
+            return event  # a comment
         if data[:6] == b"[DONE]":
             if self._must_finish and self.first_token and not self._finished:
                 return self._fail(UNFINISHED)
             self.done = self.over = True
-            return False
-        if data and _NAMED_ERROR.search(event):
+            return b""
+        if not data:  # a lone `id:`, `retry:` or `event:`, which openai-python reads as an empty event and fails
+            return b""
+        if _EVENT_ERROR.search(event):
             return self._named_error(data, event)
-        # An event without data (a lone `id:`, `retry:` or `event:`) makes openai-python read an empty one and fail.
-        as_it_is = bool(data) and self._data(data, event)
-        if (as_it_is or self._instead) and _KEPT_BY_CLIENTS.search(event):
-            self._instead = _ended(_KEPT_BY_CLIENTS.sub(b"", self._instead or event))
-            return False
-        return as_it_is
+        read = self._data(data, event)
+        if read and _REMEMBERED_LINES.search(event):
+            return _ended(_REMEMBERED_LINES.sub(b"", read))
+        return read
 
-    def _named_error(self, data: bytes, event: bytes) -> bool:
-        """What is called an error is one, whatever it says."""
-        said = _decoded(data)
-        if not said:
-            said, data = {"message": "an error"}, b'{"message":"an error"}'
-        if isinstance(said, dict) and said.get("error"):
+    def _named_error(self, data: bytes, event: bytes) -> bytes:
+        """An event named `error` is an error, whatever its data."""
+        error = _decoded(data)
+        if not error:
+            error, data = {"message": "an error"}, b'{"message":"an error"}'
+        if isinstance(error, dict) and error.get("error"):
             return self._data(data, event)
         self.events += 1
-        return self._foreign_error(said, data)
+        return self._foreign_error(error, data)
 
-    def _foreign_error(self, said: Any, data: bytes) -> bool:
-        """It goes on in the one shape at which both OpenAI SDKs raise."""
-        return self._fail(said, b'data: {"error":' + b"".join(data.splitlines()) + b"}")
+    def _foreign_error(self, error: Any, data: bytes) -> bytes:
+        """An error in another form is wrapped in the one at which both OpenAI SDKs raise."""
+        return self._fail(error, b'data: {"error":' + b"".join(data.splitlines()) + b"}")
 
-    def _fail(self, error: Any, event: bytes = b"") -> bool:
-        """The event is for who ends the stream; it does not go on from here, and nor does anything after it."""
-        self.error, self.over, self._instead = error, True, b""
+    def _fail(self, error: Any, event: bytes = b"") -> bytes:
+        """End the stream with an error. Its event is kept in `error_event`; nothing is forwarded from here."""
+        self.error, self.over = error, True
         self.error_event = _ended(event) if event else b""
-        return False
+        return b""
 
-    def _own_shape(self, data: bytes, event: bytes) -> bool:
-        """Output in a shape of its own: whoever asked for it may know it. It must be JSON all the same."""
+    def _unknown_form(self, data: bytes, event: bytes) -> bytes:
+        """Output that is no chunk of a completion: the client may know the form. Only JSON is forwarded."""
         try:
             read = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
-            return False
+            return b""
         self.events += 1
         if isinstance(read, dict) and read.get("error"):
             return self._fail(read["error"], event)
         self.first_token = True
-        return True
+        return event
 
-    def _data(self, data: bytes, event: bytes) -> bool:
-        """Read an event's data; the event may have its end or not."""
+    def _data(self, data: bytes, event: bytes) -> bytes:
+        """Read the data of an event; `event` may come with or without its blank line."""
         try:
-            read = _read_later_event(data) if self.first_token else _read_event(data)
+            read = read_later_event(data) if self.first_token else read_event(data)
         except msgspec.ValidationError:
-            return self._own_shape(data, event)
+            return self._unknown_form(data, event)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.malformed += 1
-            return False
+            return b""
         if not data.isascii() and not _is_utf8(data):
             self.malformed += 1
-            return False
+            return b""
         self.events += 1
-        if read.error:  # whose kind may stand beside a mere text
+        if read.error:  # a text may have its kind in a key beside it, so the whole object is kept
             return self._fail(read.error if isinstance(read.error, dict) else _decoded(data) or read.error, event)
         if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
-        choices, as_it_is = read.choices, True
+        choices = read.choices
         if not choices:
-            return choices is not None or read.usage is not None or self._no_error(data)
+            return event if choices is not None or read.usage is not None else self._no_output(data, event)
+        forwarded = event
         for choice in choices:
             if choice.finish_reason:
                 self._finished.add(str(choice.index))
                 self.first_token = True  # an empty answer is an answer
-                if choice.finish_reason == _FAILED:
+                if choice.finish_reason == _NETWORK_ERROR:
                     return self._fail(CUT_SHORT)
                 if self._finishes and str(choice.finish_reason) in self._finishes:
-                    self._instead, as_it_is = _ended(renamed(event, self._finishes)), False
-            elif not self.first_token and choice.useful:
+                    forwarded = _ended(renamed(event, self._finishes))
+            elif not self.first_token and choice.has_output:
                 self.first_token = True
-        return as_it_is
+        return forwarded
 
-    def _no_error(self, data: bytes) -> bool:
-        """It has neither tokens nor usage: a sign of life, or an error in a shape of its own."""
-        said = _decoded(data)
-        return not is_error(said) or self._foreign_error(said, data)
+    def _no_output(self, data: bytes, event: bytes) -> bytes:
+        """An event with neither choices nor usage: a keep-alive, or an error without an `error` key."""
+        body = _decoded(data)
+        return self._foreign_error(body, data) if is_error(body) else event
 
 
 def _ended(event: bytes) -> bytes:
-    """With its blank line, which it may have or not."""
+    """The event with a blank line at its end, whether it had one or not."""
     return event.rstrip(b"\r\n") + b"\n\n"
 
 
 def _decoded(data: bytes) -> Any:
-    """None where it is no JSON; of numbers out of range the other decoders, which pass over them, see nothing."""
+    """None if it is not JSON. Numbers out of range fail only here: the typed decoders skip them unread."""
     try:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -370,17 +307,13 @@ def split(events: bytes) -> list[bytes]:
 
 
 def data_of(event: bytes) -> bytes:
-    """What the `data` lines of one event say together; nothing, of a comment."""
+    """The `data` lines of one event, joined; empty for a comment."""
     lines = _LINE_END.split(event)
     return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:"])
 
 
-def _count(said: Any) -> int | None:
-    return said if isinstance(said, int) and not isinstance(said, bool) and said >= 0 else None
-
-
 def _is_utf8(data: bytes) -> bool:
-    """The decoder passes over text that nobody reads; openai-python reads all of it, strictly."""
+    """The decoder skips text that is not asked for, without a check; openai-python decodes all of it, strictly."""
     try:
         data.decode()
     except UnicodeDecodeError:

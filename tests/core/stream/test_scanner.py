@@ -1,4 +1,4 @@
-"""The scanner: whatever way a stream is cut, the same bytes go on and the same facts are found."""
+"""The scanner: a stream is forwarded and read the same however it is cut."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def facts(scanner: Scanner) -> tuple[object, ...]:
 
 
 def events(stream: bytes) -> list[list[bytes]]:
-    """What an SSE client makes of it (WHATWG), written to be read and not to be fast."""
+    """The events that an SSE client reads (WHATWG): a simple, slow reference."""
     lines = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     found: list[list[bytes]] = [[]]
     for line in lines:
@@ -56,7 +56,7 @@ def cut(stream: bytes, at: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in pairwise(places)]
 
 
-# However it is cut.
+# Cuts.
 
 GOOD: list[list[bytes]] = [
     [b": ping"],
@@ -84,7 +84,7 @@ cuts = st.lists(st.integers(0, 10_000), max_size=12)
 
 
 def streams(of: list[list[bytes]]) -> st.SearchStrategy[bytes]:
-    """Events with line ends of one kind, and maybe the last one without its blank line."""
+    """Events with line ends of one kind, the last event perhaps without its blank line."""
     return st.builds(
         lambda parts, end, cut_off: (
             b"".join(end.join(lines) + end + end for lines in parts)[: -len(end) or None]
@@ -99,9 +99,7 @@ def streams(of: list[list[bytes]]) -> st.SearchStrategy[bytes]:
 
 @properties
 @given(stream=streams(GOOD), at=cuts)
-def test_however_a_stream_is_cut_the_same_bytes_go_on_and_the_same_facts_are_found(
-    stream: bytes, at: list[int]
-) -> None:
+def test_a_stream_is_forwarded_and_read_the_same_however_it_is_cut(stream: bytes, at: list[int]) -> None:
     scanner, forwarded = run(*cut(stream, at))
     whole, _ = run(stream)
     assert facts(scanner) == facts(whole)
@@ -111,7 +109,7 @@ def test_however_a_stream_is_cut_the_same_bytes_go_on_and_the_same_facts_are_fou
 
 @properties
 @given(stream=streams(GOOD + BAD), at=cuts)
-def test_however_a_stream_with_bad_events_is_cut_the_same_good_ones_go_on(stream: bytes, at: list[int]) -> None:
+def test_a_stream_with_bad_events_is_forwarded_the_same_however_it_is_cut(stream: bytes, at: list[int]) -> None:
     scanner, forwarded = run(*cut(stream, at))
     whole, expected = run(stream)
     assert facts(scanner) == facts(whole)
@@ -120,7 +118,7 @@ def test_however_a_stream_with_bad_events_is_cut_the_same_good_ones_go_on(stream
 
 @properties
 @given(stream=streams(GOOD + BAD), at=cuts)
-def test_what_has_gone_on_at_any_time_is_whole_events(stream: bytes, at: list[int]) -> None:
+def test_only_whole_events_are_forwarded_at_any_time(stream: bytes, at: list[int]) -> None:
     scanner, forwarded = Scanner(), b""
     for chunk in cut(stream, at):
         forwarded += scanner.feed(chunk)
@@ -130,7 +128,7 @@ def test_what_has_gone_on_at_any_time_is_whole_events(stream: bytes, at: list[in
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_an_event_goes_on_with_its_last_byte_and_not_before(end: bytes) -> None:
+def test_an_event_is_forwarded_with_its_last_byte(end: bytes) -> None:
     scanner, whole = Scanner(), event(delta(content="x")).rstrip() + end + end
     assert b"".join(scanner.feed(bytes([byte])) for byte in whole[:-1]) == b""
     assert not scanner.first_token
@@ -158,7 +156,7 @@ def test_an_event_goes_on_with_its_last_byte_and_not_before(end: bytes) -> None:
         {},
     ],
 )
-def test_what_carries_no_output_is_not_a_first_token_and_goes_on(data: object) -> None:
+def test_an_event_without_output_is_forwarded_and_no_first_token(data: object) -> None:
     scanner, forwarded = run(event(data))
     assert not scanner.first_token
     assert forwarded == event(data)
@@ -185,56 +183,56 @@ def test_what_carries_no_output_is_not_a_first_token_and_goes_on(data: object) -
         {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]},
     ],
 )
-def test_output_of_any_kind_and_a_reason_to_finish_are_a_first_token(data: object) -> None:
+def test_any_output_or_finish_reason_is_a_first_token(data: object) -> None:
     scanner, forwarded = run(event(ROLE), event(data))
     assert scanner.first_token
     assert forwarded == event(ROLE) + event(data)
 
 
-def test_a_comment_is_not_a_first_token_and_goes_on() -> None:
+def test_a_comment_is_forwarded_and_no_first_token() -> None:
     scanner, forwarded = run(b": ping\n\n", b":\n\n")
     assert not scanner.first_token
     assert scanner.events == 0
     assert forwarded == b": ping\n\n:\n\n"
 
 
-def test_an_error_in_an_event_of_a_shape_of_its_own_is_an_error() -> None:
+def test_an_error_in_an_event_of_unknown_form_is_an_error() -> None:
     scanner, forwarded = run(event({"error": "no", "choices": {}}))
     assert scanner.error == "no"
     assert forwarded == b""
 
 
-def test_output_in_a_shape_of_its_own_is_a_first_token() -> None:
+def test_output_of_unknown_form_is_a_first_token() -> None:
     scanner, forwarded = run(b'data: {"choices": {"delta": 1}}\n\n')
     assert scanner.first_token
     assert forwarded == b'data: {"choices": {"delta": 1}}\n\n'
 
 
-# Errors, and what else does not go on.
+# Errors, and other events that are not forwarded.
 
 
 @pytest.mark.parametrize("before", [b"", event(ROLE), event(delta(content="x"))])
 @pytest.mark.parametrize(
     "error", [{"message": "no", "code": 500}, "no", {"code": "1302"}], ids=["object", "text", "vendor's"]
 )
-def test_nothing_goes_on_from_an_error_event(before: bytes, error: object) -> None:
+def test_nothing_is_forwarded_from_an_error_event_on(before: bytes, error: object) -> None:
     failed = event({"error": error})
     for chunks in ([before + failed + event(finish()) + DONE], [before, failed, event(finish()), DONE]):
         scanner, forwarded = run(*chunks)
         assert forwarded == before
-        assert scanner.error == (error if isinstance(error, dict) else {"error": error})  # all that stood beside it
+        assert scanner.error == (error if isinstance(error, dict) else {"error": error})  # with the keys beside it
         assert scanner.error_event == failed
         assert not scanner.whole
 
 
-def test_an_error_that_is_null_is_none() -> None:
+def test_an_error_that_is_null_is_no_error() -> None:
     scanner, forwarded = run(event({"error": None, **delta(content="x")}))
     assert scanner.error is None
     assert scanner.first_token
     assert forwarded
 
 
-def test_zhipus_network_error_is_an_error_without_an_event_to_show() -> None:
+def test_zhipus_network_error_is_an_error_without_an_event_to_forward() -> None:
     scanner, forwarded = run(event(delta(content="x")) + event(finish("network_error")) + DONE)
     assert forwarded == event(delta(content="x"))
     assert scanner.error
@@ -253,15 +251,15 @@ def test_zhipus_network_error_is_an_error_without_an_event_to_show() -> None:
         b"data: " + b"[" * 100_000 + b"\n\n",
     ],
 )
-def test_a_malformed_event_is_dropped_and_the_rest_arrives_whole(bad: bytes) -> None:
-    for between in (b"", b"\r\n"):  # alone, and in the company of another line end
+def test_a_malformed_event_is_dropped_and_the_others_are_forwarded(bad: bytes) -> None:
+    for between in (b"", b"\r\n"):  # alone, and beside another line end
         scanner, forwarded = run(between + event(delta(content="x")) + bad + event(finish()) + DONE)
         assert events(forwarded) == events(event(delta(content="x")) + event(finish()) + DONE)
         assert scanner.events == 2
         assert scanner.whole
 
 
-def test_what_stands_around_a_dropped_event_goes_on_byte_for_byte() -> None:
+def test_the_events_around_a_dropped_one_are_forwarded_byte_for_byte() -> None:
     before, after = b": ping\r\n\r\ndata: {}\r\n\r\n", b"\r\ndata: [DONE]\r\n\r\n"
     _, forwarded = run(before + b"data: {oops\r\n\r\n" + after)
     assert forwarded == before + after
@@ -269,7 +267,7 @@ def test_what_stands_around_a_dropped_event_goes_on_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("kept", [b"id: 7", b"id:7", b"id", b"retry: 100", b"retry"])
-def test_what_clients_keep_beyond_an_event_does_not_go_on(kept: bytes, end: bytes) -> None:
+def test_lines_that_clients_remember_beyond_an_event_are_not_forwarded(kept: bytes, end: bytes) -> None:
     data = b'data: {"choices":[{"index":0,"delta":{"content":"id: 7"}}]}'
     for lines in ([kept, data], [data, kept], [b"event: x", kept, data], [kept, data, b"idle: 1"]):
         scanner, forwarded = run(end.join(lines) + end + end, event(delta(content="!")))
@@ -282,15 +280,15 @@ def test_what_clients_keep_beyond_an_event_does_not_go_on(kept: bytes, end: byte
 
 
 @pytest.mark.parametrize("lone", [b"id: 7\n\n", b"retry: 100\n\n", b"event: ping\n\n", b"id: 7\nevent: ping\n\n"])
-def test_a_block_without_data_does_not_go_on(lone: bytes) -> None:
+def test_an_event_without_data_is_not_forwarded(lone: bytes) -> None:
     scanner, forwarded = run(event(ROLE) + lone + event(delta(content="x")))
     assert forwarded == event(ROLE) + event(delta(content="x"))
     assert scanner.malformed == 0
 
 
 @pytest.mark.parametrize("at", range(5))
-def test_a_byte_order_mark_hides_no_event_and_does_not_go_on(at: int) -> None:
-    """openai-python takes it for a part of the first line, which is no `data:` then."""
+def test_a_byte_order_mark_is_removed_and_hides_no_event(at: int) -> None:
+    """openai-python reads the mark as a part of the first line, which is then no `data:` line."""
     stream = b"\xef\xbb\xbf" + event(delta(content="x"))
     scanner, forwarded = run(stream[:at], stream[at:])
     assert forwarded == event(delta(content="x"))
@@ -298,14 +296,14 @@ def test_a_byte_order_mark_hides_no_event_and_does_not_go_on(at: int) -> None:
 
 
 @pytest.mark.parametrize("first", [event(ROLE), b": ping\n\n", b"data: oops\n\n"])
-def test_a_byte_order_mark_later_is_none(first: bytes) -> None:
+def test_a_later_byte_order_mark_has_no_meaning(first: bytes) -> None:
     scanner, forwarded = run(first, b"\xef\xbb\xbf" + event(delta(content="x")))
     assert not scanner.first_token
     assert b"\xef" not in forwarded
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_an_error_is_named_by_its_event_whatever_its_lines_end_in(end: bytes) -> None:
+def test_an_event_named_error_is_an_error_with_any_line_end(end: bytes) -> None:
     scanner, forwarded = run(b"event: error" + end + b"data: gone" + end + end)
     assert (scanner.error, forwarded) == ({"message": "an error"}, b"")
 
@@ -314,7 +312,7 @@ def test_a_line_may_end_in_cr_where_an_event_ends_in_lf() -> None:
     stream = b'data: {"choices":[]}\r\r' + event(delta(content="x"))
     scanner, forwarded = run(stream)
     assert (scanner.events, scanner.malformed, forwarded) == (2, 0, stream)
-    scanner, forwarded = run(b'data: {"a":1,\r"b":2}\n\n')  # to JSON it is white space, to an SDK two lines
+    scanner, forwarded = run(b'data: {"a":1,\r"b":2}\n\n')  # white space in JSON, but two lines for an SDK
     assert (scanner.malformed, forwarded) == (1, b"")
 
 
@@ -328,7 +326,7 @@ def test_done_is_the_end_and_no_event() -> None:
 
 
 @pytest.mark.parametrize("at", [0, 3, 20, 200])
-def test_nothing_goes_on_after_done(at: int) -> None:
+def test_nothing_is_forwarded_after_done(at: int) -> None:
     after = event(delta(content="x")) + event({"error": {"message": "too late"}})
     stream = event(finish()) + DONE + after
     place = len(stream) - len(after) + at
@@ -338,19 +336,19 @@ def test_nothing_goes_on_after_done(at: int) -> None:
 
 
 @pytest.mark.parametrize("last", [b"data: [DONE]", b"data: [DONE]\n", b"data: [DONE]\r\n", b"data: [DONE]\r\n\r"])
-def test_a_last_event_that_lacks_its_blank_line_gets_one(last: bytes) -> None:
+def test_a_last_event_without_its_blank_line_gets_one(last: bytes) -> None:
     scanner, forwarded = run(event(finish()), last)
     assert forwarded == event(finish()) + DONE
     assert scanner.done
 
 
-def test_what_was_cut_inside_an_event_does_not_go_on() -> None:
+def test_a_part_of_an_event_is_not_forwarded() -> None:
     scanner, forwarded = run(event(delta(content="x")), b'data: {"choices": [{"del')
     assert forwarded == event(delta(content="x"))
     assert not scanner.whole
 
 
-def test_the_answer_is_whole_when_every_choice_has_finished() -> None:
+def test_an_answer_is_complete_when_every_choice_has_finished() -> None:
     scanner = Scanner(choices=2)
     scanner.feed(event(delta(content="x")) + event(finish(index=1)))
     assert not scanner.whole
@@ -363,9 +361,9 @@ def test_both_choices_may_finish_in_one_event() -> None:
     assert run(event(both), choices=2)[0].whole
 
 
-def test_usage_is_what_was_said_last() -> None:
-    said = [{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": n}} for n in (1, 2)]
-    scanner, _ = run(*map(event, said), event({**finish(), "usage": None}), DONE)
+def test_the_last_usage_counts() -> None:
+    reports = [{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": n}} for n in (1, 2)]
+    scanner, _ = run(*map(event, reports), event({**finish(), "usage": None}), DONE)
     assert scanner.usage is not None
     assert (scanner.usage.prompt_tokens, scanner.usage.completion_tokens) == (3, 2)
 
@@ -375,17 +373,17 @@ ODD: list[tuple[Any, Any]] = [
     ({"prompt_tokens": 1.5, "completion_tokens": [1]}, (None, None)),
     ({"prompt_tokens": True, "completion_tokens": -1}, (None, None)),
     ({}, (None, None)),
-    *((said, None) for said in list[Any](("none", [], [{}], 7, 0.5, True, False, None))),
+    *((usage, None) for usage in list[Any](("none", [], [{}], 7, 0.5, True, False, None))),
 ]
 
 
-@pytest.mark.parametrize(("usage", "told"), ODD)
-def test_odd_usage_is_read_as_far_as_it_can_be_and_changes_nothing_else(usage: Any, told: tuple[object, ...]) -> None:
+@pytest.mark.parametrize(("usage", "read"), ODD)
+def test_odd_usage_is_read_as_far_as_possible_and_changes_nothing_else(usage: Any, read: tuple[object, ...]) -> None:
     scanner, forwarded = run(event({**ROLE, "usage": usage}))
     assert (forwarded, scanner.first_token) == (event({**ROLE, "usage": usage}), False)
     scanner.feed(event({**delta(content="x"), "usage": usage}) + event({**finish(), "usage": usage}))
     assert (scanner.first_token, scanner.whole, scanner.events, scanner.malformed) == (True, True, 3, 0)
-    assert facts(scanner)[-1] == told
+    assert facts(scanner)[-1] == read
 
 
 @pytest.mark.parametrize(("usage", "_"), ODD)
@@ -405,7 +403,7 @@ def test_an_event_that_does_not_end_within_the_limit_is_too_large() -> None:
         scanner.feed(b"x" * 10)
 
 
-def test_the_limit_is_on_one_event_and_not_on_the_stream() -> None:
+def test_the_limit_applies_to_one_event_and_not_to_the_stream() -> None:
     scanner = Scanner(limit=1000)
     for _ in range(100):
         scanner.feed(event(delta(content="x" * 500))[:-1])
