@@ -19,7 +19,7 @@ from router.core.choice.route import Route
 from router.core.demand import Demand, DemandKind
 from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.explain.rows import Row, finite, row
-from router.core.explain.words import why_chosen, why_hedged
+from router.core.explain.words import why_chosen, why_hedged, why_it_stays
 
 
 class Budgets(msgspec.Struct, frozen=True):
@@ -45,7 +45,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     budgets: Budgets
     candidates: list[Row]
     omitted: int  # candidates that are not shown
-    why: str
+    choice: str  # why the picked endpoint was chosen, or none
+    why: str  # the choice, and how the picked endpoint would be hedged
 
 
 class _Fixed(Random):
@@ -68,6 +69,7 @@ def explain(route: Route, kind: DemandKind, size: float | None, now: float, most
     omitted = len(route.policies) - len(candidates)
     after, target = _hedge(route, endpoint, demand, now)
     at_random = len(near) > 1 and len(least_loaded(near, now)) > 1
+    choice = (*why_chosen(chosen, candidates, omitted, at_random, now), *why_it_stays(route))
     beside = why_hedged(route, endpoint, after, target, now) if endpoint else ()
     return Explanation(
         model=route.model,
@@ -84,7 +86,8 @@ def explain(route: Route, kind: DemandKind, size: float | None, now: float, most
         ),
         candidates=candidates,
         omitted=omitted,
-        why="; ".join((*why_chosen(chosen, candidates, omitted, at_random, now), *beside)),
+        choice="; ".join(choice),
+        why="; ".join((*choice, *beside)),
     )
 
 
@@ -101,7 +104,7 @@ def why_asked(explanation: Explanation, endpoint: str, *, affinity: bool) -> str
         how = "it has just recovered, and takes a growing share of the calls"
     else:
         how = "one call in a hundred goes to the endpoint that was measured longest ago"
-    return f"{endpoint} was asked: {how}; otherwise {explanation.why}"
+    return f"{endpoint} was asked: {how}; otherwise {explanation.choice}"
 
 
 # What would happen.

@@ -38,6 +38,14 @@ def why_chosen(chosen: Next, rows: Sequence[Row], omitted: int, at_random: bool,
         yield _more(omitted, "is not shown", "are not shown")
 
 
+def why_it_stays(route: Route) -> Iterator[str]:
+    """The effect of the route's affinity on a call of a conversation."""
+    if route.affinity != "off":
+        margin = in_words(route.affinity_margin)
+        why = f"(affinity: {route.affinity})"
+        yield f"a conversation stays at its own endpoint if that costs at most {margin} more {why}"
+
+
 def why_hedged(route: Route, it: Endpoint, after: float, target: Endpoint | None, now: float) -> Iterator[str]:
     """The endpoint that would be asked beside it, and the time."""
     policy = route.policies[it]

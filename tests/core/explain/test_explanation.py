@@ -142,6 +142,8 @@ def test_the_sentence_for_another_endpoint_than_the_picked_one_says_why_it_was_a
     assert why_asked(explained, "a", affinity=False).startswith(
         "a was asked: at random, among endpoints of about equal cost; otherwise b: "
     )
+    assert "hedged with a" in explained.why
+    assert "hedged" not in why_asked(explained, "a", affinity=False)  # that is the plan of the picked endpoint
     assert why_asked(explained, "a", affinity=True).startswith("a was asked: its conversation stays there, or ")
     explained = explain(route_with("a", "b", a=1.0, b=2.0), "first_token", 0.0, T)
     assert why_asked(explained, "b", affinity=False).startswith(

@@ -167,3 +167,11 @@ def test_one_more_candidate_that_is_not_shown_is_counted_in_the_singular(shown: 
 def test_of_many_near_ties_some_are_named_and_the_rest_are_counted() -> None:
     of = route_with(*"abcdef", a=1.0, b=1.0, c=1.0, d=1.0, e=1.0, f=1.0)
     assert why(of).startswith("d: 1.0 s expected, about as low as a, b, c and 2 more; drawn at random; ")
+
+
+def test_the_effect_of_affinity_is_named() -> None:
+    of = route("a", "b", affinity="prefix", affinity_margin=0.3)
+    assert "; a conversation stays at its own endpoint if that costs at most 0.30 s more (affinity: prefix); " in why(
+        of
+    )
+    assert "conversation" not in why(route("a", "b"))
