@@ -79,7 +79,7 @@ class PolicySettings(Section):
     resume: Resume = "auto"  # how a stream that breaks after its first token is rescued
     queue: ZeroOrMore = 1000  # calls that may be queued for a slot: a burst that is served within a few seconds
     queue_wait: Duration = 10.0  # how long a call may be queued
-    affinity: Affinity = "off"  # how a conversation is recognized, so that it stays at one endpoint
+    affinity: Affinity = "off"  # how a conversation is recognised, so that it stays at one endpoint
     # How much longer a call may wait for that. The endpoint's cache saves the prefill: 2,000 tokens at 0.25 ms each.
     affinity_margin: Duration = 0.5
 

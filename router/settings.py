@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     max_body: Size = ByteSize(32 * _MIB)
     """Maximum size of a request body."""
     max_header: Size = ByteSize(64 * 1024)
-    """Maximum size of a header block, in a request and in an upstream's answer."""
+    """Maximum size of a header block, in a request and in an endpoint's answer."""
     max_event: Size = ByteSize(4 * _MIB)
     """Maximum size of a single event in a stream."""
     max_answer: Size = ByteSize(64 * _MIB)

@@ -2,7 +2,7 @@
 
 verdict     first-token estimate    breaker        another attempt?   the client sees
 SERVED      time to first token     success        no                 the answer
-REFUSED     unchanged               unchanged      no                 the upstream's own refusal
+REFUSED     unchanged               unchanged      no                 the endpoint's own refusal
 BUSY        unchanged               cooldown       yes, now           nothing, or 429 with Retry-After
 FAULT       penalised               failure        yes, until commit  nothing, or 502
 ABANDONED   at least its duration   inconclusive   -                  -, or 504

@@ -79,7 +79,7 @@ def hedge_targets(tiers: Iterable[Iterable[Endpoint]], demand: Demand, now: floa
 
 
 def measured_longest_ago(endpoints: Sequence[Endpoint], kind: DemandKind, rng: Random) -> Endpoint:
-    """The endpoint whose latest measurement is the oldest: it teaches the most."""
+    """The endpoint whose latest measurement is the oldest: a call there tells the most."""
     oldest = min(e.forecast.latency(kind).seen_at for e in endpoints)
     return _draw([e for e in endpoints if e.forecast.latency(kind).seen_at == oldest], rng)
 

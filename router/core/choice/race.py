@@ -85,7 +85,7 @@ class Race:
         affinity: Affinity | None = None,
         history: History | None = None,
     ) -> None:
-        """The client waits for `limit` seconds. A call that it has sent before gets fewer attempts.
+        """The client waits for `limit` seconds; the more often it has `asked_before`, the fewer attempts the call gets.
 
         `affinity` draws the first attempt to the endpoint of the call's conversation. `history` is given for a rescue.
         """
@@ -244,9 +244,10 @@ class Race:
         return self._begin(target, "hedge", now)
 
     def _pay_hedge(self, late: Attempt, target: Endpoint, now: float) -> bool:
-        """An attempt as old as `abandon` counts as failed, and so does one whose endpoint's breaker has opened.
+        """Pay for a hedge; False if no budget covers it.
 
-        Its hedge is paid as a retry: free at a sound target if the breaker has opened, else from the retry budget.
+        An attempt as old as `abandon`, or whose endpoint's breaker has opened, counts as failed. Its hedge is paid as a
+        retry: free at a sound target if the breaker has opened, else from the retry budget.
         """
         policy, is_out = self._policies[late.endpoint], not late.endpoint.availability.closed(now)
         if is_out and self._free(target, now):
@@ -280,7 +281,7 @@ class Race:
         return attempt
 
     def _set_times(self, now: float) -> None:
-        """The running attempts have changed: when is the one that runs late, and when is the oldest too old?"""
+        """Set the times after a change of the running attempts: of a hedge, of giving up, of the deadline."""
         self._hedge_at = self._abandon_at = self._expires_at = inf
         if not self.live:
             return

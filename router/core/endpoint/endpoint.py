@@ -1,4 +1,4 @@
-"""One upstream model behind one URL and credential, and the attempts that teach what is known of it.
+"""One upstream model behind one URL and credential, and the attempts by which it is measured.
 
 `Attempt` is the only writer from the request path: it begins with `Endpoint.begin`, may see its first token, and ends
 exactly once whatever way its call ends, so that every counter returns to its value from before.

@@ -1,6 +1,6 @@
 """The forecast of what one more call would wait at an endpoint.
 
-Its evidence are measured waits, pending attempts, the load of our own attempts, and the server's own report.
+The evidence: measured waits, pending attempts, the load of our own attempts, and the server's own report.
 
 An attempt is pending while it has no first token. A pending attempt that has waited for longer than is usual is
 evidence before it ends: it raises the forecast at once. An attempt that a later one has overtaken is no evidence of the
@@ -193,7 +193,7 @@ class Forecast:
         return self._report if now < self._report_until else None
 
     def hot(self, now: float) -> bool:
-        """True if the server reports more requests than it can begin with."""
+        """True if the server reports a queue or a full cache."""
         return now < self.hot_until
 
     def report(self, load: ServerLoad, now: float, until: float) -> None:

@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Times are in seconds, sizes in tokens of the prompt."""
 
     endpoint: str
-    model: str  # the upstream's name for it
+    model: str  # the endpoint's name for it
     tier: int  # the number in the configuration
     weight: float
     available: bool
