@@ -1,4 +1,4 @@
-"""The seam between a call and its client: an answer is started, written and ended; its owner hears of the client.
+"""The seam between a call and its client: an answer is started, written and ended; its owner gets the client's events.
 
 `reply.py` and `asgi.py` each have a `Client`. The owner of an answer is the call's dispatch until the first token, and
 its relay afterwards.

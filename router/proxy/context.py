@@ -17,7 +17,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The seams that tests replace; they replace nothing else."""
+    """Three of the four seams that tests replace (the pools are the fourth), the sink of records, and two settings."""
 
     scheduler: Scheduler
     rng: Random

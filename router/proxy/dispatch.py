@@ -6,12 +6,12 @@
     news        an exchange has a first token, or has ended
     gone        the client left
     stop        the router stops
-    slot_kept   the call was in the waiting queue, and a slot is kept for it
+    slot_kept   the call is in the waiting queue, and a slot is reserved for it
     its timer   a hedge, a retry, a ping or the deadline is due
 
-A dispatch owns the client, and ends exactly once: it hands over an attempt, fails, or is left by the client. What an
-endpoint is asked, and what the client gets in each case, depends on what the client has already: that is the answer's
-part, see `FirstAnswer` and `Rescue`.
+A dispatch owns the client, and ends exactly once: with an attempt that it hands over, with an error, or because the
+client leaves. What an endpoint is asked, and what the client gets in each case, depends on what the client has already:
+that is the part of the `Answer`, which is a `FirstAnswer` or a `Rescue`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Answer(Protocol):
         """The call as this endpoint is asked it."""
 
     def unusable(self, exchange: Exchange, outcome: Outcome) -> Outcome | None:
-        """The outcome of an attempt that has ended well, or with a refusal, and is still no answer for this client;
-        None if it may be one.
+        """The failure to record for an attempt that was served or refused, but is no answer for this client; None if it
+        is one.
         """
 
     def take_over(self, exchange: Exchange, attempt: Attempt, race: Race, now: float, *, full: bool) -> None:
@@ -107,14 +107,14 @@ class Dispatch:
             self.advance()
 
     def gone(self) -> None:
-        """Only the attempts are left to end: nothing was answered yet."""
+        """The client left: end the attempts. There is nothing more to answer."""
         record = self._open.record
         record.error = "client_left"
         record.status = record.status or 499
         self._end()
 
     def full(self) -> None:
-        """Keep this for the relay: a dispatch writes nothing but pings."""
+        """Note for the relay that the client reads slowly: a dispatch writes nothing but pings."""
         self._full = True
 
     def drained(self) -> None:
@@ -208,9 +208,9 @@ class Dispatch:
         return self._larger_context_asked(exchange, attempt, outcome) or self._earlier_runs(exchange, attempt)
 
     def _larger_context_asked(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> bool:
-        """Send a request that is too long for this endpoint to those with a larger context.
+        """True if a request too long for this endpoint goes to those with a larger context, or a refusal is kept.
 
-        The first refusal is kept: the client gets it if those refuse too, or fail.
+        The first refusal is kept: the client gets it if the other endpoints refuse too, or fail.
         """
         too_long = outcome.cause is Cause.TOO_LONG
         more_asked = too_long and self._race.longer(attempt, self._open.context.scheduler.now())
@@ -223,7 +223,7 @@ class Dispatch:
         return True
 
     def _earlier_runs(self, exchange: Exchange, attempt: Attempt) -> bool:
-        """Keep the refusal of a hedge while the attempt before it runs, which may yet be served."""
+        """True if the attempt that this one hedges is running: it may yet be served, so the refusal is kept."""
         if not self._race.refused(attempt):
             return False
         self._refused = self._refused or (exchange, attempt)

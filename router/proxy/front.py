@@ -23,7 +23,7 @@ from router.proxy.handler import OPERATIONS, Handler
 from router.proxy.intake import ACCEPTED, BODY, FORWARDED, FRAMING, HEAD, IDLE, OFFER, REFUSED, SKIPPED, Bounds, Intake
 from router.proxy.reply import DUE, ENDED, Reply
 
-FRESH = 0.25  # seconds of silence: before, a request may well be on its way, and a close would reset it
+FRESH = 0.25  # seconds of silence before a stopping router closes a connection: until then a request may be on its way
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
 PIPELINED = 8  # requests to the application that may wait behind another; in one read there could be ten thousand
 
@@ -217,7 +217,7 @@ class Front(HttpToolsProtocol):
             self._refuse_target()
 
     def _skip_rest(self) -> None:
-        """Answer no further request: the connection closes after the answers that are due, or now if none is read."""
+        """Answer no further request: the connection closes after the answers due, or now if the client reads none."""
         self.intake.state, self.reply.keep = SKIPPED, False
         if self._held_back:
             self.transport.close()
@@ -286,8 +286,8 @@ class Front(HttpToolsProtocol):
     def _upgrade(self, rest: bytes) -> None:
         """Go on after a head that offers to change the protocol.
 
-        The parser leaves what follows such a head unread, also the body of a request that only offers: Java's own
-        client does with its first (h2c). Such a request is read again, without its offer.
+        The parser leaves what follows such a head unread, also the body of a request that only offers it, as the
+        first one of Java's own client does (h2c). Such a request is read again, without its offer.
         """
         state = self.intake.state
         if state is OFFER:

@@ -1,4 +1,4 @@
-"""One client request: parse it, look up its model, admit it, and hand it to its dispatch; or answer with an error."""
+"""One client request: parse it, look up its model, admit it, and begin its answer; or answer with an error."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Handler:
         return self._admission.calls
 
     def handle(self, request: Request, client: Client) -> None:
-        """Answer an authorized request: at once with an error, or later through its dispatch."""
+        """Answer an authorized request: at once with an error, or later, as its attempts end."""
         record = self.record(request.path, request.arrived)
         try:
             call = self._call(request)

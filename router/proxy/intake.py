@@ -74,7 +74,7 @@ class Intake:
         """True if a request is incomplete, and the application has not got it: it can still be refused."""
         return self.state is HEAD or self.state is ACCEPTED or self.state is BODY
 
-    # Of its head.
+    # The head.
 
     def begin(self, now: float) -> None:
         self.state, self.since = HEAD, now
@@ -96,7 +96,7 @@ class Intake:
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
-    # Of what follows the head.
+    # The body and the trailers.
 
     def begin_body(self) -> bool:
         """Wait for the body: True if the client asks before it sends it (Expect: 100-continue).
@@ -131,7 +131,7 @@ class Intake:
         if self.overhead < 0:
             self.overhead = 0  # what was read of the body gives no credit to trailers that follow it
 
-    # Its end.
+    # The end.
 
     def take(self) -> Request:
         """The complete request; another one may begin."""

@@ -2,7 +2,7 @@
 
     news            more of the stream, or its end; bytes are passed on in the same turn of the loop
     tick            a look at the clock: has the stream made progress?
-    full, drained   the client reads slowly: its endpoint, and no other, is made to wait
+    full, drained   the client reads slowly, or again: its endpoint, and no other, has to wait
     gone            the client left: closing the connection stops the endpoint
     stop            the router stops
 
@@ -23,7 +23,9 @@ from router.proxy.open_call import OpenCall
 from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
-HTTP_END = 1.0  # seconds for it to come after [DONE], mostly in a packet of its own; the connection is kept then
+# Seconds in which the end of the HTTP message must follow [DONE], mostly in a packet of its own; else the connection is
+# closed.
+HTTP_END = 1.0
 MAX_UNREAD = 120.0  # seconds for which a client may read nothing of what is waiting for it, before it counts as gone
 _CLIENT_LEFT = Outcome(Verdict.ABANDONED, "the client left")
 _STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")

@@ -106,7 +106,7 @@ class Reply:
         self._transport.abort()
 
     def _date(self) -> bytes:
-        """The server's own headers, which it replaces once a second."""
+        """The lines of the server's own headers, which uvicorn replaces once a second."""
         headers = self._server.default_headers
         if headers is not Reply._date_headers:
             Reply._date_headers, Reply._date_lines = headers, lines(headers)
@@ -115,7 +115,7 @@ class Reply:
     # The connection.
 
     def lost(self) -> None:
-        """The client has left. The callback is dropped, which would keep the connection alive by a reference cycle."""
+        """The client has left. Drop the callback too: it would keep the connection in memory by a reference cycle."""
         owner, self.owner = self.owner, None
         self.state, self._on_end = ENDED, _nothing
         if owner is not None:

@@ -3,8 +3,8 @@
     replay      ask for the whole answer again, and send what the client lacks: for answers that repeat exactly
     continue    ask for what follows the client's text, at endpoints that can go on from a text
 
-A `Rescue` exists from the commit of a call that may be rescued; other calls pay nothing for it. When the relay hands it
-a broken stream it starts a new dispatch, and the stream that wins there is spliced to what the client has. A second
+A `Rescue` exists from the commit of a call that may be rescued; other calls pay nothing for it. When the relay reports
+a broken stream, it starts a new dispatch, and the stream that wins there is joined to what the client has. A second
 break is rescued in the same way, within the attempts of one call.
 """
 
@@ -49,7 +49,7 @@ class Rescue:
     __slots__ = ("_calls", "_event", "_method", "_open", "_pinged_at", "_race", "_splice", "_text", "_transcript")
 
     def __init__(self, open_call: OpenCall, method: Method, race: Race) -> None:
-        """`race` is the one that the stream which may break has won."""
+        """`race` is the one that the first stream has won."""
         self._open, self._method, self._race = open_call, method, race
         self._transcript = Transcript()  # of what the client has received
         self._splice: Replay | Continuation | None = None  # of a second stream
