@@ -23,7 +23,7 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, http1, pool; simulated
+                     exchange, http1, masking, pool; simulated
     proxy/           moves one request
                      client, front, intake, reply, asgi, application; handler, admission, serving, open_call, answer,
                      dispatch, relay, rescue; drain; failures, headers, debug, context, models

@@ -37,8 +37,10 @@ from router.values import (
     OneOrMore,
     Parameter,
     Parameters,
+    PassedHeader,
     Positive,
     PositiveDuration,
+    ReturnedHeader,
     Secret,
     Share,
     Signals,
@@ -149,6 +151,8 @@ class EndpointConfig(Section):
     prefill: Literal["auto", "off", "continue_final_message", "prefix", "partial", "trailing"] = "auto"
     params: Params = Field(default_factory=Params)
     headers: Headers = Field(default={}, repr=False)  # values may be secrets
+    pass_headers: tuple[PassedHeader, ...] = ()  # headers of clients that it may see, besides the usual ones
+    return_headers: tuple[ReturnedHeader, ...] = ()  # its headers that clients may see, besides the usual ones
     probe: Probe = Probe()
     signals: Signals = "auto"  # how often the load that its server reports is read
     pool: PoolConfig = PoolConfig()
@@ -156,7 +160,7 @@ class EndpointConfig(Section):
     policy: Overrides = Overrides()  # in the file these keys stand directly in the endpoint
     disabled: str | None = None  # why the endpoint is not used; set by the loader
 
-    @field_validator("base_url", "api_key", "headers", "simulate")
+    @field_validator("base_url", "api_key", "headers", "pass_headers", "return_headers", "simulate")
     @classmethod
     def _matches_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind, key = info.data.get("kind"), info.field_name

@@ -110,6 +110,59 @@ _OUR_HEADERS = (
     "host, content-length, transfer-encoding, accept-encoding, expect, "
     "connection, keep-alive, proxy-connection, te, trailer, upgrade"
 )
+# Headers of one connection or of one message's framing (RFC 9110 §7.6.1): written anew for each hop.
+_HOP_BY_HOP = f"{_OUR_HEADERS}, proxy-authenticate, proxy-authorization, proxy-authentication-info"
+_CLIENT_KEYS = "authorization, api-key, x-api-key"
+_SET_FOR_CLIENTS = (
+    "x-request-id, x-upstream-request-id, date, server, retry-after, retry-after-ms, x-should-retry, allow, "
+    "www-authenticate, x-accel-buffering, x-content-type-options"
+)
+_PASS_ANYWAY = "content-type, content-encoding, server-timing, cache-control"
+# With these a server speaks for its whole host, which for a client is the router's; so it does with access-control-*.
+_OF_THE_HOST = (
+    "set-cookie, set-cookie2, strict-transport-security, alt-svc, clear-site-data, service-worker-allowed, refresh, "
+    "content-security-policy, content-security-policy-report-only, report-to, reporting-endpoints, nel, vary"
+)
+
+
+def _among(name: str, names: str) -> bool:
+    return name in names.split(", ")
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9!#$%&'+.^_`|~-]+", name):
+        raise ValueError("must be the name of a header, such as x-tenant, without a value or a wildcard")
+    if _among(name, _HOP_BY_HOP):
+        raise ValueError(f"'{name}' belongs to one connection: the router sets its own; remove it")
+    if name.startswith("x-router-"):
+        raise ValueError(f"'{name}' is between the client and this router; remove it")
+    return name
+
+
+def _passed_header(name: str) -> str:
+    if _among(_header_name(name), _CLIENT_KEYS):
+        raise ValueError(
+            f"'{name}' holds a client's key, which no endpoint may see; set the endpoint's own in api_key or headers"
+        )
+    if name == "cookie":
+        raise ValueError("'cookie' holds what clients keep for the router's host, which no endpoint may see; remove it")
+    if _among(name, "content-type, content-encoding"):
+        raise ValueError(f"'{name}' describes the body that the router sends: the router sets its own; remove it")
+    return name
+
+
+def _returned_header(name: str) -> str:
+    if _among(_header_name(name), _SET_FOR_CLIENTS):
+        raise ValueError(f"'{name}' is set by the router itself where a client needs it; remove it")
+    if _among(name, _PASS_ANYWAY):
+        raise ValueError(f"'{name}' reaches clients in any case where it may; remove it")
+    if _among(name, _OF_THE_HOST) or name.startswith("access-control-"):
+        raise ValueError(f"'{name}' speaks for a whole host, which for a client is the router's; remove it")
+    if _among(name, _CLIENT_KEYS):
+        raise ValueError(f"'{name}' may hold the endpoint's key, which no client may see; remove it")
+    return name
+
+
 Name = Annotated[str, _matching(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores")]
 BaseUrl = Annotated[str, AfterValidator(_address)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
@@ -121,6 +174,8 @@ HeaderName = Annotated[
         f"a header name other than {_OUR_HEADERS}: the router sets those",
     ),
 ]
+PassedHeader = Annotated[str, StringConstraints(to_lower=True), AfterValidator(_passed_header)]
+ReturnedHeader = Annotated[str, StringConstraints(to_lower=True), AfterValidator(_returned_header)]
 Affinity = Annotated[
     str,
     StringConstraints(to_lower=True),

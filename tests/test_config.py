@@ -452,6 +452,9 @@ A_HEADER = (
     "connection, keep-alive, proxy-connection, te, trailer, upgrade: the router sets those"
 )
 A_PARAMETER = "expected a parameter other than model, stream, messages: the endpoint or the client sets those"
+CONNECTION = "belongs to one connection: the router sets its own; remove it"
+A_NAME = "must be the name of a header, such as x-tenant, without a value or a wildcard"
+A_CLIENTS_KEY = "holds a client's key, which no endpoint may see; set the endpoint's own in api_key or headers"
 HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "accept-encoding", "expect", "upgrade"]
 
 
@@ -504,6 +507,29 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         (r'headers: {x: "hush\0"}', f"headers.x: {ONE_LINE}"),
         ("headers: {x: 3}", f"headers.x: {TEXT}"),
         ("headers: hush", "headers: expected a mapping"),
+        *((f"{key}: [x-a, {name}]", f"{key}[1]: '{name.lower()}' {CONNECTION}") for name in ("TE", "host", "trailer")
+          for key in ("pass_headers", "return_headers")),
+        *((f"{key}: [x-router-debug]", f"{key}[0]: 'x-router-debug' is between the client and this router; remove it")
+          for key in ("pass_headers", "return_headers")),
+        *((f"{key}: [{name}]", f"{key}[0]: {A_NAME}") for name in ("'a b'", "''", "'x: hush'", "x-*", r'"x\r\n"', "hé")
+          for key in ("pass_headers", "return_headers")),
+        *((f"pass_headers: [{name}]", f"pass_headers[0]: '{name.lower()}' {A_CLIENTS_KEY}") for name in (
+            "Authorization", "x-api-key", "api-key")),
+        ("pass_headers: [cookie]", "pass_headers[0]: 'cookie' holds what clients keep for the router's host, "
+                                   "which no endpoint may see; remove it"),
+        ("pass_headers: [content-type]", "pass_headers[0]: 'content-type' describes the body that the router sends: "
+                                         "the router sets its own; remove it"),
+        ("pass_headers: x-team", "pass_headers: expected a list"),
+        ("pass_headers: [5]", f"pass_headers[0]: given 5; {TEXT}"),
+        *((f"return_headers: [{name}]", f"return_headers[0]: '{name}' is set by the router itself where a client "
+                                        "needs it; remove it") for name in ("x-request-id", "date", "retry-after")),
+        *((f"return_headers: [{name}]", f"return_headers[0]: '{name}' reaches clients in any case where it may; "
+                                        "remove it") for name in ("content-type", "server-timing", "cache-control")),
+        *((f"return_headers: [{name}]", f"return_headers[0]: '{name}' speaks for a whole host, which for a client is "
+                                        "the router's; remove it") for name in (
+            "set-cookie", "vary", "access-control-allow-origin", "strict-transport-security")),
+        ("return_headers: [authorization]", "return_headers[0]: 'authorization' may hold the endpoint's key, "
+                                            "which no client may see; remove it"),
         (r'api_key: "hush\n"', f"api_key: {ONE_LINE}"),
         ("api_key: 12345", f"api_key: {TEXT}"),
         ("api_key: [hush]", f"api_key: {TEXT}"),
@@ -527,7 +553,8 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
 def test_keys_in_the_wrong_place_are_refused() -> None:
     known = (
         "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
-        "params, pool, prefill, probe, retry_budget, signals, simulate, stall, tier, weight"
+        "params, pass_headers, pool, prefill, probe, retry_budget, return_headers, signals, simulate, stall, tier, "
+        "weight"
     )
     for stray in ("zzz", "disabled"):
         assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
@@ -587,10 +614,18 @@ def test_a_simulated_endpoint_cannot_have_an_address_key_or_headers() -> None:
             base_url: http://h
             api_key: hush
             headers: {x: hush}
+            pass_headers: [x]
+            return_headers: [x]
     """
     assert problems(simulated) == [
         f"f.yaml:{line}: endpoints[0] (s).{key}: a simulated endpoint has no {key}: it runs inside the router"
-        for line, key in ((5, "base_url"), (6, "api_key"), (7, "headers"))
+        for line, key in (
+            (5, "base_url"),
+            (6, "api_key"),
+            (7, "headers"),
+            (8, "pass_headers"),
+            (9, "return_headers"),
+        )
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal
 
@@ -34,7 +35,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     """A parsed client request.
 
     `fields` maps each top-level key to the bytes of its value, so that changing one for an endpoint parses nothing.
-    `headers` are the header lines to pass on, each with its line end. `patience` is how many seconds the client waits.
+    `headers` are the header lines to pass on, each with its line end. `optional_headers` are those of the client that
+    only some endpoints may see. `patience` is how many seconds the client waits.
     `retries` is how often the client has sent the request before. `conversation` is a key shared by calls that profit
     from the same endpoint; empty without affinity. `asks_why` is True if the client wants the routing explained.
     """
@@ -50,6 +52,11 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     retries: int = 0
     conversation: bytes = b""
     asks_why: bool = False
+    optional_headers: Sequence[tuple[bytes, bytes]] = ()
+
+    def __repr__(self) -> str:
+        """Leave out the prompt and the headers, which are the client's secrets."""
+        return f"<Call {self.operation} {self.model} {len(self.body)} bytes>"
 
     @property
     def demand(self) -> Demand:

@@ -58,9 +58,10 @@ class CallRecord:
 
     `error` is the error code sent to the client, or says how the client left. `queued` is how many seconds the call
     waited for a slot. `why` explains the choice of the first attempt, in JSON; None unless the client asked for it.
+    `dropped_headers` counts the endpoint's headers for which the answer's head had no room; it is for the metrics only.
     """
 
-    __slots__ = RECORD_FIELDS
+    __slots__ = (*RECORD_FIELDS, "dropped_headers")
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class CallRecord:
         self.completion_tokens = completion_tokens
         self.attempts: list[AttemptRecord] = [] if attempts is None else attempts
         self.why = why
+        self.dropped_headers = 0
 
     def __repr__(self) -> str:
         return f"<CallRecord {self.request_id} {self.model or '-'} {self.status or 'open'}>"

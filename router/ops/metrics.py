@@ -84,6 +84,7 @@ class Metrics(Collector):
         self._hedges: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._first_token: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._dropped_headers: defaultdict[tuple[str], int] = defaultdict(int)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -105,6 +106,8 @@ class Metrics(Collector):
             self._tokens[record.endpoint, "input"] += record.prompt_tokens
         if record.completion_tokens:
             self._tokens[record.endpoint, "output"] += record.completion_tokens
+        if record.dropped_headers:
+            self._dropped_headers[record.endpoint,] += record.dropped_headers
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
@@ -129,6 +132,12 @@ class Metrics(Collector):
         )
         yield _counter("hedges", "Hedges that have ended: won or lost.", ("endpoint", "outcome"), self._hedges.items())
         yield _counter("tokens", "Tokens that endpoints reported.", ("endpoint", "kind"), self._tokens.items())
+        yield _counter(
+            "dropped_headers",
+            "Headers of endpoints that were too long for the head of an answer.",
+            ("endpoint",),
+            self._dropped_headers.items(),
+        )
         first_token = HistogramMetricFamily(
             "firsttoken_first_token_seconds",
             "Time from a streaming call's arrival to its first token.",

@@ -11,7 +11,7 @@ from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.verdict import SERVED, Outcome, Verdict
 from router.errors import BadRequest, RouterError
 from router.proxy.dispatch import Dispatch
-from router.proxy.headers import call_facts, lines, passed_back
+from router.proxy.headers import answer_headers, call_facts, lines
 from router.proxy.open_call import OpenCall
 from router.proxy.relay import Relay
 from router.proxy.rescue import Rescue, method_of
@@ -80,7 +80,8 @@ class FirstAnswer:
             # SDKs take a refusal with a status of success for an answer without choices.
             refused = outcome.verdict is Verdict.REFUSED and exchange.status < 300
             record.status = 400 if refused else exchange.status
-            headers = passed_back(exchange.headers, stream=False) + call_facts(record, record.endpoint, now)
+            returned = open_call.targets[attempt.endpoint].returned
+            headers = answer_headers(exchange.headers, record, now, returned, stream=False)
             client.start(record.status, headers, len(body))
             client.end(body)
         open_call.end_attempt(attempt, exchange, outcome, now)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from router.errors import MethodNotAllowed, NotFound, RouterError
 from router.proxy.asgi import AsgiCalls, AsgiClient, Message, Receive, Send
 from router.proxy.handler import OPERATIONS, Handler
-from router.proxy.headers import call_facts, pairs
+from router.proxy.headers import NOSNIFF, call_facts, may_be_sniffed, pairs
 
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
@@ -49,6 +49,8 @@ class Application:
                 if not _stamped(message):
                     facts = call_facts(self._handler.record(b"", arrived), "", self._now())
                     message["headers"] = [*message["headers"], *pairs(facts)]
+                    if may_be_sniffed(dict(message["headers"]).get(b"content-type", b"")):
+                        message["headers"].append(NOSNIFF)
                 if self._handler.stopping:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)

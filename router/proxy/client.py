@@ -23,6 +23,10 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     arrived: float
 
+    def __repr__(self) -> str:
+        """Leave out the headers, which hold the client's key, and the body, which holds its prompt."""
+        return f"<Request {self.path!r} {len(self.body)} bytes>"
+
 
 class Owner(Protocol):
     """The object that answers a client."""

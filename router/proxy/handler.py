@@ -15,7 +15,7 @@ from router.proxy.admission import Admission
 from router.proxy.answer import FirstAnswer
 from router.proxy.client import Client, Request
 from router.proxy.context import Context
-from router.proxy.headers import call_facts, client_hints, lines, passed_on
+from router.proxy.headers import call_facts, client_hints, lines, optional, passed_on
 from router.proxy.open_call import OpenCall
 from router.proxy.serving import Serving, Tables
 
@@ -49,10 +49,10 @@ class Handler:
         """Answer an authorized request: at once with an error, or later, as its attempts end."""
         record = self.record(request.path, request.arrived)
         try:
-            call = self._call(request)
+            serving = self.tables.current  # read once: the call keeps this table to its end
+            call = self._call(request, serving)
             if call.asks_why:
                 self._admission.authorize_reading(request.headers)
-            serving = self.tables.current  # read once: the call keeps this table to its end
             route = self._route(serving, call)
             if route.affinity != "off":
                 call = replace(call, conversation=key_of(route.affinity, call, request.headers))
@@ -97,12 +97,15 @@ class Handler:
                 client.owner.stop(error)
         return len(clients)
 
-    def _call(self, request: Request) -> Call:
+    def _call(self, request: Request, serving: Serving) -> Call:
+        headers = request.headers
         try:
-            headers = request.headers
-            return parse(OPERATIONS[request.path], request.body, passed_on(headers), *client_hints(headers))
+            call = parse(OPERATIONS[request.path], request.body, passed_on(headers), *client_hints(headers))
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
+        if serving.optional_headers:
+            return replace(call, optional_headers=optional(headers, serving.optional_headers))
+        return call
 
     def _route(self, serving: Serving, call: Call) -> Route:
         route = serving.route(call.operation, call.model)

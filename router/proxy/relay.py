@@ -18,7 +18,7 @@ from router.core.endpoint.endpoint import Attempt
 from router.core.stream.splice import Diverged
 from router.core.verdict import SERVED, Outcome, Verdict
 from router.errors import RouterError, StreamBroken
-from router.proxy.headers import call_facts, passed_back
+from router.proxy.headers import answer_headers
 from router.proxy.open_call import OpenCall
 from router.scheduler import Timer
 from router.upstream.exchange import Exchange
@@ -76,8 +76,8 @@ class Relay:
         self._client.owner = exchange.listener = self
         if not record.status:  # else the client has its 200 already, with pings
             record.status = exchange.status
-            facts = call_facts(record, record.endpoint, self._progress_at)
-            headers = passed_back(exchange.headers, stream=True) + facts
+            returned = self._open.targets[self._attempt.endpoint].returned
+            headers = answer_headers(exchange.headers, record, self._progress_at, returned, stream=True)
             self._client.start(exchange.status, headers)
         self._timer.at(self._progress_at + self._stall)
         if full:

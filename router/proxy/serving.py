@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +17,9 @@ from router.core.endpoint.endpoint import Endpoint
 from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on
-from router.proxy.headers import lines, without
+from router.proxy.headers import NO_NAMES, Names, lines, without
 from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
+from router.upstream.masking import Mask
 from router.upstream.pool import Address
 
 # Headers of every request: the first unless the operator configures another value, the second in any case.
@@ -41,17 +43,23 @@ class Target:
         "_habits",
         "_heads",
         "_limits",
+        "_mask",
         "_model",
         "_name",
         "_prefill",
         "dialect",
+        "passed",
         "pool",
+        "returned",
     )
 
     def __init__(
         self, config: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
     ) -> None:
-        """`path` and `authority` are those of the endpoint's base URL."""
+        """`path` and `authority` are those of the endpoint's base URL.
+
+        `passed` and `returned` are the names of its `pass_headers` and `return_headers`.
+        """
         self.dialect: Dialect = DIALECTS[config.kind]
         self.pool, self._limits, self._habits = pool, limits, Habits()
         self._name = endpoint.model
@@ -63,8 +71,11 @@ class Target:
         # A configured header replaces the client's. The client's authorization and content-type, and its
         # accept-encoding, are never passed on, so these need no removal.
         self._configured = frozenset(configured) - {b"authorization", *_DEFAULT, *_FIXED}
+        self.passed = _names(config.pass_headers) - frozenset(configured)
+        self.returned = _names(config.return_headers)
         if config.api_key is not None:
             configured.setdefault(b"authorization", b"Bearer " + config.api_key.get_secret_value().encode())
+        self._mask = Mask(_secrets(config))
         own = _DEFAULT | configured | _FIXED
         self._heads: Mapping[Operation, bytes] = {
             operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b"
@@ -77,7 +88,7 @@ class Target:
 
     def begin(self, call: Call, listener: Listener) -> Exchange:
         """Start an exchange; the listener is never called before this returns."""
-        exchange = Exchange(listener, self.dialect, call.choices, self._limits, self._habits)
+        exchange = Exchange(listener, self.dialect, call.choices, self._limits, self._habits, self._mask)
         self.pool.begin(self.request(call), exchange)
         return exchange
 
@@ -88,6 +99,8 @@ class Target:
     def request(self, call: Call) -> Request:
         body = self._body(call)
         headers = call.headers if not self._configured else without(call.headers, self._configured)
+        if call.optional_headers:
+            headers += lines([header for header in call.optional_headers if header[0] in self.passed])
         return Request(b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[call.operation], headers, len(body)), body)
 
     def _body(self, call: Call) -> bytes:
@@ -104,6 +117,19 @@ class Target:
         if self._changes is not None:
             self._changes.apply(fields)
         return msgspec.json.encode(fields)
+
+
+def _secrets(config: EndpointConfig) -> Iterator[str]:
+    """The endpoint's key, and the words of its configured headers that look like one, or whose header's name does."""
+    if config.api_key is not None:
+        yield config.api_key.get_secret_value()
+    for name, value in config.headers.items():
+        telling = re.search("auth|key|token|secret|password|credential|cookie", name)
+        yield from (word for word in value.split() if telling or (len(word) >= 16 and re.search("[0-9]", word)))
+
+
+def _names(configured: Iterable[str]) -> Names:
+    return frozenset(name.encode() for name in configured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +165,12 @@ class _Changes:
 class Serving:
     """A table and the targets of its endpoints: the snapshot that a call keeps to its end."""
 
-    __slots__ = ("_routes", "table", "targets")
+    __slots__ = ("_routes", "optional_headers", "table", "targets")
 
     def __init__(self, table: Table, targets: Mapping[Endpoint, Target]) -> None:
+        """`optional_headers` are the names of the client's headers that some of the endpoints may see."""
         self.table, self.targets = table, targets
+        self.optional_headers = NO_NAMES.union(*(target.passed for target in targets.values()))
         self._routes = {
             (operation, model): self._route(operation, model) for operation in PATHS for model in table.routes
         }

@@ -21,6 +21,7 @@ from router.core.stream.events import Answer, Usage, read_answer
 from router.core.stream.scanner import CUT_SHORT, EventTooLarge, Scanner, cut_short, data_of, renamed
 from router.core.verdict import OURS, SERVED, Outcome, Verdict
 from router.dialects.base import Dialect
+from router.upstream.masking import NO_MASK, Mask
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -35,6 +36,10 @@ class Request(msgspec.Struct, frozen=True):
 
     head: bytes
     body: bytes
+
+    def __repr__(self) -> str:
+        """Leave out the head, which holds the endpoint's key, and the body, which holds a prompt."""
+        return f"<Request {len(self.head)} + {len(self.body)} bytes>"
 
 
 class Limits(NamedTuple):
@@ -88,6 +93,7 @@ class Exchange:
         "_dialect",
         "_habits",
         "_limits",
+        "_mask",
         "_news",
         "_retry_after",
         "_scanner",
@@ -111,10 +117,12 @@ class Exchange:
         choices: int = 1,
         limits: Limits = LIMITS,
         habits: Habits | None = None,
+        mask: Mask = NO_MASK,
     ) -> None:
         self.listener = listener
         self._dialect, self._choices, self._limits = dialect, choices, limits
         self._habits = Habits() if habits is None else habits
+        self._mask = mask
         self._scanner: Scanner | None = None  # of a token stream
         self._chunks: list[bytes] = []
         self._size = 0
@@ -144,7 +152,7 @@ class Exchange:
     @property
     def error_event(self) -> bytes:
         """The event with which the endpoint itself ended its stream, if it did."""
-        return b"" if self._scanner is None else self._scanner.error_event
+        return b"" if self._scanner is None else self._mask.bytes(self._scanner.error_event)
 
     @property
     def verdict(self) -> Verdict | None:
@@ -293,7 +301,7 @@ class Exchange:
     def _refused_at_once(self, scanner: Scanner) -> None:
         """Turn a refusal before the first token into an answer that does not stream: a status can still report it."""
         self._scanner, self.error = None, scanner.error
-        self._chunks[:] = [data_of(scanner.error_event)]
+        self._chunks[:] = [self._mask.bytes(data_of(scanner.error_event))]
         others = [header for header in self.headers if header[0] != b"content-type"]
         self.headers = [*others, (b"content-type", b"application/json")]
 
@@ -324,7 +332,7 @@ class Exchange:
             self.fail("the answer is not valid JSON" if body else "an empty answer")
             return
         if answer.error or (answer.usage is None and is_error(_read(body))):
-            self.error = answer.error
+            self.error, self._chunks[:] = answer.error, [self._mask.bytes(body)]
             self._judge(200, _read(body), "an error in an answer")
             return
         if self._dialect.finishes:
@@ -336,7 +344,7 @@ class Exchange:
         self._end(SERVED)
 
     def _end_of_error(self) -> None:
-        body = b"".join(self._chunks)
+        body = self._mask.bytes(b"".join(self._chunks))
         self._chunks[:] = [body]
         decoded = _read(body)
         self.error = decoded.get("error") if isinstance(decoded, dict) else None  # the form at which SDKs raise
@@ -352,7 +360,7 @@ class Exchange:
         passing = verdict is Verdict.BUSY or (
             verdict is Verdict.FAULT and cause not in OURS and not 300 <= status < 500
         )
-        self._end(Outcome(verdict, f"{where}{_code_in(body)}", retry_after, cause, passing=passing))
+        self._end(Outcome(verdict, f"{where}{_code_in(body, self._mask)}", retry_after, cause, passing=passing))
 
 
 def _read(body: bytes) -> Any:
@@ -377,11 +385,11 @@ def _read_own_answer(body: bytes) -> Answer:
         return Answer()
 
 
-def _code_in(body: Any) -> str:
+def _code_in(body: Any, mask: Mask) -> str:
     """The error's code, if it has one; never its message, which may repeat a key or a prompt."""
     error = error_of(body)
     code = error.get("code") if error else None
-    return f" ({str(code)[:40]})" if isinstance(code, (str, int)) and code else ""
+    return f" ({mask.text(str(code))[:40]})" if isinstance(code, (str, int)) and code else ""
 
 
 def _retry_after(name: bytes, value: bytes, known: float | None) -> float | None:

@@ -24,13 +24,13 @@ from tests.support.endpoints import (
 
 def test_a_refusal_reaches_the_client_unchanged() -> None:
     refusal = b'{"error": {"message": "what?",  "code":"invalid_value"}}\n'
-    play = Player(*quick_and_slow(answers(refusal, 0.1, status=400, headers=[*JSON, (b"x-vendor", b"1")])))
+    play = Player(*quick_and_slow(answers(refusal, 0.1, status=400, headers=[*JSON, (b"openai-version", b"1")])))
     call = play.call()
     play.run()
     assert call.status == 400
     assert call.body == refusal
     assert call.headers["content-type"] == "application/json"
-    assert call.headers["x-vendor"] == "1"
+    assert call.headers["openai-version"] == "1"
     assert call.ended_at == 0.1
     assert play["b"].wires == []
     assert verdicts(call) == [("a", "first", Verdict.REFUSED)]

@@ -14,6 +14,7 @@ import httptools
 
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
+from router.core.record import CallRecord
 from router.core.stream.scanner import EventTooLarge, Scanner, split
 from router.core.stream.splice import Continuation, Diverged, Replay
 from router.core.stream.transcript import Transcript
@@ -21,7 +22,7 @@ from router.core.verdict import Outcome, Verdict
 from router.dialects import DIALECTS
 from router.ops.signals import load_of, read
 from router.proxy.handler import OPERATIONS
-from router.proxy.headers import passed_back, passed_on
+from router.proxy.headers import MAX_HEAD, answer_headers, optional, pairs, passed_on
 from router.proxy.intake import Bounds
 from router.upstream.exchange import Exchange, Limits, Request
 from router.upstream.http1 import Connection
@@ -238,7 +239,10 @@ def _exchange(
     assert exchange.verdict is not None
     if exchange.verdict is Verdict.SERVED:
         assert 200 <= exchange.status < 300
-    passed_back(exchange.headers, stream=exchange.streams)
+    record = CallRecord("req_1", "chat/completions", 0.0, endpoint="a")
+    shown = answer_headers(exchange.headers, record, 1.0, frozenset((b"x-1",)), stream=exchange.streams)
+    assert len(shown) < MAX_HEAD
+    _plain_headers(pairs(shown))
     if exchange.streams:
         _readable(b"".join(listener.taken))
     reason = "" if exchange.outcome is None else exchange.outcome.reason
@@ -334,7 +338,8 @@ def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = 
     for request in handler.asked:
         assert len(request.body) <= bounds.body
         _plain_headers(request.headers)
-        passed_on(request.headers)
+        _plain_headers(pairs(passed_on(request.headers)))
+        _plain_headers(optional(request.headers, frozenset((b"x-1", b"cookie"))))
     handler.others = loop.ran
     if not transport.is_closing():
         transport.close()

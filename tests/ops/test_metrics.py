@@ -81,6 +81,7 @@ def test_all_documented_metrics_are_there_before_the_first_call() -> None:
         "firsttoken_attempts",
         "firsttoken_hedges",
         "firsttoken_tokens",
+        "firsttoken_dropped_headers",
         "firsttoken_first_token_seconds",
     } <= families
     assert value(page["calls_in_flight"]) == 9
@@ -146,6 +147,13 @@ def test_reported_tokens_are_summed() -> None:
     counted.ended(ended(prompt_tokens=5, completion_tokens=None))
     page = read(counted.render())["tokens_total"]
     assert (value(page, endpoint="one", kind="input"), value(page, endpoint="one", kind="output")) == (15, 3)
+
+
+def test_dropped_headers_are_summed() -> None:
+    counted = metrics()
+    for number in (2, 0, 3):
+        counted.ended(ended(endpoint="one", dropped_headers=number))
+    assert value(read(counted.render())["dropped_headers_total"], endpoint="one") == 5
 
 
 def test_an_open_breaker_is_on_the_page() -> None:

@@ -44,6 +44,14 @@ async def test_every_answer_carries_what_describes_its_call(path: str) -> None:
 
 
 @on_uvloop
+async def test_no_browser_guesses_at_what_is_not_json() -> None:
+    async with building() as router:
+        assert (await answer(router, "/metrics"))[b"x-content-type-options"] == b"nosniff"
+        for path in ("/healthz", "/v1/models", "/nowhere", "/admin/endpoints"):
+            assert b"x-content-type-options" not in await answer(router, path)
+
+
+@on_uvloop
 async def test_a_wrong_method_is_refused_with_the_right_one() -> None:
     async with building() as router:
         found = await answer(router, "/v1/chat/completions")

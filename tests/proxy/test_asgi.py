@@ -57,7 +57,7 @@ class Asgi:
             "raw_path": path.encode(),
             "query_string": b"",
             "root_path": "",
-            "headers": [(b"Host", b"localhost"), (b"X-Kept", b"yes"), *headers],
+            "headers": [(b"Host", b"localhost"), (b"X-Title", b"yes"), *headers],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
         }
@@ -125,7 +125,7 @@ async def test_a_stream_is_sent_as_it_is_written() -> None:
         peer = await server.accept()
         request = await peer.answer(SSE, chunk(ROLE + token("Hello")))
         await until(lambda: call.body)
-        assert request.headers[b"x-kept"] == b"yes"
+        assert request.headers[b"x-title"] == b"yes"
         assert (call.status, call.body) == (200, ROLE + token("Hello"))
         assert "content-length" not in call.headers
         peer.send(chunk(FINISH + DONE), LAST)

@@ -40,6 +40,17 @@ EVENTS = b"content-type: text/event-stream"
 CHUNKED = b"transfer-encoding: chunked"
 
 
+@on_each_loop
+@pytest.mark.parametrize("byte", [b"\0", b"\x01", b"\x0b", b"\x1b", b"\x7f", b"\r", b"\n", b"\r\n ", b"\n "])
+async def test_a_header_with_a_control_character_is_no_http(byte: bytes) -> None:
+    async with serving() as server, pooling(server) as pool:
+        call = Call.to(pool)
+        await (await server.accept()).answer(whole(JSON, 200, b"x-request-id: a" + byte + b"b"))
+        verdict, reason = (await call.ended()).outcome
+        assert (verdict, call.exchange.headers) == ("fault", [])
+        assert reason.startswith("the answer is not valid HTTP")
+
+
 # The end of an answer.
 
 
