@@ -1,0 +1,184 @@
+"""Opens connections to a name's addresses: happy eyeballs (RFC 8305).
+
+The next address is tried as soon as one fails, and after NEXT seconds without an answer; the families alternate. An
+address that failed or was late is tried last for a while. Good addresses take turns, so that each instance behind a
+name gets connections. The timeout covers the look-up, all addresses, and TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from itertools import chain, zip_longest
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from router.upstream.resolver import Resolver, Unresolved
+
+NEXT = 0.25  # seconds after which the next address is tried too: RFC 8305 §5
+LAST_FOR = 60.0  # seconds for which an address that failed or was late is tried last
+# A family that this machine cannot use says less than another address's refusal.
+_NO_ROUTE = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH}
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class Address(NamedTuple):
+    """Where an endpoint listens, from its URL."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """As a Host header names it: IPv6 in brackets, the scheme's own port left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class NoConnection(Exception):
+    """No connection could be opened; the text says why, as clients may read it."""
+
+
+class Dialer:
+    """Opens connections for one endpoint, and remembers which addresses answer."""
+
+    def __init__(
+        self, resolver: Resolver, now: Callable[[], float], timeout: float, tls: ssl.SSLContext | None, speed: float = 1
+    ) -> None:
+        self._resolver, self._now, self._timeout, self._tls, self._speed = resolver, now, timeout, tls, speed
+        self._bad: dict[str, float] = {}  # addresses that failed or were late, and until when they are tried last
+        self._family = 0  # of the last address that answered
+        self._turn = 0
+
+    async def open(self, address: Address, factory: Callable[[], P]) -> P:
+        """Open a connection with TLS where the address says so. Raises `NoConnection`."""
+        try:
+            async with asyncio.timeout(self._timeout / self._speed):
+                sock, peer = await self._connect(address)
+                try:
+                    _, protocol = await asyncio.get_running_loop().create_connection(
+                        factory,
+                        sock=sock,
+                        ssl=self._tls if address.tls else None,
+                        server_hostname=address.host if address.tls else None,
+                    )
+                except BaseException:
+                    self._bad[peer] = self._now() + LAST_FOR
+                    raise
+                return protocol
+        except TimeoutError:
+            raise NoConnection(f"no connection within {self._timeout:g} s") from None
+        except (OSError, UnicodeError) as error:
+            raise NoConnection(f"no connection: {_text(error)}") from None
+
+    async def _connect(self, address: Address) -> tuple[socket.socket, str]:
+        """A connected socket, and the address that it is connected to."""
+        peers = self._order(await self._resolver.resolve(address.host))
+        if len(peers) == 1:
+            return await _connected(peers[0], address.port), peers[0]
+        sock, peer = await self._race(peers, address.port)
+        self._family = sock.family
+        return sock, peer
+
+    def _order(self, addresses: Sequence[str]) -> Sequence[str]:
+        """Families alternate, the one that last answered first; within a family by turns; bad addresses last."""
+        if len(addresses) == 1:
+            return addresses
+        now, turn = self._now(), self._turn
+        self._turn += 1
+        self._bad = {peer: until for peer, until in self._bad.items() if until > now and peer in addresses}
+        families = [[peer for peer in addresses if (":" in peer) is six] for six in (True, False)]
+        if self._family == socket.AF_INET or (not self._family and ":" not in addresses[0]):
+            families.reverse()
+        turned = [peers[turn % len(peers) :] + peers[: turn % len(peers)] for peers in families if peers]
+        alternating = [peer for peer in chain.from_iterable(zip_longest(*turned)) if peer is not None]
+        return sorted(alternating, key=lambda peer: peer in self._bad)
+
+    async def _race(self, peers: Sequence[str], port: int) -> tuple[socket.socket, str]:
+        """Try each address NEXT seconds after the one before it, or once all before it have failed."""
+        loop, waiting = asyncio.get_running_loop(), list(reversed(peers))
+        attempts: dict[asyncio.Task[socket.socket], str] = {}  # those that run, in the order of their start
+        errors: list[OSError] = []
+        try:
+            while waiting or attempts:
+                if waiting:
+                    peer = waiting.pop()
+                    attempts[loop.create_task(_connected(peer, port))] = peer
+                done, _ = await asyncio.wait(
+                    attempts, timeout=NEXT if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in [task for task in attempts if task in done]:
+                    error = task.exception()
+                    if error is None:
+                        return self._won(attempts, task)
+                    self._bad[attempts.pop(task)] = self._now() + LAST_FOR
+                    if not isinstance(error, OSError):
+                        raise error
+                    errors.append(error)
+            raise next((error for error in reversed(errors) if error.errno not in _NO_ROUTE), errors[-1])
+        finally:
+            for task in attempts:
+                task.cancel()
+                task.add_done_callback(_discard)
+
+    def _won(self, attempts: dict[asyncio.Task[socket.socket], str], task: asyncio.Task[socket.socket]) -> tuple[socket.socket, str]:
+        """Those that began earlier and have not answered yet are late."""
+        for other, peer in attempts.items():
+            if other is task:
+                break
+            self._bad[peer] = self._now() + LAST_FOR
+        peer = attempts.pop(task)
+        self._bad.pop(peer, None)
+        return task.result(), peer
+
+
+async def _connected(peer: str, port: int) -> socket.socket:
+    family, kind, protocol, _, target = socket.getaddrinfo(
+        peer, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, target)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _discard(task: asyncio.Task[socket.socket]) -> None:
+    """Close the socket of an attempt that was not needed."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+def tls_context() -> ssl.SSLContext:
+    """The system's roots (SSL_CERT_FILE names others), HTTP/1.1 only."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _text(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "its name is no host name"
+    if isinstance(error, Unresolved):
+        return str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate was not accepted ({error.verify_message})"
+    if error.errno and not isinstance(error, (ssl.SSLError, socket.gaierror)):
+        return os.strerror(error.errno)  # asyncio puts the address in its place, in words of its own
+    return error.strerror or str(error) or type(error).__name__
