@@ -23,12 +23,12 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, http1, masking, pool; simulated
+                     exchange, page, masking; http1, pool, idle_limit; dial, resolver; simulated
     proxy/           moves one request
                      client, front, intake, reply, asgi, application; handler, admission, serving, open_call, answer,
                      dispatch, relay, rescue; drain; failures, headers, debug, context, models
     ops/             runs beside requests
-                     asking, probes, signals, planner, keep; telemetry, metrics, logs, changes; admin
+                     asking, probes, signals, planner; keep, pause; telemetry, metrics, logs, changes; admin
 
 Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,
 core/endpoint/endpoint.py and proxy/relay.py.

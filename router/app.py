@@ -10,11 +10,10 @@ from functools import partial
 from random import Random
 from typing import Any
 
-import httpx
-
 from router.config import Config, EndpointConfig
 from router.core.choice.table import Table, rebuild
 from router.dialects import DIALECTS
+from router.dialects.base import HOSTED_IDLE
 from router.ops import probes, signals
 from router.ops.admin import Admin
 from router.ops.changes import Changes
@@ -37,6 +36,7 @@ from router.scheduler import LoopScheduler
 from router.settings import Settings
 from router.upstream.exchange import Limits
 from router.upstream.pool import Address, Pool, tls_context
+from router.upstream.resolver import Dns, Resolver, System
 from router.upstream.simulated import Simulated
 
 SWEEP = 1.0  # seconds between two looks at the client connections
@@ -52,6 +52,11 @@ class Router:
         self.config, self.settings = config, settings
         self.scheduler = LoopScheduler(asyncio.get_running_loop(), settings.speed)
         self.rng, self.tls = Random(), tls_context()
+        self.resolver = Resolver(
+            System() if settings.resolver == "system" else Dns(*settings.nameservers), self.scheduler.now
+        )
+        self.listening = asyncio.Event()  # the server clears it until clients can connect; then pools are warmed up
+        self.listening.set()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
@@ -101,10 +106,15 @@ class Router:
             limit=told.pool.max,
             idle_limit=DIALECTS[told.kind].idle if idle == "auto" else idle,
             learn=idle == "auto",
+            known=DIALECTS[told.kind].idle != HOSTED_IDLE,
+            max_age=told.pool.max_age,
+            first_alone=True,
             keepalive=told.pool.keepalive,
             connect_timeout=self.settings.connect_timeout,
             max_overhead=self.settings.max_header,
             tls=self.tls,
+            resolver=self.resolver,
+            rng=self.rng,
         )
 
     def _admin(self) -> Admin:
@@ -128,28 +138,42 @@ class Router:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: object) -> AsyncIterator[None]:
-        async with httpx.AsyncClient(trust_env=False, verify=self.tls) as client:
-            for pool in self.pools.values():
-                pool.start()
-            async with asyncio.TaskGroup() as group:
-                beside = [group.create_task(keep(name, loop)) for name, loop in self._loops(client)]
-                yield
-                for task in beside:
-                    task.cancel()
-            for pool in self.pools.values():
-                pool.close()
-            if self.access_log is not None:
-                self.access_log.close()
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(self._beside(name, loop)) for name, loop in self._loops()]
+            yield
+            for task in beside:
+                task.cancel()
+        for pool in self.pools.values():
+            pool.close()
+        self.resolver.close()
+        if self.access_log is not None:
+            self.access_log.close()
 
-    def _loops(self, client: httpx.AsyncClient) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
-        probers = probes.probers(self._table(), client, self.tls, self.scheduler, self.rng)
-        scrapers = signals.scrapers(self._table(), client, self.scheduler, self.rng)
+    async def _beside(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a background loop from when clients can connect."""
+        await self.listening.wait()
+        await keep(name, loop)
+
+    def _loops(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
+        pools = {name: pool for name, pool in self.pools.items() if isinstance(pool, Pool)}
+        scrapers = list(signals.scrapers(self._table(), pools, self.scheduler, self.rng))
+        wake = {scraper.name: scraper.wake for scraper in scrapers}
+        probers = list(probes.probers(self._table(), pools, self.scheduler, self.rng, wake))
+        for scraper in scrapers:
+            for prober in probers:
+                if prober.name == scraper.name:
+                    scraper.unanswered = prober.wake
         return [
+            ("warm-up", self._warm_up),
             ("sweep", self._sweep),
             ("planner", Planner(self._table, self.scheduler).run),
             *((repr(prober), prober.run) for prober in probers),
             *((repr(scraper), scraper.run) for scraper in scrapers),
         ]
+
+    async def _warm_up(self) -> None:
+        for pool in self.pools.values():
+            pool.start()
 
     async def _sweep(self) -> None:
         while True:

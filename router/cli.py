@@ -139,6 +139,7 @@ async def _serve(config: Config, settings: Settings) -> None:
             timeout_graceful_shutdown=1,  # seconds; the drain has ended all calls by then
         ),
         router.drain,
+        router.listening,
     )
     router.connections = server.server_state.connections
     gc.collect()

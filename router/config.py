@@ -125,6 +125,7 @@ class PoolConfig(Section):
     min_idle: ZeroOrMore = 2  # idle connections that are kept open in advance
     max: OneOrMore = 200
     idle: Idle = "auto"  # how long a connection may stay unused; auto learns it from the server
+    max_age: PositiveDuration = 600.0  # after which a connection is replaced, between two exchanges
     keepalive: PositiveDuration = 60.0  # between TCP keep-alive probes
 
 

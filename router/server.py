@@ -15,11 +15,19 @@ FLUSH_TIMEOUT = 2.0  # seconds in which clients can read the last bytes
 
 
 class Server(uvicorn.Server):
-    """A signal begins `drain`; the server ends when the drain is over. To be created inside its event loop."""
+    """A signal begins `drain`; the server ends when the drain is over. To be created inside its event loop.
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    `listening` is set once clients can connect.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, listening: asyncio.Event) -> None:
         super().__init__(config)
-        self._drain, self._loop = drain, asyncio.get_running_loop()
+        self._drain, self._loop, self._listening = drain, asyncio.get_running_loop(), listening
+        listening.clear()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. The interpreter may call this at any instruction, so the loop does the work."""

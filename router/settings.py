@@ -4,11 +4,12 @@ A variable's name is `FIRSTTOKEN_` and the setting's name in capitals: `FIRSTTOK
 `64KiB`, `32MiB`; durations are seconds, or `250ms`, `5s`, `2m`, `1h`. Routes are never settings: see config.py.
 """
 
+import ipaddress
 import resource
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ByteSize, Field
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from router.values import Duration, PositiveDuration
@@ -25,6 +26,33 @@ def _port(value: object) -> object:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _resolver(text: str) -> str:
+    """Accept `dns`, `system`, or the address of a name server, with or without a port."""
+    if text not in ("dns", "system"):
+        try:
+            _nameserver(text)
+        except ValueError:
+            raise ValueError(
+                "expected dns, system, or a name server's address as in 10.0.0.2, 10.0.0.2:53 or [fd00::2]:53"
+            ) from None
+    return text
+
+
+def _nameserver(text: str) -> tuple[str, int]:
+    address, port = text, "53"
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]")
+        if not bracket or rest[:1] not in ("", ":"):
+            raise ValueError
+        port = rest[1:] or port
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+    ipaddress.ip_address(address)
+    if not 0 < int(port) < 65536:
+        raise ValueError
+    return address, int(port)
 
 
 Size = Annotated[ByteSize, Field(gt=0)]
@@ -68,6 +96,8 @@ class Settings(BaseSettings):
     """Time between two of these comments."""
     connect_timeout: PositiveDuration = 5.0
     """Timeout for opening a connection to an endpoint, TLS included."""
+    resolver: Annotated[str, BeforeValidator(_lower), AfterValidator(_resolver)] = "dns"
+    """How endpoints' names become addresses: `dns`, `system` (getaddrinfo), or a name server's `ADDRESS[:PORT]`."""
     drain: Duration = 120.0
     """Time that calls in flight may take to end after a signal to stop."""
     notice: Duration = 10.0
@@ -79,6 +109,14 @@ class Settings(BaseSettings):
     """The least severe level of messages that are logged."""
     access_log: bool = False
     """Log one line per call."""
+
+    @property
+    def nameservers(self) -> tuple[tuple[str, ...], int]:
+        """The name servers to ask and their port; none stands for those of the system."""
+        if self.resolver in ("dns", "system"):
+            return (), 53
+        address, port = _nameserver(self.resolver)
+        return (address,), port
 
     @property
     def calls(self) -> int:

@@ -113,7 +113,7 @@ def test_the_defaults_of_an_endpoint() -> None:
     assert (default.kind, default.tier, default.weight, default.concurrency) == ("openai", 1, 1.0, None)
     assert (default.probe.kind, default.probe.interval, default.probe.timeout) == ("auto", 10.0, 5.0)
     pool = default.pool
-    assert (pool.min_idle, pool.max, pool.idle, pool.keepalive) == (2, 200, "auto", 60.0)
+    assert (pool.min_idle, pool.max, pool.idle, pool.max_age, pool.keepalive) == (2, 200, "auto", 600.0, 60.0)
     assert (default.policy, default.disabled) == (Overrides(), None)
 
 
@@ -288,7 +288,7 @@ def test_some_durations_cannot_be_zero(key: str) -> None:
     assert refusal(f"{key}: 0s") == f"{key}: given '0s'; {A_DURATION}, more than 0"
 
 
-@pytest.mark.parametrize("key", ["probe.interval", "probe.timeout", "pool.keepalive"])
+@pytest.mark.parametrize("key", ["probe.interval", "probe.timeout", "pool.max_age", "pool.keepalive"])
 def test_durations_in_sections_cannot_be_zero(key: str) -> None:
     section, _, inner = key.partition(".")
     assert refusal(f"{section}: {{{inner}: 0}}") == f"{key}: given 0; {A_DURATION}, more than 0"
@@ -802,7 +802,8 @@ def test_the_defaults_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
         "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
         "max_calls": None, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
-        "connect_timeout": 5.0, "drain": 120.0, "notice": 10.0, "speed": 1.0, "log_level": "info", "access_log": False,
+        "connect_timeout": 5.0, "resolver": "dns", "drain": 120.0, "notice": 10.0, "speed": 1.0, "log_level": "info",
+        "access_log": False,
     }  # fmt: skip
 
 
@@ -810,6 +811,7 @@ def test_the_defaults_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "written", "expected"),
     [("port", "0", 0), ("port", "tcp://10.0.0.1:8080", 8080), ("max_body", "1MiB", 2**20), ("max_header", "100", 100),
      ("drain", "2m", 120.0), ("drain", "0", 0.0), ("ping_after", "250ms", 0.25), ("keep_alive", "7.5", 7.5),
+     ("resolver", "SYSTEM", "system"), ("resolver", "[::1]:5353", "[::1]:5353"),
      ("log_level", "DEBUG", "debug"), ("allow_open", "1", True),
      ("config", "/etc/e.yaml", Path("/etc/e.yaml")), ("config", "", None)],
 )  # fmt: skip

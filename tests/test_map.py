@@ -62,13 +62,10 @@ NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.choice", "router.
 ONLY: dict[str, set[str]] = {
     "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
     | {"loadtest"},
+    "dns": {"router.upstream.resolver"},
     "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.http"},
     "httpx": {
-        "router.app",
         "router.explaining",
-        "router.ops.asking",
-        "router.ops.probes",
-        "router.ops.signals",
         "router.upstream.httpx_exchange",
         "loadtest.faults.clients",
     }

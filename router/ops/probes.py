@@ -5,6 +5,9 @@
     chat       one token of a chat completion       (detects even a frozen engine; costs a token and a slot)
     connect    a TCP and TLS handshake
 
+Probes use the pool of the server's calls, except `connect`, which opens a connection of its own and closes it. A
+server's recovery, by a probe or by traffic, wakes the loop that reads its load (`recovered`).
+
 A probe's result counts for all models of the server that are served here; a chat is sent for each model. A model that
 has served traffic since the last probe is skipped: evidence from traffic outranks a probe. A status below 500 means up,
 except 401 and 403: the API key is not accepted.
@@ -14,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
-import httpx
+import msgspec
 
 from router.config import EndpointConfig
 from router.core.choice.table import Table
@@ -27,9 +30,12 @@ from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint
 from router.core.stream.scanner import Scanner
 from router.dialects import DIALECTS
-from router.ops.asking import beside, get, headers
+from router.ops.asking import Unanswered, beside, get, post
+from router.ops.pause import Pause
 from router.scheduler import Scheduler
-from router.upstream.pool import Address
+from router.upstream.dial import NoConnection
+from router.upstream.page import Page
+from router.upstream.pool import Pool
 
 MAX_ANSWER_BYTES = 1 << 20  # some lists of models are half as long
 RECHECK = 2.0  # seconds between two probes of a server in trouble; not for chats, which cost it a slot
@@ -45,17 +51,23 @@ class Prober:
         self,
         endpoints: Sequence[Endpoint],
         config: EndpointConfig,
-        client: httpx.AsyncClient,
-        tls: ssl.SSLContext,
+        pool: Pool,
         scheduler: Scheduler,
         rng: Random,
+        recovered: Callable[[], None] = lambda: None,
     ) -> None:
-        self._endpoints, self._config, self._client, self._tls = endpoints, config, client, tls
+        self._endpoints, self._config, self._pool = endpoints, config, pool
         self._now, self._speed, self._rng = scheduler.now, scheduler.speed, rng
+        self._recovered, self._pause = recovered, Pause()
+        self._up = True  # all endpoints were up after the last turn
         self.kind = _kind(config)
 
     def __repr__(self) -> str:
         return f"<Prober {self._config.name}: {self.kind} for {', '.join(e.model for e in self._endpoints)}>"
+
+    @property
+    def name(self) -> str:
+        return self._config.name
 
     async def run(self) -> None:
         interval = self._config.probe.interval
@@ -63,8 +75,16 @@ class Prober:
             idle = [e for e in self._endpoints if self._now() - e.availability.cooldown.served_at >= interval]
             if idle:
                 self._note(idle, await self.probe())
+            was, self._up = self._up, all(e.availability.health.up for e in self._endpoints)
+            if self._up and not was:
+                self._recovered()
             pause = self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0))
-            await asyncio.sleep(pause / self._speed)
+            await self._pause.wait(pause / self._speed)
+
+    def wake(self) -> None:
+        """Probe now: a request of another loop has found no server."""
+        if self.kind != "chat":
+            self._pause.wake()
 
     @property
     def pause(self) -> float:
@@ -85,10 +105,8 @@ class Prober:
                 return await _KINDS[self.kind](self)
         except TimeoutError:
             return f"no answer within {self._config.probe.timeout:g} s"
-        except httpx.HTTPError as error:
-            return f"{type(error).__name__}: {error}"
-        except OSError as error:
-            return error.strerror or type(error).__name__
+        except (Unanswered, NoConnection) as error:
+            return str(error)
 
     def _note(self, endpoints: Sequence[Endpoint], down: str) -> None:
         for endpoint in endpoints:
@@ -105,36 +123,39 @@ class Prober:
         return await self._get(f"{self._config.base_url}/models")
 
     async def _get(self, url: str) -> str:
-        response, _ = await get(self._client, url, self._config, MAX_ANSWER_BYTES)
-        return _down(response)
+        return _down(await get(self._pool, url, self._config, MAX_ANSWER_BYTES))
 
     async def _chat(self) -> str:
         body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
         body |= dict(self._config.params.force) | {"model": self._endpoints[0].model}
         path = DIALECTS[self._config.kind].paths["chat/completions"]
-        url = f"{self._config.base_url}{path}"
-        request = self._client.stream("POST", url, json=body, headers=headers(self._config), timeout=None)
-        async with request as response:
-            down = _down(response) or (f"status {response.status_code}" if response.status_code >= 400 else "")
-            if down:
-                return down
-            scanner, read = Scanner(), 0
-            async for chunk in response.aiter_raw():
-                read += len(chunk)
-                if read > MAX_ANSWER_BYTES:
-                    return f"no token within {MAX_ANSWER_BYTES} bytes"
-                scanner.feed(chunk)
-                if scanner.first_token or scanner.error is not None:
-                    break
-            if scanner.error is not None:
-                return "an error event"
-            return "" if scanner.first_token else "an empty stream"
+        scanner = Scanner()
+
+        def enough(data: bytes) -> bool:
+            scanner.feed(data)
+            return scanner.first_token or scanner.error is not None
+
+        url, sent = f"{self._config.base_url}{path}", msgspec.json.encode(body)
+        page = await post(self._pool, url, self._config, sent, MAX_ANSWER_BYTES, enough)
+        down = _down(page) or (f"status {page.status}" if page.status >= 400 else "")
+        if down:
+            return down
+        if scanner.error is not None:
+            return "an error event"
+        if scanner.first_token:
+            return ""
+        return f"no token within {MAX_ANSWER_BYTES} bytes" if len(page.body) > MAX_ANSWER_BYTES else "an empty stream"
 
     async def _connect(self) -> str:
-        address = Address.of(self._config.base_url or "")
-        _, writer = await asyncio.open_connection(address.host, address.port, ssl=self._tls if address.tls else None)
-        writer.transport.abort()
+        await self._pool.dialer.open(self._pool.address, _Handshake)
         return ""
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection that is closed once it is open."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
 
 
 _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
@@ -146,21 +167,31 @@ _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
 
 
 def probers(
-    table: Table, client: httpx.AsyncClient, tls: ssl.SSLContext, scheduler: Scheduler, rng: Random
+    table: Table,
+    pools: Mapping[str, Pool],
+    scheduler: Scheduler,
+    rng: Random,
+    recovered: Mapping[str, Callable[[], None]] = MappingProxyType({}),
 ) -> Iterator[Prober]:
-    """One prober for each enabled server; for probes by chat, one for each of its models."""
+    """One prober for each enabled server that is probed; for probes by chat, one for each of its models.
+
+    `pools` and `recovered` are keyed by the endpoints' configured names.
+    """
     for config in table.config.enabled:
+        if _kind(config) == "off":
+            continue
         endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is config]
         for together in [[e] for e in endpoints] if _kind(config) == "chat" else [endpoints]:
-            yield Prober(together, config, client, tls, scheduler, rng)
+            wake = recovered.get(config.name, lambda: None)
+            yield Prober(together, config, pools[config.name], scheduler, rng, wake)
 
 
 def _kind(config: EndpointConfig) -> str:
     return DIALECTS[config.kind].probe if config.probe.kind == "auto" else config.probe.kind
 
 
-def _down(response: httpx.Response) -> str:
-    status = response.status_code
+def _down(page: Page) -> str:
+    status = page.status
     if status in (401, 403):
         return f"status {status}: the api_key is not accepted"
     return f"status {status}" if status >= 500 else ""

@@ -1,7 +1,8 @@
 """Server signals: for each server that reports its load, a loop that reads it from GET /metrics beside the API.
 
     KNOWN ──no page, or one without the gauges──► UNKNOWN ──a page with the gauges──► KNOWN
-      every interval                                every 2, 4, 8 … intervals, up to MAX_PAUSE seconds
+      every interval                                every 2, 4, 8 … intervals, up to MAX_PAUSE seconds;
+                                                    at once when a probe or a call finds the server up again
 
 A reported load is valid for STALE intervals, so that one missed page changes nothing. A page that is too long, cut
 short, late or not in the format of metrics reports nothing. A value that is not reported is unknown, never 0.
@@ -12,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from random import Random
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -26,8 +26,10 @@ from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
 from router.dialects import DIALECTS
 from router.dialects.base import Gauges
-from router.ops.asking import beside, get
+from router.ops.asking import Unanswered, beside, get
+from router.ops.pause import Pause
 from router.scheduler import Scheduler
+from router.upstream.pool import Pool
 
 INTERVAL = 1.0  # seconds, the default: a queue builds up and drains within a few of them
 STALE = 5  # intervals for which a reported load is valid
@@ -49,12 +51,13 @@ class Scraper:
         endpoints: Sequence[Endpoint],
         config: EndpointConfig,
         gauges: Gauges,
-        client: httpx.AsyncClient,
+        pool: Pool,
         scheduler: Scheduler,
         rng: Random,
     ) -> None:
-        self._endpoints, self._config, self._gauges, self._client = endpoints, config, gauges, client
-        self._scheduler, self._rng = scheduler, rng
+        self._endpoints, self._config, self._gauges, self._pool = endpoints, config, gauges, pool
+        self._scheduler, self._rng, self._pause = scheduler, rng, Pause()
+        self.unanswered: Callable[[], None] = lambda: None  # called when a server that answered does not any more
         self.interval = INTERVAL if config.signals == "auto" else float(config.signals)
         self.unknown = ""  # why the last page reported no load; empty if it did
         self._missed = 0  # consecutive pages without a load
@@ -66,7 +69,17 @@ class Scraper:
         while True:
             self.note(await self.page())
             pause = self.pause * (1.0 + JITTER * self._rng.uniform(-1.0, 1.0))
-            await asyncio.sleep(pause / self._scheduler.speed)
+            await self._pause.wait(pause / self._scheduler.speed)
+
+    def wake(self) -> None:
+        """Ask now, and soon again: the server has recovered."""
+        if self._missed:
+            self._missed = 1
+            self._pause.wake()
+
+    @property
+    def name(self) -> str:
+        return self._config.name
 
     @property
     def pause(self) -> float:
@@ -78,14 +91,17 @@ class Scraper:
         within = STALE * self.interval
         try:
             async with asyncio.timeout(within / self._scheduler.speed):
-                response, page = await get(self._client, beside(self._config, "/metrics"), self._config, MAX_PAGE_BYTES)
+                page = await get(self._pool, beside(self._config, "/metrics"), self._config, MAX_PAGE_BYTES)
         except TimeoutError:
             return f"no answer within {within:g} s"
-        except httpx.HTTPError as error:
-            return f"{type(error).__name__}: {error}"
-        if response.status_code != 200:
-            return f"status {response.status_code}"
-        return page if len(page) <= MAX_PAGE_BYTES else f"more than {MAX_PAGE_BYTES} bytes"
+        except Unanswered as error:
+            if not self._missed:
+                self.unanswered()
+            return str(error)
+        if page.status != 200:
+            return f"status {page.status}"
+        body = page.body
+        return body if len(body) <= MAX_PAGE_BYTES else f"more than {MAX_PAGE_BYTES} bytes"
 
     def note(self, page: bytes | str) -> None:
         """Pass the load on a page to its endpoints. If it reports none for any of them, log the reason, once."""
@@ -167,10 +183,10 @@ def _pattern(gauges: Gauges) -> re.Pattern[bytes]:
     return re.compile(rf"^(?:{names})(?=[ {{]).*$".encode(), re.MULTILINE)
 
 
-def scrapers(table: Table, client: httpx.AsyncClient, scheduler: Scheduler, rng: Random) -> Iterator[Scraper]:
-    """One scraper for each server that reports its load, unless `signals` is off."""
+def scrapers(table: Table, pools: Mapping[str, Pool], scheduler: Scheduler, rng: Random) -> Iterator[Scraper]:
+    """One scraper for each server that reports its load, unless `signals` is off. `pools`: by configured name."""
     for config in table.config.enabled:
         gauges = DIALECTS[config.kind].gauges
         if gauges is not None and config.signals != "off":
             endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is config]
-            yield Scraper(endpoints, config, gauges, client, scheduler, rng)
+            yield Scraper(endpoints, config, gauges, pools[config.name], scheduler, rng)

@@ -14,9 +14,10 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from router.scheduler import Scheduler
 from router.upstream.resolver import Resolver, Unresolved
 
 NEXT = 0.25  # seconds after which the next address is tried too: RFC 8305 §5
@@ -28,7 +29,7 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Address(NamedTuple):
-    """Where an endpoint listens, from its URL."""
+    """The address of an endpoint, from its URL."""
 
     host: str
     port: int
@@ -43,7 +44,7 @@ class Address(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As a Host header names it: IPv6 in brackets, the scheme's own port left out."""
+        """The value of the Host header: IPv6 in brackets, without the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
@@ -55,10 +56,9 @@ class NoConnection(Exception):
 class Dialer:
     """Opens connections for one endpoint, and remembers which addresses answer."""
 
-    def __init__(
-        self, resolver: Resolver, now: Callable[[], float], timeout: float, tls: ssl.SSLContext | None, speed: float = 1
-    ) -> None:
-        self._resolver, self._now, self._timeout, self._tls, self._speed = resolver, now, timeout, tls, speed
+    def __init__(self, resolver: Resolver, scheduler: Scheduler, timeout: float, tls: ssl.SSLContext | None) -> None:
+        self._resolver, self._scheduler, self._now = resolver, scheduler, scheduler.now
+        self._timeout, self._tls = timeout, tls
         self._bad: dict[str, float] = {}  # addresses that failed or were late, and until when they are tried last
         self._family = 0  # of the last address that answered
         self._turn = 0
@@ -66,40 +66,38 @@ class Dialer:
     async def open(self, address: Address, factory: Callable[[], P]) -> P:
         """Open a connection with TLS where the address says so. Raises `NoConnection`."""
         try:
-            async with asyncio.timeout(self._timeout / self._speed):
-                sock, peer = await self._connect(address)
-                try:
-                    _, protocol = await asyncio.get_running_loop().create_connection(
-                        factory,
-                        sock=sock,
-                        ssl=self._tls if address.tls else None,
-                        server_hostname=address.host if address.tls else None,
-                    )
-                except BaseException:
-                    self._bad[peer] = self._now() + LAST_FOR
-                    raise
-                return protocol
+            async with asyncio.timeout(self._timeout / self._scheduler.speed):
+                peers = self._order(await self._resolver.resolve(address.host))
+                if len(peers) == 1:
+                    return await self._finish(address, factory, peers[0], host=peers[0], port=address.port)
+                sock, peer = await self._race(peers, address.port)
+                self._family = sock.family
+                return await self._finish(address, factory, peer, sock=sock)
         except TimeoutError:
             raise NoConnection(f"no connection within {self._timeout:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise NoConnection(f"no connection: {_text(error)}") from None
+            raise NoConnection(f"no connection: {_reason(error)}") from None
 
-    async def _connect(self, address: Address) -> tuple[socket.socket, str]:
-        """A connected socket, and the address that it is connected to."""
-        peers = self._order(await self._resolver.resolve(address.host))
-        if len(peers) == 1:
-            return await _connected(peers[0], address.port), peers[0]
-        sock, peer = await self._race(peers, address.port)
-        self._family = sock.family
-        return sock, peer
+    async def _finish(self, address: Address, factory: Callable[[], P], peer: str, **target: Any) -> P:
+        """Connect to a single address, or go on with a connected socket."""
+        tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": address.host} if address.tls else {}
+        try:
+            protocol: P
+            _, protocol = await asyncio.get_running_loop().create_connection(factory, **target, **tls)
+            return protocol
+        except BaseException:
+            self._bad[peer] = self._now() + LAST_FOR
+            raise
 
     def _order(self, addresses: Sequence[str]) -> Sequence[str]:
         """Families alternate, the one that last answered first; within a family by turns; bad addresses last."""
+        if self._bad:
+            now = self._now()
+            self._bad = {peer: until for peer, until in self._bad.items() if until > now and peer in addresses}
         if len(addresses) == 1:
             return addresses
-        now, turn = self._now(), self._turn
+        turn = self._turn
         self._turn += 1
-        self._bad = {peer: until for peer, until in self._bad.items() if until > now and peer in addresses}
         families = [[peer for peer in addresses if (":" in peer) is six] for six in (True, False)]
         if self._family == socket.AF_INET or (not self._family and ":" not in addresses[0]):
             families.reverse()
@@ -134,8 +132,10 @@ class Dialer:
                 task.cancel()
                 task.add_done_callback(_discard)
 
-    def _won(self, attempts: dict[asyncio.Task[socket.socket], str], task: asyncio.Task[socket.socket]) -> tuple[socket.socket, str]:
-        """Those that began earlier and have not answered yet are late."""
+    def _won(
+        self, attempts: dict[asyncio.Task[socket.socket], str], task: asyncio.Task[socket.socket]
+    ) -> tuple[socket.socket, str]:
+        """Return the winner; attempts that began before it and have not answered are late."""
         for other, peer in attempts.items():
             if other is task:
                 break
@@ -166,19 +166,19 @@ def _discard(task: asyncio.Task[socket.socket]) -> None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """The system's roots (SSL_CERT_FILE names others), HTTP/1.1 only."""
+    """A context with the system's roots (or those in SSL_CERT_FILE), for HTTP/1.1 only."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
-def _text(error: OSError | UnicodeError) -> str:
+def _reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
-        return "its name is no host name"
+        return "the host name is not valid"
     if isinstance(error, Unresolved):
         return str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
+        return f"the certificate was not accepted ({error.verify_message})"
     if error.errno and not isinstance(error, (ssl.SSLError, socket.gaierror)):
-        return os.strerror(error.errno)  # asyncio puts the address in its place, in words of its own
+        return os.strerror(error.errno)  # without the address, which asyncio puts into its own message
     return error.strerror or str(error) or type(error).__name__

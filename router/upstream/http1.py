@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from math import inf
 from typing import Protocol, cast
 
 import httptools
@@ -22,6 +23,7 @@ from router.upstream.exchange import Exchange, Headers, Request
 MAX_OVERHEAD = 64 << 10
 # Seconds after a request within which a connection fails if the server had closed it while it was unused: a round trip.
 CLOSED_WHILE_UNUSED = 1.0
+MAX_SERVED = 1000  # answers, on average, after which a connection is replaced: nginx's keepalive_requests
 MAX_COPIED = 16 << 10  # bytes of a body up to which a copy is cheaper than a second buffer in the transport
 
 
@@ -36,8 +38,8 @@ class Owner(Protocol):
     def released(self, connection: Connection) -> None:
         """The connection is free again."""
 
-    def lost(self, connection: Connection) -> None:
-        """The connection is closed."""
+    def lost(self, connection: Connection, *, crashed: bool) -> None:
+        """The connection is closed; `crashed` if its server ended it within an exchange."""
 
     def resend(self, request: Request, exchange: Exchange) -> None:
         """The connection had died unused: send the request on another one."""
@@ -50,6 +52,7 @@ class Connection(asyncio.Protocol):
     """One connection to an endpoint.
 
     `served` counts its answers. `rested` is True once it was unused for a while, so that the server may have closed it.
+    From `retire_at`, or once it has served `max_served`, its pool replaces it.
     """
 
     __slots__ = (
@@ -63,9 +66,11 @@ class Connection(asyncio.Protocol):
         "_reusable",
         "exchange",
         "idle_since",
+        "max_served",
         "pool",
         "request",
         "rested",
+        "retire_at",
         "sent_at",
         "served",
         "transport",
@@ -79,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.served = 0
         self.rested = False
         self.idle_since = self.sent_at = 0.0
+        self.retire_at, self.max_served = inf, MAX_SERVED
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._overhead = 0
@@ -156,10 +162,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         exchange, request = self.exchange, self.request
         self.exchange = self.request = None
-        self.pool.lost(self)
+        unread = request is not None and self._died_unused
+        self.pool.lost(self, crashed=exchange is not None and not unread)
         if exchange is None:
             return
-        if request is not None and self._died_unused and not exchange.resent:
+        if request is not None and unread and not exchange.resent:
             self.pool.resend(request, exchange)
             return
         exchange.wire = None

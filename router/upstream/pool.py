@@ -1,56 +1,40 @@
 """The connection pool of one endpoint: connections are opened ahead of need, and closed before the server closes them.
 
-The connection that was used last is taken first, so that surplus connections expire. How long a server keeps an unused
-connection is learned from its Keep-Alive header, and from two unused connections that it closed at the same age (two
-closed at the same moment only show a restart). If all are in use and no more may be opened, a request waits, for at
-most MAX_WAIT.
+The connection that was used last is taken first, so that surplus connections expire (`idle_limit.py`). A connection
+retires by age and by number of answers, never within an exchange, and its successor is opened before where the pool is
+kept warm: so the name is resolved again, and a new instance behind it gets traffic. If all are in use and no more may
+be opened, a request waits, for at most MAX_WAIT.
+
+`first_alone` is for servers that read only the first connection that they get, such as one with a single synchronous
+worker: a second one is opened ahead only once the first has carried an answer, and those that have are taken first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 import ssl
 from collections import deque
 from functools import partial
+from math import inf
+from random import Random
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from router.core.verdict import Verdict
 from router.scheduler import Scheduler, Timer
+from router.upstream.dial import Address as Address
+from router.upstream.dial import Dialer, NoConnection
+from router.upstream.dial import tls_context as tls_context
 from router.upstream.exchange import Exchange, Headers, Request
-from router.upstream.http1 import MAX_OVERHEAD, Connection
+from router.upstream.http1 import MAX_OVERHEAD, MAX_SERVED, Connection
+from router.upstream.idle_limit import MIN_TOLD, IdleLimit
+from router.upstream.resolver import Resolver, System
 
-MARGIN = 0.8  # the share of a server's idle limit that is used: 4 s of uvicorn's 5
-MIN_IDLE_LIMIT = 0.5  # seconds
-SAME_AGE = 0.1  # two ages that differ by a smaller share show a server's idle limit
-SAME_MOMENT = 0.1  # seconds; connections closed within them were closed together
+MIN_IDLE_LIMIT = MIN_TOLD  # seconds
+JITTER = 0.1  # share of a connection's age and number of answers, so that a pool's connections do not retire together
 MAX_WAIT = 5.0  # seconds that a request waits for a connection if `limit` are in use
 REMOVED = "the endpoint was removed"
 # Seconds between tries to open a connection ahead of need after a failure; each is twice the last.
 FIRST_PAUSE, MAX_PAUSE = 0.5, 30.0
-
-
-class Address(NamedTuple):
-    """The address of an endpoint, from its URL."""
-
-    host: str
-    port: int
-    tls: bool
-    path: str
-
-    @classmethod
-    def of(cls, url: str) -> Address:
-        parts = urlsplit(url)
-        tls = parts.scheme == "https"
-        return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
-
-    @property
-    def authority(self) -> str:
-        """The value of the Host header: IPv6 in brackets, without the scheme's default port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 class _Waiter(NamedTuple):
@@ -84,21 +68,30 @@ class Pool:
         limit: int = 200,
         idle_limit: float = 90.0,
         learn: bool = True,
+        known: bool = False,
+        max_age: float = 600.0,
+        first_alone: bool = False,
         keepalive: float = 60.0,
         connect_timeout: float = 5.0,
         max_overhead: int = MAX_OVERHEAD,
         tls: ssl.SSLContext | None = None,  # shared by all pools: reading the system's roots takes 45 ms
+        resolver: Resolver | None = None,  # shared by all pools
+        rng: Random | None = None,
     ) -> None:
+        """`learn`: no idle limit is configured. `known`: this kind of server has one, so closings teach nothing."""
         self.name, self.address, self.keepalive, self.max_overhead = name, address, keepalive, max_overhead
         self.now, self._scheduler, self._min_idle, self._limit = scheduler.now, scheduler, min_idle, limit
-        self.idle_limit, self._learn, self._connect_timeout = idle_limit, learn, connect_timeout
-        self._tls = (tls or tls_context()) if address.tls else None
+        self._limits = IdleLimit(idle_limit, heed=learn, learn=learn and not known)
+        self._max_age, self._rng = max_age, rng or Random()
+        tls = (tls or tls_context()) if address.tls else None
+        resolver = resolver or Resolver(System(), scheduler.now)
+        self.dialer = Dialer(resolver, scheduler, connect_timeout, tls)
         self._all: set[Connection] = set()
-        self._idle: deque[Connection] = deque()  # the longest unused one first
+        self._idle: deque[Connection] = deque()  # the longest unused one first; `first_alone`: before them the new ones
         self._waiting: deque[_Waiter] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._last_closing: tuple[float, float] | None = None  # by the server: the age, and when
+        self._first_alone, self._proven = first_alone, not first_alone  # proven: a connection has carried an answer
         self._pause, self._open_from = 0.0, 0.0
         self._timer = Timer(scheduler, self._tick)
         self.opened = self.reused = self.resent = 0
@@ -122,6 +115,11 @@ class Pool:
     def waiting(self) -> int:
         return sum(waiter.exchange.listener is not None for waiter in self._waiting)
 
+    @property
+    def idle_limit(self) -> float:
+        """Seconds for which a connection may stay unused."""
+        return self._limits.seconds
+
     # For attempts.
 
     def begin(self, request: Request, exchange: Exchange) -> None:
@@ -135,6 +133,15 @@ class Pool:
             self._wait(request, exchange)
         if len(self._idle) < self._min_idle:
             self._top_up()
+
+    def begin_beside(self, request: Request, exchange: Exchange) -> None:
+        """Send a request of the router's own: as `begin`, but before waiting calls, beyond `limit`, and not counted."""
+        now = self.now()
+        connection = self._warm(now)
+        if connection is not None:
+            connection.send(request, exchange, now)
+        else:
+            self._wait(request, exchange, first=True, beyond=True)
 
     def resend(self, request: Request, exchange: Exchange) -> None:
         """Send a request again, on a new connection: the reused one had died before a byte of the answer came."""
@@ -153,18 +160,32 @@ class Pool:
         if self._closed:
             connection.close()
             return
+        proven = self._proven
         if connection.served:
             self._pause = self._open_from = 0.0
+            self._proven = True
+            if now >= connection.retire_at or connection.served >= connection.max_served:
+                connection.retire_at = now
+                if self._idle or not self._min_idle:  # else once its successor is there
+                    connection.close()
+                    return
         if self._waiting and (waiter := self._next_waiter()) is not None:
             connection.send(waiter.request, waiter.exchange, now)
             return
         connection.rested = True
-        self._idle.append(connection)
+        if self._first_alone and not connection.served:
+            self._idle.appendleft(connection)
+        else:
+            self._idle.append(connection)
         if len(self._idle) == 1:
-            self._timer.at(now + self.idle_limit)
+            self._timer.at(now + self._limits.seconds)
+        if now >= connection.retire_at or not proven:
+            self._top_up()
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Connection, *, crashed: bool = False) -> None:
         self._all.discard(connection)
+        if crashed:
+            self._limits.crashed(self.now())
         if connection in self._idle:
             self._idle.remove(connection)
             self._closed_unused(connection, self.now() - connection.idle_since)
@@ -174,11 +195,12 @@ class Pool:
     def heed(self, headers: Headers) -> None:
         """Adopt the idle limit from a Keep-Alive header."""
         for name, value in headers:
-            if name == b"keep-alive" and self._learn:
+            if name == b"keep-alive":
                 for part in value.split(b","):
                     key, _, seconds = part.strip().partition(b"=")
                     if key.strip().lower() == b"timeout" and seconds.strip().isdigit():
-                        self._limit_idle(float(seconds) * MARGIN)
+                        self._limits.told(float(seconds))
+                        self._watch_idle()
 
     # Start and end.
 
@@ -202,7 +224,7 @@ class Pool:
 
     def _warm(self, now: float) -> Connection | None:
         """The connection that was used last, if it is younger than the idle limit and still open."""
-        oldest = now - self.idle_limit
+        oldest = now - self._limits.seconds
         while self._idle:
             connection = self._idle.pop()
             if connection.open and connection.idle_since > oldest:
@@ -210,7 +232,7 @@ class Pool:
             connection.close()
         return None
 
-    def _wait(self, request: Request, exchange: Exchange, *, first: bool = False) -> None:
+    def _wait(self, request: Request, exchange: Exchange, *, first: bool = False, beyond: bool = False) -> None:
         """Let a request wait for a connection, `first` before all others, and open one for it if allowed."""
         now = self.now()
         waiter = _Waiter(request, exchange, now + MAX_WAIT)
@@ -223,7 +245,7 @@ class Pool:
         else:
             self._waiting.append(waiter)
         if len(self._opening) < len(self._waiting):
-            self._open()
+            self._open(beyond=beyond)
         self._timer.at(now + MAX_WAIT)
 
     def _next_waiter(self) -> _Waiter | None:
@@ -235,14 +257,17 @@ class Pool:
 
     def _top_up(self) -> None:
         """Keep `min_idle` connections beside those for waiting requests; wait after a failure."""
-        if self._closed or self.now() < self._open_from:
+        now = self.now()
+        if self._closed or now < self._open_from:
             return
-        while len(self._idle) + len(self._opening) < self._min_idle + len(self._waiting):
+        want = self._min_idle if self._proven else min(self._min_idle, not self._all)
+        retiring = sum(now >= connection.retire_at for connection in self._idle)
+        while len(self._idle) - retiring + len(self._opening) < want + len(self._waiting):
             if not self._open():
                 return
 
-    def _open(self) -> bool:
-        if self._closed or len(self._all) + len(self._opening) >= self._limit:
+    def _open(self, *, beyond: bool = False) -> bool:
+        if self._closed or (len(self._all) + len(self._opening) >= self._limit and not beyond):
             return False
         task = asyncio.get_running_loop().create_task(self._connect())
         self._opening.add(task)
@@ -250,36 +275,36 @@ class Pool:
         return True
 
     async def _connect(self) -> None:
-        reason = ""
+        connection, reason = None, ""
         try:
-            async with asyncio.timeout(self._connect_timeout / self._scheduler.speed):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self),
-                    self.address.host,
-                    self.address.port,
-                    ssl=self._tls,
-                    server_hostname=self.address.host if self._tls else None,
-                )
-        except TimeoutError:
-            reason = f"no connection within {self._connect_timeout:g} s"
-        except (OSError, UnicodeError) as error:
-            reason = f"no connection: {_reason(error)}"
+            connection = await self.dialer.open(self.address, lambda: Connection(self))
+        except NoConnection as error:
+            reason = str(error)
         task = asyncio.current_task()
         if task is not None:
             self._opening.discard(task)
-        if reason:
+        if connection is None:
             self._refused(reason)
         else:
             self._opened(connection)
 
     def _opened(self, connection: Connection) -> None:
+        now, uniform = self.now(), self._rng.uniform
         self.opened += 1
         self._all.add(connection)
+        connection.max_served = round(MAX_SERVED * uniform(1 - JITTER, 1 + JITTER))
+        # One beyond the limit, for a request of the router's own, retires with its first answer.
+        beyond = len(self._all) > self._limit
+        connection.retire_at = now if beyond else now + self._max_age * uniform(1 - JITTER, 1 + JITTER)
+        self._timer.at(connection.retire_at)
         self.released(connection)
+        self._shed(now)
 
     def _refused(self, reason: str) -> None:
         """Fail one waiting request, if there is one, and pause opening ahead of need."""
         waiter = self._next_waiter()
+        self._limits.crashed(self.now())
+        self._proven = not self._first_alone  # the server may be another one when it is back
         self._back_off()
         if waiter is not None:
             _turn_away(waiter, reason)
@@ -296,15 +321,33 @@ class Pool:
         now = self.now()
         while self._waiting and self._expired(self._waiting[0], now):
             _turn_away(self._waiting.popleft(), f"no free connection within {MAX_WAIT:g} s", Verdict.BUSY)
-        while self._idle and self._idle[0].idle_since + self.idle_limit <= now:
-            self._idle.popleft().close()
+        self._expire(now)
+        self._shed(now)
         self._top_up()
         if len(self._waiting) > len(self._opening):
             self._timer.at(self._waiting[0].until)
-        if self._idle:
-            self._timer.at(self._idle[0].idle_since + self.idle_limit)
+        self._watch_idle()
+        retire_at = min((each.retire_at for each in self._all if each.retire_at > now), default=inf)
+        if retire_at < inf:
+            self._timer.at(retire_at)
         if now < self._open_from:
             self._timer.at(self._open_from)
+
+    def _expire(self, now: float) -> None:
+        """Close what was unused for as long as it may be."""
+        oldest = now - self._limits.seconds
+        for connection in [each for each in self._idle if each.idle_since <= oldest]:
+            self._limits.outlived(now)
+            self._idle.remove(connection)
+            connection.close()
+
+    def _shed(self, now: float) -> None:
+        """Close idle connections that should retire, once there are others, or if there may be no others before."""
+        full = len(self._all) + len(self._opening) >= self._limit
+        for connection in [each for each in self._idle if each.retire_at <= now]:
+            if len(self._idle) > self._min_idle or full:
+                self._idle.remove(connection)
+                connection.close()
 
     def _expired(self, waiter: _Waiter, now: float) -> bool:
         """True if a request was given up, or has waited too long. While a connection is being opened for each waiting
@@ -318,43 +361,18 @@ class Pool:
         """The server closed a connection that was unused for `age` seconds."""
         if connection.served or age >= FIRST_PAUSE:
             self._pause = 0.0
-            self._learn_from(age)
+            self._limits.closed(age, self.now())
+            self._watch_idle()
         else:
             self._back_off()  # the server accepts connections and drops them
 
-    def _learn_from(self, age: float) -> None:
-        """Adopt an idle limit if the server closed the last two unused connections at about the same age."""
-        now = self.now()
-        last, self._last_closing = self._last_closing, (age, now)
-        if not self._learn or last is None or now - last[1] < SAME_MOMENT:
-            return
-        if abs(age - last[0]) <= SAME_AGE * max(age, last[0]):
-            self._limit_idle(min(age, last[0]) * MARGIN)
-
-    def _limit_idle(self, seconds: float) -> None:
-        self.idle_limit = min(self.idle_limit, max(MIN_IDLE_LIMIT, seconds))
+    def _watch_idle(self) -> None:
+        """Set the timer for the connection that is unused for the longest."""
         if self._idle:
-            self._timer.at(self._idle[0].idle_since + self.idle_limit)
-
-
-def tls_context() -> ssl.SSLContext:
-    """A context with the system's roots (or those in SSL_CERT_FILE), for HTTP/1.1 only."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+            self._timer.at(min(each.idle_since for each in self._idle) + self._limits.seconds)
 
 
 def _turn_away(waiter: _Waiter, reason: str, verdict: Verdict = Verdict.FAULT) -> None:
     waiter.exchange.wire = None
     waiter.exchange.fail(reason, verdict)
     waiter.exchange.flush()
-
-
-def _reason(error: OSError | UnicodeError) -> str:
-    if isinstance(error, UnicodeError):
-        return "the host name is not valid"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate was not accepted ({error.verify_message})"
-    if error.errno and not isinstance(error, (ssl.SSLError, socket.gaierror)):
-        return os.strerror(error.errno)  # without the address, which asyncio puts into its own message
-    return error.strerror or str(error) or type(error).__name__

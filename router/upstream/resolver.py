@@ -264,31 +264,6 @@ class System:
         return Found(tuple(result), SYSTEM_TTL)
 
 
-def resolver_of(setting: str, now: Callable[[], float]) -> Resolver:
-    """Build what the setting `FIRSTTOKEN_RESOLVER` names: `dns`, `system`, or a name server's address and port."""
-    if setting == "system":
-        return Resolver(System(), now)
-    if setting == "dns":
-        return Resolver(Dns(), now)
-    address, port = nameserver(setting)
-    return Resolver(Dns([address], port), now)
-
-
-def nameserver(text: str) -> tuple[str, int]:
-    """Split `10.0.0.2`, `10.0.0.2:53`, `::1` or `[::1]:53`. Raises ValueError."""
-    address, colon, port = text, "", ""
-    if text.startswith("["):
-        address, _, rest = text[1:].partition("]")
-        colon, port = rest[:1], rest[1:]
-    elif text.count(":") == 1:
-        address, colon, port = text.partition(":")
-    ipaddress.ip_address(address)
-    number = int(port) if colon else 53
-    if not 0 < number < 65536:
-        raise ValueError("no port")
-    return address, number
-
-
 def _getaddrinfo(host: str) -> list[str] | Unresolved:
     try:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

@@ -6,13 +6,11 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from random import Random
 
-import httpx
 import pytest
-import respx
 import trustme
 
 from router.config import EndpointConfig, parse
@@ -20,21 +18,27 @@ from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.ops.keep import keep
 from router.ops.probes import MAX_ANSWER_BYTES, RECHECK, Prober, probers
+from router.upstream.pool import Address, Pool
 from tests.core.helpers import trip
 from tests.upstream.servers import (
     DONE,
     FINISH,
     ROLE,
     Clock,
+    Peer,
+    Received,
+    Server,
     head,
+    listening,
     on_uvloop,
     serving,
     token,
     until,
     unused_port,
+    whole,
 )
 
-URL = "https://there.test/v1"
+URL = "http://127.0.0.1:9/v1"
 TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts no certificate
 
 
@@ -53,17 +57,46 @@ endpoints:
 
 
 @asynccontextmanager
-async def probing(config: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS) -> AsyncIterator[Prober]:
-    async with httpx.AsyncClient(
-        trust_env=False, timeout=0.001, verify=TLS
-    ) as client:  # the client's own timeout must not apply
-        yield Prober(endpoints or [Endpoint("there", "m")], config, client, tls, Clock(), Random(7))
+async def probing(
+    config: EndpointConfig, *endpoints: Endpoint, tls: ssl.SSLContext = TLS, clock: Clock | None = None
+) -> AsyncIterator[Prober]:
+    clock = clock or Clock()
+    pool = Pool("there", Address.of(config.base_url or ""), clock, min_idle=0, tls=tls)
+    try:
+        yield Prober(endpoints or [Endpoint("there", "m")], config, pool, clock, Random(7))
+    finally:
+        pool.close()
 
 
-@pytest.fixture
-def there() -> Iterator[respx.MockRouter]:
-    with respx.mock(base_url="https://there.test") as mock:
-        yield mock
+class There(Server):
+    """A server that answers every request, and keeps the requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer, self.requests = whole(b"{}"), list[Received]()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/v1"
+
+    def respond(self, status: int, body: bytes = b"{}") -> None:
+        self.answer = whole(body, status)
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().take(reader, writer)
+        self._tasks.append(asyncio.ensure_future(self._answer(self.peers[-1])))
+
+    async def _answer(self, peer: Peer) -> None:
+        try:
+            while True:
+                self.requests.append(await peer.request())
+                peer.send(self.answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+
+
+def there() -> AbstractAsyncContextManager[There]:
+    return listening(There())
 
 
 # Requests.
@@ -104,30 +137,37 @@ async def test_a_server_in_trouble_is_probed_more_often_but_not_by_chats() -> No
 
 
 @on_uvloop
-async def test_the_request_for_models_carries_the_key_and_headers(there: respx.MockRouter) -> None:
-    route = there.get("/v1/models").respond(200, json={"data": []})
-    async with probing(with_probe("models", more="api_key: sk-1\n    headers: {x-tenant: us}")) as prober:
-        assert await prober.probe() == ""
-    request = route.calls.last.request
-    assert request.headers["authorization"] == "Bearer sk-1"
-    assert request.headers["x-tenant"] == "us"
+async def test_the_request_for_models_carries_the_key_and_headers() -> None:
+    async with there() as server:
+        asked = with_probe("models", server.url, more="api_key: sk-1\n    headers: {x-tenant: us}")
+        async with probing(asked) as prober:
+            assert await prober.probe() == ""
+    (request,) = server.requests
+    assert request.line == b"GET /v1/models HTTP/1.1"
+    assert request.headers[b"host"] == f"{server.host}:{server.port}".encode()
+    assert request.headers[b"authorization"] == b"Bearer sk-1"
+    assert request.headers[b"x-tenant"] == b"us"
+    assert request.headers[b"user-agent"].startswith(b"firsttoken/")
 
 
 @on_uvloop
-async def test_health_is_requested_beside_the_api(there: respx.MockRouter) -> None:
-    there.get("/health").respond(200)
-    async with probing(with_probe("health")) as prober:
+async def test_health_is_requested_beside_the_api() -> None:
+    async with there() as server, probing(with_probe("health", server.url)) as prober:
         assert await prober.probe() == ""
+    assert [request.line for request in server.requests] == [b"GET /health HTTP/1.1"]
 
 
 @on_uvloop
-async def test_a_chat_is_minimal_and_carries_forced_parameters(there: respx.MockRouter) -> None:
-    route = there.post("/v1/chat/completions").respond(200, content=ROLE + token("a") + FINISH + DONE)
-    async with probing(
-        with_probe("chat", more="params: {force: {max_tokens: 7, thinking: {type: disabled}}}")
-    ) as prober:
-        assert await prober.probe() == ""
-    assert json.loads(route.calls.last.request.content) == {
+async def test_a_chat_is_minimal_and_carries_forced_parameters() -> None:
+    more = "params: {force: {max_tokens: 7, thinking: {type: disabled}}}"
+    async with there() as server:
+        server.respond(200, ROLE + token("a") + FINISH + DONE)
+        async with probing(with_probe("chat", server.url, more)) as prober:
+            assert await prober.probe() == ""
+    (request,) = server.requests
+    assert request.line == b"POST /v1/chat/completions HTTP/1.1"
+    assert request.headers[b"content-type"] == b"application/json"
+    assert json.loads(request.body) == {
         "messages": [{"role": "user", "content": "hi"}],
         "max_tokens": 7,
         "stream": True,
@@ -154,12 +194,11 @@ async def test_a_chat_is_minimal_and_carries_forced_parameters(there: respx.Mock
         (503, "status 503"),
     ],
 )
-async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(
-    there: respx.MockRouter, kind: str, status: int, down: str
-) -> None:
-    there.get(path__in=["/v1/models", "/health"]).respond(status)
-    async with probing(with_probe(kind)) as prober:
-        assert await prober.probe() == down
+async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(kind: str, status: int, down: str) -> None:
+    async with there() as server:
+        server.respond(status)
+        async with probing(with_probe(kind, server.url)) as prober:
+            assert await prober.probe() == down
 
 
 @on_uvloop
@@ -183,10 +222,11 @@ async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(
     ],
     ids=range(14),
 )
-async def test_a_chat_must_return_a_token(there: respx.MockRouter, status: int, body: bytes, down: str) -> None:
-    there.post("/v1/chat/completions").respond(status, content=body)
-    async with probing(with_probe("chat")) as prober:
-        assert await prober.probe() == down
+async def test_a_chat_must_return_a_token(status: int, body: bytes, down: str) -> None:
+    async with there() as server:
+        server.respond(status, body)
+        async with probing(with_probe("chat", server.url)) as prober:
+            assert await prober.probe() == down
 
 
 @on_uvloop
@@ -242,11 +282,12 @@ async def test_an_endless_answer_is_read_only_up_to_the_limit(kind: str) -> None
 
 @on_uvloop
 @pytest.mark.parametrize("kind", ["models", "health", "chat"])
-async def test_a_probe_asks_for_an_uncompressed_answer(there: respx.MockRouter, kind: str) -> None:
-    route = there.route().respond(200, content=token("a"))
-    async with probing(with_probe(kind, more="headers: {x-tenant: us}")) as prober:
-        assert await prober.probe() == ""
-    assert route.calls.last.request.headers["accept-encoding"] == "identity"
+async def test_a_probe_asks_for_an_uncompressed_answer(kind: str) -> None:
+    async with there() as server:
+        server.respond(200, token("a"))
+        async with probing(with_probe(kind, server.url, "headers: {x-tenant: us}")) as prober:
+            assert await prober.probe() == ""
+    assert server.requests[0].headers[b"accept-encoding"] == b"identity"
 
 
 # Servers and their models.
@@ -260,7 +301,8 @@ endpoints:
   - {{name: c, base_url: "http://c/v1", models: {{chat: m}}, api_key: "${{NOT_SET}}"}}
 """
     table = rebuild(parse(text, "endpoints.yaml", {}))
-    return [repr(prober) for prober in probers(table, httpx.AsyncClient(verify=TLS), TLS, Clock(), Random(7))]
+    pools = {name: Pool(name, Address(name, 80, False, ""), Clock()) for name in "ab"}
+    return [repr(prober) for prober in probers(table, pools, Clock(), Random(7))]
 
 
 def test_a_server_has_one_prober_for_all_models_or_one_per_model_for_chats() -> None:
@@ -269,13 +311,13 @@ def test_a_server_has_one_prober_for_all_models_or_one_per_model_for_chats() -> 
 
 
 @on_uvloop
-async def test_a_result_counts_for_all_models_but_those_that_served_traffic(there: respx.MockRouter) -> None:
+async def test_a_result_counts_for_all_models_but_those_that_served_traffic() -> None:
     first, second, serves = (Endpoint("there", model) for model in "mno")
     serves.availability.cooldown.served_at = 1000.0
-    route = there.get("/v1/models").respond(500)
-    async with probing(config(interval="2ms"), first, second, serves) as prober:
+    async with there() as server, probing(config(server.url, interval="2ms"), first, second, serves) as prober:
+        server.respond(500)
         loop = asyncio.ensure_future(prober.run())
-        await until(lambda: route.call_count)
+        await until(lambda: server.requests)
         await until(lambda: not first.availability.health.up)
         assert (second.availability.health.up, serves.availability.health.up) == (False, True)
         loop.cancel()
@@ -285,22 +327,19 @@ async def test_a_result_counts_for_all_models_but_those_that_served_traffic(ther
 
 
 @on_uvloop
-async def test_the_loop_marks_an_endpoint_down_and_up_and_logs_each_once(
-    there: respx.MockRouter, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_loop_marks_an_endpoint_down_and_up_and_logs_each_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.probes")
     endpoint = Endpoint("there", "m")
-    route = there.get("/v1/models")
-    route.respond(500)
-    async with probing(config(interval="2ms"), endpoint) as prober:
+    async with there() as server, probing(config(server.url, interval="2ms"), endpoint) as prober:
+        server.respond(500)
         loop = asyncio.ensure_future(prober.run())
         await until(lambda: not endpoint.availability.health.up)
-        before = route.call_count
-        await until(lambda: route.call_count > before + 3)
-        route.respond(200)
+        before = len(server.requests)
+        await until(lambda: len(server.requests) > before + 3)
+        server.respond(200)
         await until(lambda: endpoint.availability.health.up)
-        before = route.call_count
-        await until(lambda: route.call_count > before + 3)
+        before = len(server.requests)
+        await until(lambda: len(server.requests) > before + 3)
         loop.cancel()
     assert [record.message for record in caplog.records if record.name == "router.ops.probes"] == [
         "endpoint there (m): up -> down: status 500",
@@ -309,21 +348,22 @@ async def test_the_loop_marks_an_endpoint_down_and_up_and_logs_each_once(
 
 
 @on_uvloop
-async def test_one_missed_probe_of_an_endpoint_that_was_up_changes_nothing(there: respx.MockRouter) -> None:
+async def test_one_missed_probe_of_an_endpoint_that_was_up_changes_nothing() -> None:
     endpoint = Endpoint("there", "m")
-    route = there.get("/v1/models")
-    route.side_effect = [httpx.Response(200), httpx.ConnectError("lost"), *[httpx.Response(200)] * 1000]
-    async with probing(config(interval="2ms"), endpoint) as prober:
+    async with there() as server, probing(config(server.url, interval="2ms"), endpoint) as prober:
         loop = asyncio.ensure_future(prober.run())
-        await until(lambda: route.call_count > 3)
+        await until(lambda: endpoint.availability.health._known)
+        server.respond(500)
+        await until(lambda: endpoint.availability.health.misses)
+        server.respond(200)
+        before = len(server.requests)
+        await until(lambda: len(server.requests) > before + 3)
         assert endpoint.availability.health.up
         loop.cancel()
 
 
 @on_uvloop
-async def test_an_endpoint_that_serves_traffic_is_not_probed(there: respx.MockRouter) -> None:
-    there._assert_all_called = False
-    route = there.get("/v1/models").respond(500)
+async def test_an_endpoint_that_serves_traffic_is_not_probed() -> None:
     endpoint, looks = Endpoint("there", "m"), 0
     endpoint.availability.cooldown.served_at = 1000.0
 
@@ -333,10 +373,10 @@ async def test_an_endpoint_that_serves_traffic_is_not_probed(there: respx.MockRo
             looks += 1
             return 1000.0
 
-    async with httpx.AsyncClient(verify=TLS) as client:
-        loop = asyncio.ensure_future(Prober([endpoint], config(interval="2ms"), client, TLS, Looked(), Random(7)).run())
+    async with there() as server, probing(config(server.url, interval="2ms"), endpoint, clock=Looked()) as prober:
+        loop = asyncio.ensure_future(prober.run())
         await until(lambda: looks > 3)
-        assert route.call_count == 0
+        assert server.requests == []
         loop.cancel()
 
 

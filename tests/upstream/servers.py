@@ -13,8 +13,8 @@ import inspect
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, Protocol
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 import uvloop
@@ -263,20 +263,27 @@ class Server:
             pass
 
 
+S = TypeVar("S", bound=Server)
+
+
+def serving(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[Server]:
+    return listening(Server(), host, tls)
+
+
 @asynccontextmanager
-async def serving(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    server = Server()
-    listening = await asyncio.start_server(server.take, host, 0, ssl=tls)
-    server.host, server.port = listening.sockets[0].getsockname()[:2]
+async def listening(server: S, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[S]:
+    """Let a server listen on a free port."""
+    listener = await asyncio.start_server(server.take, host, 0, ssl=tls)
+    server.host, server.port = listener.sockets[0].getsockname()[:2]
     try:
         yield server
     finally:
-        listening.close()
+        listener.close()
         for peer in server.peers:
             peer.writer.transport.abort()
         for peer in server.peers:
             await _closed(peer.writer.wait_closed())
-        await listening.wait_closed()
+        await listener.wait_closed()
 
 
 async def _closed(waiting: Awaitable[None]) -> None:
