@@ -825,7 +825,8 @@ def test_settings_come_from_the_environment(
 @pytest.mark.parametrize(
     ("name", "written"),
     [("port", "70000"), ("port", "x"), ("max_body", "0"), ("max_body", "big"), ("drain", "-1"), ("drain", "inf"),
-     ("keep_alive", "0"), ("keep_alive", "1.2.3s"), ("log_level", "loud"), ("max_calls", "0")],
+     ("keep_alive", "0"), ("keep_alive", "1.2.3s"), ("log_level", "loud"), ("max_calls", "0"),
+     ("resolver", "ask-them"), ("resolver", "10.0.0.2:0"), ("resolver", "[::1"), ("resolver", "::1:x")],
 )  # fmt: skip
 def test_wrong_settings_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, written: str) -> None:
     monkeypatch.setenv(f"FIRSTTOKEN_{name.upper()}", written)
@@ -853,6 +854,21 @@ def test_the_default_limit_of_calls_follows_the_limit_on_open_files(
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert Settings().calls == calls
     assert Settings(max_calls=7).calls == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "nameservers"),
+    [
+        ("dns", ((), 53)),
+        ("system", ((), 53)),
+        ("10.0.0.2", (("10.0.0.2",), 53)),
+        ("10.0.0.2:5353", (("10.0.0.2",), 5353)),
+        ("::1", (("::1",), 53)),
+        ("[::1]:5353", (("::1",), 5353)),
+    ],
+)
+def test_a_name_server_may_be_named(written: str, nameservers: object) -> None:
+    assert Settings(resolver=written).nameservers == nameservers
 
 
 def test_durations_are_read_as_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
