@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from router.scheduler import Scheduler
@@ -69,25 +69,48 @@ class Dialer:
             async with asyncio.timeout(self._timeout / self._scheduler.speed):
                 peers = self._order(await self._resolver.resolve(address.host))
                 if len(peers) == 1:
-                    return await self._finish(address, factory, peers[0], host=peers[0], port=address.port)
-                sock, peer = await self._race(peers, address.port)
-                self._family = sock.family
-                return await self._finish(address, factory, peer, sock=sock)
+                    return await self._connect(address, factory, peers[0])
+                return await self._adopt(address, factory, *await self._race(peers, address.port))
         except TimeoutError:
             raise NoConnection(f"no connection within {self._timeout:g} s") from None
         except (OSError, UnicodeError) as error:
             raise NoConnection(f"no connection: {_reason(error)}") from None
 
-    async def _finish(self, address: Address, factory: Callable[[], P], peer: str, **target: Any) -> P:
-        """Connect to a single address, or go on with a connected socket."""
+    async def _connect(self, address: Address, factory: Callable[[], P], peer: str) -> P:
+        """Connect to a name's only address."""
         tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": address.host} if address.tls else {}
         try:
-            protocol: P
-            _, protocol = await asyncio.get_running_loop().create_connection(factory, **target, **tls)
-            return protocol
+            _, protocol = await asyncio.get_running_loop().create_connection(factory, peer, address.port, **tls)
         except BaseException:
             self._bad[peer] = self._now() + LAST_FOR
             raise
+        return protocol
+
+    async def _adopt(self, address: Address, factory: Callable[[], P], peer: str, winner: _Racer) -> P:
+        """Hand the connection that has won a race over to its protocol, after TLS where that is needed.
+
+        A race of plain sockets would be simpler, but uvloop closes the descriptor of a given socket twice if its
+        connection is lost at once.
+        """
+        transport, protocol = winner.transport, factory()
+        try:
+            if address.tls and self._tls is not None:
+                loop = asyncio.get_running_loop()
+                upgraded = await loop.start_tls(transport, protocol, self._tls, server_hostname=address.host)
+                if upgraded is None:
+                    raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                transport = upgraded
+            else:
+                transport.set_protocol(protocol)
+            if transport.is_closing():
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        except BaseException:
+            self._bad[peer] = self._now() + LAST_FOR
+            transport.abort()
+            raise
+        self._family = socket.AF_INET6 if ":" in peer else socket.AF_INET
+        protocol.connection_made(transport)
+        return protocol
 
     def _order(self, addresses: Sequence[str]) -> Sequence[str]:
         """Families alternate, the one that last answered first; within a family by turns; bad addresses last."""
@@ -105,10 +128,10 @@ class Dialer:
         alternating = [peer for peer in chain.from_iterable(zip_longest(*turned)) if peer is not None]
         return sorted(alternating, key=lambda peer: peer in self._bad)
 
-    async def _race(self, peers: Sequence[str], port: int) -> tuple[socket.socket, str]:
+    async def _race(self, peers: Sequence[str], port: int) -> tuple[str, _Racer]:
         """Try each address NEXT seconds after the one before it, or once all before it have failed."""
         loop, waiting = asyncio.get_running_loop(), list(reversed(peers))
-        attempts: dict[asyncio.Task[socket.socket], str] = {}  # those that run, in the order of their start
+        attempts: dict[asyncio.Task[_Racer], str] = {}  # those that run, in the order of their start
         errors: list[OSError] = []
         try:
             while waiting or attempts:
@@ -121,7 +144,7 @@ class Dialer:
                 for task in [task for task in attempts if task in done]:
                     error = task.exception()
                     if error is None:
-                        return self._won(attempts, task)
+                        return self._won(attempts, task), task.result()
                     self._bad[attempts.pop(task)] = self._now() + LAST_FOR
                     if not isinstance(error, OSError):
                         raise error
@@ -132,37 +155,37 @@ class Dialer:
                 task.cancel()
                 task.add_done_callback(_discard)
 
-    def _won(
-        self, attempts: dict[asyncio.Task[socket.socket], str], task: asyncio.Task[socket.socket]
-    ) -> tuple[socket.socket, str]:
-        """Return the winner; attempts that began before it and have not answered are late."""
-        for other, peer in attempts.items():
-            if other is task:
+    def _won(self, attempts: dict[asyncio.Task[_Racer], str], winner: asyncio.Task[_Racer]) -> str:
+        """Return the winner's address; attempts that began before it and have not answered are late."""
+        for task, peer in attempts.items():
+            if task is winner:
                 break
             self._bad[peer] = self._now() + LAST_FOR
-        peer = attempts.pop(task)
+        peer = attempts.pop(winner)
         self._bad.pop(peer, None)
-        return task.result(), peer
+        return peer
 
 
-async def _connected(peer: str, port: int) -> socket.socket:
-    family, kind, protocol, _, target = socket.getaddrinfo(
-        peer, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-    )[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, target)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+class _Racer(asyncio.Protocol):
+    """A connection in a race; a server that speaks first is cut off."""
+
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.abort()
 
 
-def _discard(task: asyncio.Task[socket.socket]) -> None:
-    """Close the socket of an attempt that was not needed."""
+async def _connected(peer: str, port: int) -> _Racer:
+    return (await asyncio.get_running_loop().create_connection(_Racer, peer, port))[1]
+
+
+def _discard(task: asyncio.Task[_Racer]) -> None:
+    """Close the connection of an attempt that was not needed."""
     if not task.cancelled() and task.exception() is None:
-        task.result().close()
+        task.result().transport.abort()
 
 
 def tls_context() -> ssl.SSLContext:

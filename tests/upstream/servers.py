@@ -271,9 +271,11 @@ def serving(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> Abstr
 
 
 @asynccontextmanager
-async def listening(server: S, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> AsyncIterator[S]:
-    """Let a server listen on a free port."""
-    listener = await asyncio.start_server(server.take, host, 0, ssl=tls)
+async def listening(
+    server: S, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, *, port: int = 0
+) -> AsyncIterator[S]:
+    """Let a server listen, on a free port unless one is given."""
+    listener = await asyncio.start_server(server.take, host, port, ssl=tls)
     server.host, server.port = listener.sockets[0].getsockname()[:2]
     try:
         yield server
