@@ -25,7 +25,7 @@ import dns.asyncresolver
 import dns.exception
 import dns.resolver
 
-TIMEOUT = 5.0  # seconds for a look-up, all name servers together
+TIMEOUT = 4.5  # seconds for a look-up, all name servers together: less than a connection may take, to tell the reason
 # Seconds without an answer after which the next name server is asked too, and again after twice as many: a datagram may
 # be lost. A question costs 2 ms of processor time.
 ASK_AGAIN = 1.0
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 class Unresolved(OSError):
-    """A name has no known address; the text says why."""
+    """A name has no known address; the text says why, without the name: clients may read it."""
 
 
 class NoSuchName(Unresolved):
@@ -97,27 +97,29 @@ class Resolver:
 
     async def _refresh(self, host: str, name: _Name) -> None:
         """Look a name up. Never raises: a look-up may have nobody who waits for it."""
-        was, name_error = name.error, "the look-up was ended"
+        was, failed = name.error, "the look-up was ended"
         try:
             found = await self._look_up(host)
-            name_error = ""
+            failed = ""
             name.addresses = found.addresses
             name.until = self._now() + min(max(found.ttl, MIN_TTL), MAX_TTL)
         except Unresolved as error:
-            name_error = str(error)
+            failed = str(error)
             name.until = self._now() + FAILED_TTL
             if isinstance(error, NoSuchName):
                 name.addresses = ()
         except Exception as error:
             log.exception("the look-up of %s failed", host)
-            name_error = f"the look-up of the name {host} failed: {error!r}"
+            failed = f"the look-up of the host name failed ({type(error).__name__})"
             name.until = self._now() + FAILED_TTL
         finally:
-            name.error, name.task = name_error, None
-        if name_error and not was:
-            log.warning("%s%s", name_error, "; its last known addresses are used" if name.addresses else "")
-        elif was and not name_error:
-            log.info("the name %s is resolved again", host)
+            name.error, name.task = failed, None
+        if failed and not was:
+            log.warning(
+                "host name %s: %s%s", host, failed, "; its last known addresses are used" if name.addresses else ""
+            )
+        elif was and not failed:
+            log.info("host name %s: resolved again", host)
 
 
 class Dns:
@@ -148,7 +150,7 @@ class Dns:
         if top == "localhost":  # RFC 6761 §6.3
             return Found(("127.0.0.1", "::1"), FILE_TTL)
         if top == "invalid":  # RFC 6761 §6.4
-            raise NoSuchName(f"the name {host} does not exist")
+            raise NoSuchName("the host name does not exist")
         return await self._both(host)
 
     def _read_files(self) -> None:
@@ -211,7 +213,7 @@ class Dns:
                         last = result
                 if not asking and last is not None:
                     return last
-            return last or Unresolved(f"DNS has not answered for the name {host} within {TIMEOUT:g} s")
+            return last or Unresolved(f"DNS has not told the address within {TIMEOUT:g} s")
         finally:
             for task in asking:
                 task.cancel()
@@ -229,17 +231,17 @@ class Dns:
             answer = await resolver.resolve(host, kind, search=True)
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer) as error:
             what = "does not exist" if isinstance(error, dns.resolver.NXDOMAIN) else "has no address"
-            return NoSuchName(f"the name {host} {what}")
+            return NoSuchName(f"the host name {what}")
         except dns.resolver.YXDOMAIN:
-            return NoSuchName(f"the name {host} is too long")
+            return NoSuchName("the host name is too long")
         except dns.exception.Timeout:
-            return Unresolved(f"DNS has not answered for the name {host} within {TIMEOUT:g} s")
+            return Unresolved(f"DNS has not told the address within {TIMEOUT:g} s")
         except dns.resolver.NoNameservers:
-            return Unresolved(f"no name server has answered for the name {host}")
+            return Unresolved("no name server has told the address")
         except (dns.exception.DNSException, UnicodeError) as error:
-            return NoSuchName(f"the name {host} is no host name ({type(error).__name__})")
+            return NoSuchName(f"the host name is not valid ({type(error).__name__})")
         except OSError as error:
-            return Unresolved(f"no name server was reached for the name {host}: {error.strerror or error}")
+            return Unresolved(f"no name server was reached: {error.strerror or error}")
         return Found(tuple(record.address for record in answer), float(answer.chaining_result.minimum_ttl))
 
 
@@ -273,11 +275,11 @@ def _getaddrinfo(host: str) -> list[str] | Unresolved:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
         kind = NoSuchName if error.errno in (socket.EAI_NONAME, socket.EAI_NODATA) else Unresolved
-        return kind(f"the name {host} was not resolved: {error.strerror}")
+        return kind(f"the host name was not resolved: {error.strerror}")
     except UnicodeError:
-        return NoSuchName(f"the name {host} is no host name")
+        return NoSuchName("the host name is not valid")
     except OSError as error:
-        return Unresolved(f"the name {host} was not resolved: {error.strerror or error}")
+        return Unresolved(f"the host name was not resolved: {error.strerror or error}")
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
 
 
