@@ -39,7 +39,10 @@ async def test_a_probe_uses_a_connection_of_calls_and_is_not_counted_as_one() ->
         (b"", "the connection was closed before the answer began"),
         (whole()[:-3], "the connection was closed before the answer was complete"),
         (b"HTTP/1.1 nonsense\r\n\r\n", "the answer is not valid HTTP"),
-        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "the server switched protocols"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+            "the server switched protocols",
+        ),
     ],
 )
 async def test_a_request_without_a_whole_answer_says_why(answer: bytes, reason: str) -> None:
