@@ -1,6 +1,7 @@
 # The firsttoken image: the locked runtime in a virtual environment, run by an unprivileged user.
 #
-# To configure endpoints, mount a file at /etc/firsttoken/endpoints.yaml. Without one, the example in the package is used.
+# Mount a file at /etc/firsttoken/endpoints.yaml: without one the router does not start. `serve --host 0.0.0.0 --example` as
+# the command starts the example in the package instead.
 
 ARG PYTHON=3.13
 

@@ -5,6 +5,8 @@
     server.py             uvicorn's server with this router's way to stop
     explaining.py         the `explain` command: asks a running router where it would send a call
     config.py             endpoints.yaml as frozen models; yamlfile.py reads the text, values.py each value
+    hints.py              keys of other products, with the key that does the same here
+    advice.py             warnings: what is valid in the file and the environment, but most likely not meant
     settings.py           the process's settings, from the environment
     errors.py             every error that the router sends to clients
     scheduler.py          time: a clock, and callbacks at a time of that clock
@@ -23,12 +25,13 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, page, masking; http1, pool, idle_limit; dial, resolver; simulated
+                     exchange, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
     proxy/           moves one request
-                     client, front, intake, reply, asgi, application; handler, admission, serving, open_call, answer,
-                     dispatch, relay, rescue; drain; failures, headers, debug, context, models
+                     client, front, intake, reply, asgi, application; handler, admission, cors, serving, open_call,
+                     answer, dispatch, relay, rescue; drain; failures, headers, debug, context, models, unknown
     ops/             runs beside requests
-                     asking, probes, signals, planner; keep, pause; telemetry, metrics, logs, changes; admin
+                     asking, probes, signals, planner; keep, pause; telemetry, metrics, logs, changes; admin,
+                     readiness
 
 Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,
 core/endpoint/endpoint.py and proxy/relay.py.

@@ -59,7 +59,7 @@ class Router:
         self.listening.set()
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         keys = (key.get_secret_value() for key in config.keys)
-        self.admission = Admission(keys, settings.calls, any_host=settings.allow_open)
+        self.admission = Admission(keys, settings.calls, any_host=settings.allow_open, origins=config.cors)
         limits = Limits(settings.max_event, settings.max_answer)
         self.tables = Tables(Serving.of(rebuild(config, utilization=self.admission.utilization), self.pools, limits))
         self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.admission.calls, self.scheduler.now)
@@ -126,6 +126,7 @@ class Router:
             self.scheduler.now,
             lambda request: authorize(request.headers.raw),
             lambda: self.handler.stopping,
+            lambda request: self.admission.trusts(request.headers.raw, request.client.host if request.client else ""),
         )
 
     def _application(self) -> Application:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import ipaddress
 import json
+import os
 import resource
 import signal
+import socket
 import sys
 from importlib.resources import files
 from math import ceil
@@ -18,12 +20,13 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
-from router import __version__
+from router import __version__, advice
 from router.app import Router
-from router.config import Config, ConfigError, load
+from router.config import Config, ConfigError, Places, load_with_places
 from router.ops import logs
-from router.server import Server
+from router.server import BACKLOG, CannotListenError, Server, listen
 from router.settings import Settings
+from router.upstream.tls import unusable_roots
 
 FILE = "endpoints.yaml"
 
@@ -37,16 +40,26 @@ def main() -> None:
     """
 
 
+class Serve(click.Command):
+    """The command `serve`, whose help ends with the settings of the environment."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Settings in the environment (docs/endpoints.md has their defaults)"):
+            fields = Settings.model_fields.items()
+            formatter.write_dl([(f"FIRSTTOKEN_{name.upper()}", field.description or "") for name, field in fields])
+
+
 _config = click.option(
     "--config",
     "-c",
     type=click.Path(path_type=Path),
-    help="The endpoints file. [default: ./endpoints.yaml if it exists, else the one in the package]",
+    help="The endpoints file. [default: ./endpoints.yaml]",
 )
 
 
-@main.command(short_help="Run the router.")
+@main.command(short_help="Run the router.", cls=Serve)
 @_config
+@click.option("--example", is_flag=True, help="Use the example in the package, which answers by simulated endpoints.")
 @click.option("--host", help="The address to listen on. [default: 127.0.0.1]")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="The port to listen on; 0 selects a free one. [default: 8080]"
@@ -57,35 +70,59 @@ _config = click.option(
     default=None,
     help="Allow a non-loopback address without client keys.",
 )
-def serve(config: Path | None, host: str | None, port: int | None, allow_open: bool | None) -> None:
+def serve(config: Path | None, example: bool, host: str | None, port: int | None, allow_open: bool | None) -> None:
     """Run the router until SIGTERM or Ctrl+C. Open streams are finished first; a second signal ends them at once.
 
-    Every setting can also come from the environment: FIRSTTOKEN_PORT=9000 (docs/endpoints.md).
+    Every setting can also come from the environment: FIRSTTOKEN_PORT=9000.
     """
+    if example and config is not None:
+        raise click.UsageError("--example and --config exclude each other.")
+    if example:
+        config = Path(str(files("router") / FILE))
     options = {"config": config, "host": host, "port": port, "allow_open": allow_open}
     settings = _settings({name: value for name, value in options.items() if value is not None})
     logs.configure(settings.log_level)
-    table = _load(settings.config)
+    table, places = _load(settings.config)
     if not (table.keys or settings.allow_open or _loopback(settings.host)):
         _stop(
             f"{settings.host} is not a loopback address, and {table.source} has no client keys: anyone who can reach "
             "it could use your endpoints. Set `keys:` in the file, or pass --allow-open (FIRSTTOKEN_ALLOW_OPEN=1)."
         )
+    try:
+        sockets = listen(settings.host, settings.port)
+    except CannotListenError as error:
+        _stop(str(error), 3)
     _raise_open_files()
     for line in _summary(table):
         click.echo(line, err=True)
+    warnings = advice.warnings(table, places, settings, os.environ)
+    for warning in (*warnings, *advice.environment_notes(table, os.environ)):
+        click.echo(f"warning: {warning}", err=True)
     if settings.speed != 1.0:
         click.echo(f"  FIRSTTOKEN_SPEED: time runs {settings.speed:g} times as fast, for load tests only.", err=True)
-    uvloop.run(_serve(table, settings))
+    uvloop.run(_serve(table, settings, sockets))
 
 
 @main.command(short_help="Check the endpoints file.")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @_config
-def check(config: Path | None) -> None:
-    """Read the endpoints file and show what it defines, or every error in it."""
-    table = _load(config or _settings({}).config)
+@click.option("--strict", is_flag=True, help="Fail if there are warnings, with status 1.")
+def check(file: Path | None, config: Path | None, strict: bool) -> None:
+    """Read the endpoints file and show what it defines, and warnings; or every error in it, with status 2.
+
+    FILE is the same as --config FILE.
+    """
+    if file is not None and config is not None:
+        raise click.UsageError("FILE and --config FILE are the same: give one of them.")
+    settings = _settings({})
+    table, places = _load(file or config or settings.config)
     for line in _summary(table):
         click.echo(line)
+    warnings = advice.warnings(table, places, settings, os.environ)
+    for warning in warnings:
+        click.echo(f"warning: {warning}")
+    if strict and warnings:
+        sys.exit(1)
 
 
 @main.command(short_help="Show where a running router would send a call now, and why.")
@@ -120,7 +157,7 @@ def _here(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
-async def _serve(config: Config, settings: Settings) -> None:
+async def _serve(config: Config, settings: Settings, sockets: list[socket.socket]) -> None:
     router = Router(config, settings)
     server = Server(
         uvicorn.Config(
@@ -134,7 +171,7 @@ async def _serve(config: Config, settings: Settings) -> None:
             log_config=None,
             log_level=settings.log_level,
             server_header=False,
-            backlog=4096,
+            backlog=BACKLOG,
             timeout_keep_alive=ceil(settings.keep_alive),
             timeout_graceful_shutdown=1,  # seconds; the drain has ended all calls by then
         ),
@@ -145,11 +182,18 @@ async def _serve(config: Config, settings: Settings) -> None:
     gc.collect()
     gc.freeze()  # all objects so far live as long as the process: keep the collector from scanning them
     gc.set_threshold(20_000, 20, 20)
+    hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)  # before the server has started and after it has stopped
-    await server.serve()
+    for stop in hang_up:
+        signal.signal(stop, _ignore)  # not SIG_IGN, by which the server knows nohup
+    await server.serve(sockets)
     if not server.started:
         sys.exit(3)
+
+
+def _ignore(*_: object) -> None:
+    """Handle a signal by doing nothing."""
 
 
 def _settings(options: dict[str, object]) -> Settings:
@@ -162,18 +206,27 @@ def _settings(options: dict[str, object]) -> Settings:
         _stop(problems)
 
 
-def _load(path: Path | None) -> Config:
+def _load(path: Path | None) -> tuple[Config, Places]:
+    """Read the endpoints file, by default the one in this directory. Nothing is served that nobody has chosen."""
+    problem = unusable_roots()
+    if problem is not None:
+        _stop(problem)
     if path is None:
-        path = Path(FILE) if Path(FILE).is_file() else Path(str(files("router") / FILE))
+        path = Path(FILE)
+        if not path.exists():
+            _stop(f"There is no {FILE} in {Path.cwd()}. {_CHOOSE}")
     try:
-        return load(path)
+        return load_with_places(path)
     except ConfigError as error:
-        _stop(str(error))
+        _stop(f"{error}\n{_CHOOSE}" if path.is_dir() else str(error))
 
 
-def _stop(message: str) -> NoReturn:
+_CHOOSE = "Name a file with --config FILE (FIRSTTOKEN_CONFIG), or start with the example: firsttoken serve --example"
+
+
+def _stop(message: str, status: int = 2) -> NoReturn:
     click.echo(message, err=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def _loopback(host: str) -> bool:

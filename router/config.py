@@ -9,10 +9,11 @@
 
 import difflib
 import os
-from collections.abc import Collection, Mapping
+import stat
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from router.hints import hint
 from router.values import (
     Affinity,
     BaseUrl,
@@ -35,6 +37,7 @@ from router.values import (
     ModelNames,
     Name,
     OneOrMore,
+    Origins,
     Parameter,
     Parameters,
     PassedHeader,
@@ -141,6 +144,7 @@ class EndpointConfig(Section):
 
     # `kind` precedes the fields that depend on it: a validator sees only the fields validated before its own.
     name: Name
+    enabled: bool = True  # false takes the endpoint out, and keeps its entry
     kind: Literal["openai", "zhipu", "vllm", "sglang", "simulated"] = "openai"
     base_url: BaseUrl | None = None
     api_key: Annotated[Secret | None, AfterValidator(lambda key: key or None)] = None
@@ -159,7 +163,7 @@ class EndpointConfig(Section):
     pool: PoolConfig = PoolConfig()
     simulate: Simulate = Simulate()
     policy: Overrides = Overrides()  # in the file these keys stand directly in the endpoint
-    disabled: str | None = None  # why the endpoint is not used; set by the loader
+    disabled: str | None = None  # why the endpoint is not used; set by the loader, or by `enabled`
 
     @field_validator("base_url", "api_key", "headers", "pass_headers", "return_headers", "simulate")
     @classmethod
@@ -172,6 +176,11 @@ class EndpointConfig(Section):
         if key == "simulate" and value != Simulate() and kind not in (None, "simulated"):
             raise ValueError("only endpoints of kind simulated have it")
         return value
+
+    @field_validator("disabled")
+    @classmethod
+    def _switched_off(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return "enabled is false" if info.data.get("enabled") is False else value
 
     @field_validator("signals")
     @classmethod
@@ -188,6 +197,7 @@ class Config(Section):
     endpoints: Annotated[tuple[EndpointConfig, ...], Field(min_length=1)]
     models: Annotated[Mapping[str, Overrides], AfterValidator(MappingProxyType)] = {}
     keys: Annotated[tuple[Secret, ...], AfterValidator(lambda keys: tuple(filter(None, keys)))] = ()
+    cors: Origins = ()  # web pages that may read answers; ("*",) means all
     source: str = ""  # the file's name
 
     @property
@@ -212,26 +222,64 @@ _TOP_KEYS = Config.model_fields.keys() - {"source"}
 _ENDPOINT_KEYS = EndpointConfig.model_fields.keys() - {"policy", "disabled"} | _POLICY_KEYS
 
 
+class Places(NamedTuple):
+    """Facts about the text of a configuration that the models do not keep; for `advice.py`."""
+
+    source: str = "<text>"
+    prefixes: Mapping[KeyPath, str] = {}  # by path: `FILE:LINE: key: `, as in the messages of problems
+    keys: Sequence[int] = ()  # the places in the list `keys` of those that are not empty
+    literal: Sequence[KeyPath] = ()  # secrets that stand in the file itself
+    variables: Collection[str] = ()  # names of the variables that the file refers to
+    open_to_all: bool = False  # every user of this machine may read the file
+
+    def prefix(self, *path: str | int) -> str:
+        """The beginning of a message about a path, or about the nearest part of the file that has it."""
+        while path and path not in self.prefixes:
+            path = path[:-1]
+        return self.prefixes.get(path) or f"{self.source}: "
+
+
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """Read a file. Raises ConfigError if it cannot be read or is not valid."""
+    return load_with_places(path, environ)[0]
+
+
+def load_with_places(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> tuple[Config, Places]:
+    """Read a file, with the places of its values. Raises ConfigError if it cannot be read or is not valid."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")  # -sig: some editors write a byte order mark
+        mode = Path(path).stat().st_mode
+    except IsADirectoryError:
+        raise ConfigError(
+            [f"{path}: a directory, not a file. Docker makes one where the file that it is to mount does not exist."]
+        ) from None
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror or error}"]) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError([f"{path}:{line}: not UTF-8 text"]) from None
-    return parse(text, str(path), environ)
+    config, places = parse_with_places(text, str(path), environ)
+    return config, places._replace(open_to_all=bool(mode & stat.S_IROTH))
 
 
 def parse(text: str, source: str = "<text>", environ: Mapping[str, str] = os.environ) -> Config:
     """Read a text; `source` is the file's name in messages. Raises ConfigError if it is not valid."""
+    return parse_with_places(text, source, environ)[0]
+
+
+def parse_with_places(
+    text: str, source: str = "<text>", environ: Mapping[str, str] = os.environ
+) -> tuple[Config, Places]:
+    """Read a text, with the places of its values. Raises ConfigError if it is not valid."""
     document = Document(text, source, environ)
     _cross_check(document)
     config = _validate(document)
     if config is None or document.problems:
         raise ConfigError(document.report())
-    return config
+    keys = document.value.get("keys") or ()
+    filled = [index for index, key in enumerate(keys) if isinstance(key, str) and key.strip()]
+    places = Places(source, document.prefixes(), filled, document.literal_secrets(), document.variables)
+    return config, places
 
 
 def _cross_check(document: Document) -> None:
@@ -251,7 +299,8 @@ def _cross_check(document: Document) -> None:
 
 
 def _names(value: object) -> list[str]:
-    return [name for name in value if isinstance(name, str)] if isinstance(value, dict | list) else []
+    listed = [value] if isinstance(value, str) else value
+    return [name for name in listed if isinstance(name, str)] if isinstance(listed, dict | list) else []
 
 
 def _validate(document: Document) -> Config | None:
@@ -295,18 +344,21 @@ def _without(document: Document, value: dict[str, Any], path: KeyPath, keys: Col
 def _unknown(path: KeyPath) -> str:
     word = str(path[-1])
     known: Collection[str] = PolicySettings.model_fields
+    meant = ""
     match path[:-1]:
         case ():
-            known = _TOP_KEYS
+            known, meant = _TOP_KEYS, hint(word, "top")
         case ("endpoints", _):
-            known = _ENDPOINT_KEYS
+            known, meant = _ENDPOINT_KEYS, hint(word, "endpoint")
+        case ("defaults",) | ("models", _):
+            meant = hint(word, "policy")
         case ("endpoints", _, str(section)):
             known = getattr(EndpointConfig.model_fields[section].annotation, "model_fields", ())
     if word in PolicySettings.model_fields:
         return "unknown key here; it belongs in 'defaults' or to a model under 'models'"
     if word in _ENDPOINT_KEYS:
         return "unknown key here; it belongs to an endpoint, under 'endpoints'"
-    return f"unknown key{_nearest(word, known, 'known here')}"
+    return f"unknown key; {meant}" if meant else f"unknown key{_nearest(word, known, 'known here')}"
 
 
 def _nearest(word: str, known: Collection[str], label: str) -> str:

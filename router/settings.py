@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     port: Annotated[int, BeforeValidator(_port), Field(ge=0, le=65535)] = 8080
     """The port to listen on; 0 selects a free one."""
     config: Path | None = None
-    """The endpoints file; by default ./endpoints.yaml if it exists, else the one in the package."""
+    """The endpoints file; by default ./endpoints.yaml."""
     allow_open: bool = False
     """Allow an address that is not loopback although no client keys are configured."""
 

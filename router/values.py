@@ -98,13 +98,51 @@ def _address(url: str) -> str:
     )
 
 
+def _without_operation(url: str) -> str:
+    """Refuse an address that ends in a path of the API: the router would append it once more."""
+    path = urlsplit(url).path.lower()
+    found = next((ending for ending in OPERATION_PATHS if path.endswith(ending)), None)
+    if found is not None:
+        raise ValueError(
+            f"ends in '{found}', which the router appends; write the address up to there, as in "
+            "https://api.example.com/v1"
+        )
+    return url
+
+
 def _secret(secret: SecretStr) -> SecretStr:
-    text = secret.get_secret_value().strip(" ")
+    # Secrets from files often end with a line feed: `kubectl create secret --from-file`, `echo … | base64`.
+    text = secret.get_secret_value().strip(" \t\r\n")
     if not re.fullmatch("[ -~]*", text):
         raise ValueError(f"expected {_ONE_LINE}")
     return SecretStr(text)
 
 
+def _origin(origin: str) -> str:
+    """An origin as browsers send it: in lower case, without a path and without the scheme's own port."""
+    match = re.fullmatch(
+        r"([a-z][a-z0-9+.-]*)://([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?/?", origin.strip().lower(), re.ASCII
+    )
+    if not match:
+        raise ValueError('expected an origin, such as https://app.example.com or http://localhost:3000, or "*" for all')
+    scheme, host, port = match[1], match[2], match[3] or ""
+    return f"{scheme}://{host}" + ("" if port == _OWN_PORTS.get(scheme) else port)
+
+
+def _origins(value: object) -> object:
+    """A single text is a list of one; with `*` in the list all others are superfluous."""
+    listed = [value] if isinstance(value, str) else value
+    return ["*"] if isinstance(listed, list | tuple) and "*" in listed else listed
+
+
+_OWN_PORTS = {"http": ":80", "https": ":443"}
+# What people copy behind an API's base URL: the paths of OpenAI's, Anthropic's and Ollama's operations.
+# The longer before those that they end in. Not `/models` alone: at Azure's model inference that is the base.
+OPERATION_PATHS = (
+    "/chat/completions", "/completions", "/embeddings", "/v1/models", "/responses", "/messages/count_tokens",
+    "/messages", "/rerank", "/moderations", "/audio/transcriptions", "/audio/translations", "/audio/speech",
+    "/images/generations", "/images/edits", "/api/chat", "/api/generate", "/api/tags", "/api/embed",
+)  # fmt: skip
 _ONE_LINE = "one line of printable ASCII"
 _OUR_HEADERS = (
     "host, content-length, transfer-encoding, accept-encoding, expect, "
@@ -164,7 +202,11 @@ def _returned_header(name: str) -> str:
 
 
 Name = Annotated[str, _matching(r"[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, dots, dashes or underscores")]
-BaseUrl = Annotated[str, AfterValidator(_address)]
+BaseUrl = Annotated[str, AfterValidator(_address), AfterValidator(_without_operation)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(lambda text: text if text == "*" else _origin(text))], ...],
+    BeforeValidator(_origins),
+]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 HeaderName = Annotated[
     str,
@@ -195,8 +237,12 @@ Parameter = Annotated[
 
 
 def _same_names(models: object) -> object:
-    """Expand a list of names, short for a mapping of each name to itself."""
+    """Expand a name or a list of names, short for a mapping of each name to itself."""
+    if isinstance(models, str):
+        models = [models]
     names = isinstance(models, list | tuple) and all(isinstance(name, str) for name in models)
+    if not (names or isinstance(models, dict | Mapping)):
+        raise ValueError("expected a name, a list of names, or a mapping {name for clients: name at the endpoint}")
     return {name: name for name in models} if names else models  # type: ignore[attr-defined]
 
 
@@ -222,6 +268,7 @@ _MESSAGES: Mapping[str, str] = {
     "less_than_equal": "expected a number, {le:g} or less",
     "literal_error": "expected {expected}",
     "value_error": "{error}",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
     **dict.fromkeys(("model_type", "model_attributes_type", "mapping_type", "dict_type"), "expected a mapping"),
     **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
 }

@@ -78,6 +78,7 @@ class Document:
         self.source, self._environ = source, environ
         self.unset: dict[KeyPath, str] = {}
         self.problems: list[tuple[int, KeyPath, str]] = []
+        self.variables: set[str] = set()  # the names of all references
         self._nodes: dict[KeyPath, tuple[int, yaml.Node | None]] = {(): (1, None)}
         self._size = 0
         self.value: Any = self._load(text)
@@ -100,6 +101,18 @@ class Document:
         """The messages, in the order of the file."""
         problems = sorted(self.problems, key=lambda problem: problem[0])
         return [f"{self.source}:{line}: {self._spelled(path)}{message}" for line, path, message in problems]
+
+    def prefixes(self) -> dict[KeyPath, str]:
+        """The beginning of a message about each path: file, line and key."""
+        return {path: f"{self.source}:{line}: {self._spelled(path)}" for path, (line, _) in self._nodes.items()}
+
+    def literal_secrets(self) -> list[KeyPath]:
+        """The paths of secrets that stand in the text itself, not in a variable."""
+        return [
+            path
+            for path, (_, node) in self._nodes.items()
+            if isinstance(node, yaml.ScalarNode) and _is_credential(path) and _REFERENCE.sub("", node.value).strip()
+        ]
 
     def _line(self, path: KeyPath) -> int:
         while path not in self._nodes:
@@ -126,10 +139,7 @@ class Document:
             root = _Loader(text).get_single_node()
             return None if root is None else self._read(root, (), _line(root))
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            words = " ".join(part for part in (error.problem, error.context) if part)
-            words = re.sub(r" '[^'<>]{2,}'", "", words)  # quoted text may be a secret
-            self._not_yaml(mark.line + 1 if mark else 1, words)
+            self._not_yaml(*_explained(error, text))
         except yaml.reader.ReaderError as error:
             self._not_yaml(text.count("\n", 0, error.position) + 1, "contains a control character")
         except RecursionError:
@@ -214,6 +224,7 @@ class Document:
             name, default = match["name"], match["default"]
             if match[0] == "$${":
                 return "${"
+            self.variables.add(name)
             if name is None:
                 raise ValueError("a ${ that is neither ${NAME} nor ${NAME:-default}; write $${ for a literal ${")
             found = self._environ.get(name)
@@ -234,6 +245,41 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
+def _unclosed(text: str) -> yaml.Token | None:
+    """The innermost bracket that is open at the end of the text."""
+    opened: list[yaml.Token] = []
+    try:
+        for token in yaml.scan(text, Loader=_Loader):
+            if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
+                opened.append(token)
+            elif opened and isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
+                opened.pop()
+    except yaml.YAMLError:
+        return None
+    return opened[-1] if opened else None
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """Line and words for an error of PyYAML, with what is most often wrong there."""
+    mark, begun = error.problem_mark or error.context_mark, error.context_mark
+    words = " ".join(part for part in (error.problem, error.context) if part)
+    if error.problem and "'\\t'" in error.problem:
+        return (mark.line + 1 if mark else 1), "a tab: YAML is indented with blanks"
+    at_the_end = mark is not None and not text[mark.index :].strip()
+    if at_the_end and "flow" in words and (opened := _unclosed(text)):
+        return opened.start_mark.line + 1, f"the {text[opened.start_mark.index]} on this line is not closed"
+    if begun and "quoted scalar" in words:
+        return begun.line + 1, "the quote on this line is not closed"
+    words = re.sub(r" '[^'<>]{2,}'", "", words)  # quoted text may be a secret
+    line = mark.line if mark else 0
+    rows = text.splitlines()[line : line + 1]
+    if rows and re.search(r"[\[{,:]\s*\$\{", rows[0]):
+        words += "; put quotes around ${NAME} inside {…} and […]"
+    elif begun and begun.line < line and "flow" in words:
+        words += f" that begins on line {begun.line + 1}"
+    return line + 1, words
+
+
 # ---- Specific to endpoints.yaml
 
 
@@ -245,6 +291,14 @@ def _is_api_key(path: KeyPath) -> bool:
 def _is_param(path: KeyPath) -> bool:
     """True for a request parameter: its value may be of any type."""
     return path[2:3] == ("params",)
+
+
+def _is_credential(path: KeyPath) -> bool:
+    """True for the value of a key: a client's, an endpoint's, or one in a header."""
+    if path[:1] == ("keys",) or _is_api_key(path):
+        return True
+    name = str(path[3]).lower() if path[2:3] == ("headers",) and len(path) == 4 else ""
+    return "auth" in name or "key" in name or "token" in name or "secret" in name or "cookie" in name
 
 
 def _is_secret(path: KeyPath) -> bool:

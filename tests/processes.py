@@ -144,12 +144,12 @@ class Router:
 
 
 @contextlib.contextmanager
-def router(folder: Path, config: Json | None = None, **settings: str) -> Iterator[Router]:
-    arguments = []
+def router(folder: Path, config: Json | None = None, *options: str, **settings: str) -> Iterator[Router]:
+    arguments = list(options)
     if config is not None:
         file = folder / "some.yaml"
         file.write_text(json.dumps(config))  # all JSON is YAML
-        arguments = ["--config", str(file)]
+        arguments += ["--config", str(file)]
     running = Router(folder, *arguments, **settings)
     try:
         running.wait_until_it_serves()

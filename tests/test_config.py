@@ -163,6 +163,8 @@ def test_zero_is_a_setting_of_its_own() -> None:
 def test_models_may_be_a_mapping_or_a_list_of_names() -> None:
     assert endpoint("models: {chat: glm-4, 'x:7b': y}").models == {"chat": "glm-4", "x:7b": "y"}
     assert endpoint("models: [chat, embed]").models == {"chat": "chat", "embed": "embed"}
+    assert endpoint("models: chat").models == {"chat": "chat"}
+    assert read(around("models: chat") + "models: {chat: {hedge: off}}").models == {"chat": Overrides(hedge="off")}
 
 
 def test_a_key_without_a_value_counts_as_absent() -> None:
@@ -445,6 +447,8 @@ A_URL = (
     "expected http:// or https://, a host, optionally a port and a path, and nothing else: "
     "a key belongs in api_key or headers, and the router appends the API's paths"
 )
+MODELS = "expected a name, a list of names, or a mapping {name for clients: name at the endpoint}"
+UP_TO_THERE = "which the router appends; write the address up to there, as in https://api.example.com/v1"
 TEXT = "expected text (put a number in quotes)"
 ONE_LINE = "expected one line of printable ASCII"
 A_HEADER = (
@@ -489,8 +493,14 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
         ("signals: 2s", "signals: only endpoints of kind vllm or sglang report their load"),
         ("models: {}", "models: empty; expected at least one"),
         ("models: []", "models: empty; expected at least one"),
-        ("models: chat", "models: expected a mapping"),
-        ("models: [1]", "models: expected a mapping"),
+        ("models: 3", f"models: given 3; {MODELS}"),
+        ("models: [1]", f"models: {MODELS}"),
+        ("models: ''", "models.: expected text that is not empty"),
+        ("enabled: maybe", "enabled: given 'maybe'; expected true or false"),
+        *((f"base_url: http://h/v1{path}", f"base_url: ends in '{path.lower()}', {UP_TO_THERE}") for path in (
+            "/chat/completions", "/completions", "/embeddings", "/responses", "/messages", "/Chat/Completions",
+        )),
+        ("base_url: http://h/v1/models/", f"base_url: ends in '/v1/models', {UP_TO_THERE}"),
         ("models: {x: ''}", "models.x: given ''; expected text that is not empty"),
         ("models: {x: }", f"models.x: {TEXT}"),
         ("models: {1: x}", None),
@@ -530,7 +540,7 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
             "set-cookie", "vary", "access-control-allow-origin", "strict-transport-security")),
         ("return_headers: [authorization]", "return_headers[0]: 'authorization' may hold the endpoint's key, "
                                             "which no client may see; remove it"),
-        (r'api_key: "hush\n"', f"api_key: {ONE_LINE}"),
+        (r'api_key: "hush\nhush"', f"api_key: {ONE_LINE}"),
         ("api_key: 12345", f"api_key: {TEXT}"),
         ("api_key: [hush]", f"api_key: {TEXT}"),
         ("params: {default: {stream: true}}", f"params.default.stream: {A_PARAMETER}"),
@@ -552,12 +562,12 @@ def test_an_endpoint_is_refused(lines: str, refused: str | None) -> None:
 
 def test_keys_in_the_wrong_place_are_refused() -> None:
     known = (
-        "abandon, api_key, base_url, concurrency, context, deadline, headers, hedge, hedge_budget, kind, models, name, "
-        "params, pass_headers, pool, prefill, probe, retry_budget, return_headers, signals, simulate, stall, tier, "
-        "weight"
+        "abandon, api_key, base_url, concurrency, context, deadline, enabled, headers, hedge, hedge_budget, kind, "
+        "models, name, params, pass_headers, pool, prefill, probe, retry_budget, return_headers, signals, simulate, "
+        "stall, tier, weight"
     )
-    for stray in ("zzz", "disabled"):
-        assert refusal(f"{stray}: 1") == f"{stray}: unknown key; known here: {known}"
+    assert refusal("zzz: 1") == f"zzz: unknown key; known here: {known}"
+    assert refusal("disabled: 1") == "disabled: unknown key; write 'enabled: false' to take an endpoint out"
     of_a_model = "unknown key here; it belongs in 'defaults' or to a model under 'models'"
     for stray in ("affinity", "affinity_margin", "patience", "queue", "queue_wait", "resume"):
         assert refusal(f"{stray}: 1") == f"{stray}: {of_a_model}"
@@ -659,11 +669,20 @@ def test_the_models_of_a_disabled_endpoint_can_have_a_policy() -> None:
             "a: 1\nb: [1,\nc: 2]]",
             "3: not valid YAML: expected <block end>, but found ']' while parsing a block mapping",
         ),
-        ("a: 'x\n\n", "3: not valid YAML: found unexpected end of stream while scanning a quoted scalar"),
+        ("a: 'x\n\n", "1: not valid YAML: the quote on this line is not closed"),
+        ('a: 1\nb: "x\nc: 1\n', "2: not valid YAML: the quote on this line is not closed"),
+        ("a: 1\nb: [x,\n\n", "2: not valid YAML: the [ on this line is not closed"),
+        ("a: 1\nb: {x: 1,\n", "2: not valid YAML: the { on this line is not closed"),
         (
-            "a:\n\tb: 1",
-            "2: not valid YAML: found character that cannot start any token while scanning for the next token",
+            "a: [1,\nb: 2\nc: 3",
+            "3: not valid YAML: expected ',' or ']', but got ':' while parsing a flow sequence that begins on line 1",
         ),
+        (
+            "\nkeys: [${A}]",
+            "2: not valid YAML: expected ',' or ']', but got '{' while parsing a flow sequence; "
+            "put quotes around ${NAME} inside {…} and […]",
+        ),
+        ("a:\n\tb: 1", "2: not valid YAML: a tab: YAML is indented with blanks"),
         ("a: 1\n---\nb: 2", "2: not valid YAML: but found another document expected a single document in the stream"),
         ("a: *hush", "1: not valid YAML: found undefined alias"),
         ("a: !hush!b c", "1: not valid YAML: found undefined tag handle while parsing a node"),
@@ -728,7 +747,84 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         parse(text, environ={})
 
 
+# ---- Endpoints that are taken out, keys of other products, origins
+
+
+@pytest.mark.parametrize("written", ["false", "off", "no", "'${X}'"])
+def test_an_endpoint_that_is_not_enabled_is_disabled(written: str) -> None:
+    off = endpoint(f"enabled: {written}\napi_key: x", X="false")
+    assert (off.enabled, off.disabled) == (False, "enabled is false")
+    assert read(around(f"enabled: {written}"), X="false").enabled == ()
+    assert endpoint("enabled: true").disabled is None
+    assert endpoint("enabled: true\napi_key: ${K}").disabled == "K is not set"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("api_base", "base_url"), ("apiBase", "base_url"), ("baseURL", "base_url"), ("url", "base_url"),
+        ("apiKey", "api_key"), ("token", "api_key"), ("timeout", "deadline"), ("request_timeout", "stall"),
+        ("priority", "tier"), ("order", "tier"), ("rpm", "concurrency"), ("max_parallel_requests", "concurrency"),
+        ("num_retries", "retry_budget"), ("fallbacks", "tier"), ("model", "models"), ("litellm_params", "models"),
+        ("temperature", "params"), ("extra_headers", "headers"), ("provider", "kind"), ("health_check", "probe"),
+        ("max_connections", "pool"), ("ssl_verify", "SSL_CERT_FILE"), ("disable", "enabled: false"),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_product_gets_ours(key: str, meant: str) -> None:
+    found = refusal(f"{key}: 1")
+    assert found.startswith(f"{key}: unknown key; ")
+    assert f"'{meant}" in found or meant in found
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model_list", "endpoints"),
+        ("master_key", "keys"),
+        ("allowed_origins", "cors"),
+        ("port", "FIRSTTOKEN_PORT"),
+        ("router_settings", "defaults"),
+        ("fallbacks", "tier: 2"),
+        ("listen", "--host"),
+    ],
+)
+def test_a_key_of_another_product_at_the_top_gets_ours(key: str, meant: str) -> None:
+    (found,) = problems(f"{key}: 1\n" + around(""))
+    assert found.startswith(f"f.yaml:1: {key}: unknown key; ")
+    assert meant in found
+
+
+@pytest.mark.parametrize(
+    ("written", "origins"),
+    [
+        ("'*'", ("*",)),
+        ("[https://a.test, '*']", ("*",)),
+        ("https://App.Test/", ("https://app.test",)),
+        ("[https://a.test:443, http://b.test:8080]", ("https://a.test", "http://b.test:8080")),
+        ("[http://localhost:3000, 'http://[::1]:80', app://obsidian.md]", ("http://localhost:3000", "http://[::1]", "app://obsidian.md")),
+        ("[]", ()),
+    ],
+)  # fmt: skip
+def test_origins_are_read_as_browsers_send_them(written: str, origins: tuple[str, ...]) -> None:
+    assert read(around("") + f"cors: {written}\nkeys: [k]\n").cors == origins
+
+
+@pytest.mark.parametrize("written", ["app.test", "https://a.test/page", "https://*.test", "null", "5", "https://a b"])
+def test_any_other_origin_is_refused(written: str) -> None:
+    if written == "null":
+        written = "'null'"
+    (found,) = problems(around("") + f"cors: [{written}]\n")
+    assert found.startswith("f.yaml:5: cors[0]: ")
+    assert "expected an origin" in found or "expected text" in found
+
+
 # ---- Secrets
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\t", " \n\n"])
+def test_line_ends_behind_a_secret_are_stripped(end: str) -> None:
+    secrets = read(around("api_key: ${K}") + "keys: ['${K}']", K=f"sk-1{end}")
+    assert secrets.endpoints[0].api_key == secrets.keys[0] == SecretStr("sk-1")
 
 
 def test_no_message_contains_a_secret_wherever_it_stands() -> None:
@@ -753,7 +849,7 @@ def test_no_repr_and_no_validation_error_contains_a_secret() -> None:
     for shown in (repr(secrets), str(secrets), repr(secrets.endpoints[0]), str(secrets.endpoints), str(secrets.keys)):
         assert "hush" not in shown
     with pytest.raises(ValidationError) as error:
-        EndpointConfig(name="a", base_url="http://h", models={"c": "c"}, api_key="hush\n", headers={"x": "hush\n"})  # type: ignore[arg-type]
+        EndpointConfig(name="a", base_url="http://h", models={"c": "c"}, api_key="hush\nx", headers={"x": "hush\nx"})  # type: ignore[arg-type]
     assert "hush" not in str(error.value)
 
 

@@ -27,7 +27,8 @@ MAY: dict[str, set[str]] = {
     "router": set(),  # its __init__: the version and the map
     "router.__main__": {"router.cli"},
     "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.server", "router.settings"}
-    | {"router.explaining"},
+    | {"router.advice", "router.explaining", "router.upstream.tls"},
+    "router.advice": {"router.config", "router.settings", "router.yamlfile"},
     "router.explaining": set(),  # it knows HTTP only
     "router.server": {"router.proxy.drain"},
     "router.app": {f"router.{part}" for part in ("core", "dialects", "upstream", "proxy", "ops")}
@@ -37,7 +38,8 @@ MAY: dict[str, set[str]] = {
     "router.scheduler": set(),  # the seam of time, at the bottom
     "router.values": set(),  # with yamlfile, how config reads; settings have durations too
     "router.yamlfile": set(),
-    "router.config": {"router.values", "router.yamlfile"},
+    "router.hints": set(),
+    "router.config": {"router.hints", "router.values", "router.yamlfile"},
     "router.core": _FACTS,
     "router.core.stream": {"router.core.stream"},
     "router.core.endpoint": {"router.core.endpoint"} | _FACTS,

@@ -20,6 +20,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
+from router.settings import Settings
 from tests.fake_endpoint import TEXT, USAGE, VECTOR
 from tests.processes import (
     HI,
@@ -624,7 +625,7 @@ def test_node_raises_when_a_stream_breaks(node: Json, flow: str) -> None:
 
 
 def test_the_shipped_file_streams_at_once_without_keys(tmp_path: Path) -> None:
-    with router(tmp_path) as running:
+    with router(tmp_path, None, "--example") as running:
         said = running.output
         assert "zhipu-flash: disabled: ZHIPU_API_KEY is not set" in said
         assert "fallback: disabled: FALLBACK_API_KEY is not set" in said
@@ -657,17 +658,13 @@ def test_the_sdks_understand_simulated_endpoints(tmp_path: Path) -> None:
         assert "You said: 'Hi'" in text_of(chunks)
         assert chunks[-1].usage == answer.usage is not None
         assert "simulated" in sdk.completions.create(model="chat", prompt="Hi").choices[0].text
-        by_default, floats, text = (
-            sdk.embeddings.create(model="chat", input="Hi", encoding_format=encoding).data[0].embedding
-            for encoding in (openai.omit, "float", "base64")
-        )
-        assert by_default == pytest.approx(floats)
-        assert type(text).__name__ == "str", "base64 was asked for; the Node SDK always decodes it"
+        with pytest.raises(openai.NotFoundError, match="simulated"):
+            sdk.embeddings.create(model="chat", input="Hi")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_a_public_address_needs_keys(tmp_path: Path, host: str) -> None:
-    ended = run(tmp_path, "serve", "--host", host, "--port", "0")
+    ended = run(tmp_path, "serve", "--example", "--host", host, "--port", "0")
     assert ended.returncode == 2
     assert f"{host} is not a loopback address" in ended.stderr
     assert "keys" in ended.stderr
@@ -710,6 +707,69 @@ def test_a_missing_file_is_named(tmp_path: Path, command: str) -> None:
     assert (ended.returncode, ended.stderr) == (2, "nowhere.yaml: cannot be read: No such file or directory\n")
 
 
+@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("directory", [False, True], ids=["nothing", "a directory"])
+def test_without_a_file_nothing_is_served_and_the_example_is_named(
+    tmp_path: Path, command: str, directory: bool
+) -> None:
+    if directory:  # as Docker makes one for a file to mount that does not exist
+        (tmp_path / "endpoints.yaml").mkdir()
+    ended = run(tmp_path, command)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "endpoints.yaml" in ended.stderr
+    assert "firsttoken serve --example" in ended.stderr
+    assert ("a directory" in ended.stderr) is directory
+    assert "Traceback" not in ended.stderr
+    both = run(tmp_path, "serve", "--example", "--config", "some.yaml")
+    assert (both.returncode, "exclude each other" in both.stderr) == (2, True)
+
+
+SUSPICIOUS = """\
+endpoints:
+  - {name: one, base_url: "http://127.0.0.1:1/v1", models: chat, hedge: 500}
+"""
+
+
+@pytest.mark.parametrize("arguments", [["some.yaml"], ["-c", "some.yaml"], ["--config=some.yaml"]])
+def test_check_takes_a_file_and_fails_of_warnings_only_if_strict(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "some.yaml").write_text(SUSPICIOUS)
+    warning = "warning: some.yaml:2: endpoints[0] (one).hedge: is 500 seconds"
+    ended = run(tmp_path, "check", *arguments)
+    assert (ended.returncode, warning in ended.stdout) == (0, True)
+    strict = run(tmp_path, "check", "--strict", *arguments)
+    assert (strict.returncode, warning in strict.stdout) == (1, True)
+    misspelt = run(tmp_path, "check", "--strict", *arguments, FIRSTTOKEN_PROT="1")
+    assert "FIRSTTOKEN_PROT: no such setting; did you mean FIRSTTOKEN_PORT?" in misspelt.stdout
+    (tmp_path / "some.yaml").write_text(SUSPICIOUS.replace("500", "500ms"))
+    assert run(tmp_path, "check", "--strict", *arguments).returncode == 0
+
+
+def test_the_start_warns_of_what_check_warns_of(tmp_path: Path) -> None:
+    config = {
+        "endpoints": [{"name": "far", "base_url": "https://api.test/v1", "models": "chat", "probe": {"kind": "off"}}]
+    }
+    with router(tmp_path, config, HTTPS_PROXY="http://u:hush@proxy.test", FIRSTTOKEN_PROT="1") as running:
+        assert "warning: FIRSTTOKEN_PROT: no such setting; did you mean FIRSTTOKEN_PORT?" in running.output
+        assert "warning: HTTPS_PROXY: ignored" in running.output
+        assert "hush" not in running.output
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_ca_certificates_that_do_not_exist_are_an_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "endpoints.yaml").write_text(SUSPICIOUS)
+    ended = run(tmp_path, command, SSL_CERT_FILE="/no/where.pem")
+    assert ended.returncode == 2
+    assert ended.stderr == "SSL_CERT_FILE: /no/where.pem cannot be read: No such file or directory\n"
+    (tmp_path / "empty.pem").write_text("")
+    ended = run(tmp_path, command, SSL_CERT_FILE="empty.pem")
+    assert (ended.returncode, ended.stderr) == (2, "SSL_CERT_FILE: empty.pem has no certificates in PEM form\n")
+
+
+def test_the_help_of_serve_names_every_setting(tmp_path: Path) -> None:
+    shown = run(tmp_path, "serve", "--help").stdout
+    assert all(f"FIRSTTOKEN_{name.upper()} " in shown for name in Settings.model_fields)
+
+
 def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
     ended = run(tmp_path, "serve", FIRSTTOKEN_MAX_CALLS="many")
     assert ended.returncode == 2
@@ -719,10 +779,12 @@ def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
 
 def test_a_busy_port_ends_with_a_clear_message(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ended = run(tmp_path, "serve", "--port", str(taken.getsockname()[1]))
-    assert ended.returncode not in (0, 2)
-    assert "address already in use" in ended.stderr
-    assert "Traceback" not in ended.stderr
+        port = taken.getsockname()[1]
+        ended = run(tmp_path, "serve", "--example", "--port", str(port))
+    assert ended.returncode == 3
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"127.0.0.1:{port}: address already in use: ")
+    assert "--port" in line
 
 
 def test_client_keys_are_required_and_not_passed_on(tmp_path: Path, alpha: Fake) -> None:
@@ -748,7 +810,7 @@ def test_client_keys_are_required_and_not_passed_on(tmp_path: Path, alpha: Fake)
 # ---- Stopping
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["SIGTERM", "Ctrl+C", "SIGHUP"])
 def test_a_stop_with_nothing_to_wait_for_is_quick_and_clean(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
     with router(tmp_path, {"endpoints": [entry(alpha, {"chat": "quick"})]}) as running:
         running.process.send_signal(how)

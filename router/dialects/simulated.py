@@ -1,5 +1,10 @@
-"""The built-in endpoints, which run in this process and need no probes."""
+"""The built-in endpoints, which run in this process and need no probes.
 
-from router.dialects.base import Dialect
+There are no embeddings: invented vectors with status 200 would end up in a client's index.
+"""
 
-DIALECT = Dialect(probe="off")
+from router.dialects.base import PATHS, Dialect
+
+DIALECT = Dialect(
+    probe="off", paths={name: path for name, path in PATHS.items() if name in ("chat/completions", "completions")}
+)

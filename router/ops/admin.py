@@ -18,6 +18,7 @@ from router.core.endpoint.endpoint import Endpoint
 from router.core.explain.explanation import explain
 from router.errors import BadRequest, not_served
 from router.ops.metrics import POOL_COUNTERS, POOL_GAUGES, Metrics, PoolState
+from router.ops.readiness import served
 
 MAX_SIZE_DIGITS = 9  # of a prompt's size in tokens
 
@@ -27,7 +28,7 @@ Authorize = Callable[[Request], None]
 class Admin:
     """`authorize` raises if client keys are configured and the request has none of them.
 
-    /healthz and /readyz need no key.
+    /healthz and /readyz need no key. `trusts` is True for readers who may see the names of models there.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Admin:
         now: Callable[[], float],
         authorize: Authorize,
         stopping: Callable[[], bool] = lambda: False,
+        trusts: Callable[[Request], bool] = lambda _: True,
     ) -> None:
         self._table, self._pools, self._metrics, self._now, self._authorize = table, pools, metrics, now, authorize
-        self._stopping = stopping
+        self._stopping, self._trusts = stopping, trusts
         self.ready_asked = -inf  # time of the last request for /readyz
 
     @property
@@ -57,16 +59,27 @@ class Admin:
         """Answer 200 while the process runs."""
         return JSONResponse({"status": "ok", "version": __version__})
 
-    async def readyz(self, _: Request) -> Response:
-        """Answer 200 if the router has models, each with an endpoint that is up, and is not stopping; else 503."""
-        self.ready_asked = self._now()
+    async def readyz(self, request: Request) -> Response:
+        """Answer 200 while any model is served and the router is not stopping; else 503.
+
+        One model without an endpoint must not take all replicas out of a load balancer. `?model=` asks for one. Names
+        of models are for readers with a key, and for this machine.
+        """
+        self.ready_asked = now = self._now()
         if self._stopping():
             return JSONResponse({"status": "stopping"}, status_code=503)
-        routes = self._table().routes.values()
-        down = [route.model for route in routes if not any(e.availability.health.up for e in route.endpoints)]
-        if down or not routes:
-            return JSONResponse({"status": "down", "models": down}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        table, model, trusted = self._table(), request.query_params.get("model"), self._trusts(request)
+        if model is not None:
+            if trusted and model not in table.routes:
+                raise not_served(model, table.routes, table.disabled(model))
+            up = model in table.routes and served(table.routes[model], now)
+            return JSONResponse({"status": "ready" if up else "down"}, status_code=200 if up else 503)
+        down = [route.model for route in table.routes.values() if not served(route, now)]
+        ready = len(down) < len(table.routes)
+        answer: dict[str, Any] = {"status": "ready" if ready else "down"}
+        if trusted and (down or not ready):
+            answer["models_down" if ready else "models"] = down
+        return JSONResponse(answer, status_code=200 if ready else 503)
 
     async def metrics(self, request: Request) -> Response:
         self._authorize(request)

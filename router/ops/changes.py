@@ -2,8 +2,8 @@
 
     breaker     closed -> open, open -> closed; half-open is not logged: it follows from the time alone
     cooldown    available -> cooling down, if for longer than LONG; back when a call that began later is served
-    refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct; back likewise.
-                Logged as critical, the one level that no setting turns off
+    refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct. Logged as
+                critical, the one level that no setting turns off; the recovery as info, like all others
 
 The class is a sink of records, which carry the reasons. So a transition is logged when the call that saw it ends, and
 core needs no log.
@@ -87,7 +87,7 @@ class Changes:
             log.info("%s: cooling down -> available", _name(endpoint))
         if began >= problems.get("refusal", began + 1.0):
             del problems["refusal"]
-            log.critical("%s: refused -> accepted", _name(endpoint))
+            log.info("%s: refused -> accepted", _name(endpoint))
 
 
 def _name(endpoint: Endpoint) -> str:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from router.core.choice.table import Table
 from router.core.endpoint.breaker import State
 from router.core.record import CallRecord
+from router.ops.readiness import served
 
 # Seconds. Finer than OpenTelemetry's recommendation for first tokens, which is coarse exactly where chat models answer
 # (0.25 to 1 s), and reaching further.
@@ -149,6 +150,9 @@ class Metrics(Collector):
         yield GaugeMetricFamily("firsttoken_calls_in_flight", "Calls in flight.", self._calls_in_flight())
         waiting = (((route.model,), route.queue.waiting) for route in self._table().routes.values())
         yield _gauge("calls_waiting", "Calls in flight that are queued for a slot.", ("model",), waiting)
+        now = self._now()
+        up = (((route.model,), served(route, now)) for route in self._table().routes.values())
+        yield _gauge("model_served", "1 if an endpoint of the model can serve calls.", ("model",), up)
 
     def _of_endpoints(self) -> Iterator[Metric]:
         now, endpoints = self._now(), self._table().endpoints

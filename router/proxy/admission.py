@@ -7,17 +7,15 @@ resolve to this machine (DNS rebinding); but then the Host header is that name.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Collection, Iterable
 from hashlib import sha256
 
-from router.errors import Forbidden, Overloaded, Stopping, Unauthorized
+from router.errors import Forbidden, Overloaded, RouterError, Stopping, Unauthorized
 from router.proxy.client import Headers
+from router.proxy.cors import Cors, is_loopback
 
 COME_BACK = 0.5  # seconds until a refused client may retry: about the time of a call to its first token
 
-_LOOPBACK = re.compile(rb"([a-z][a-z0-9+.-]*://)?(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?", re.IGNORECASE)
 _CALL_HEADERS, _READ_HEADERS = frozenset((b"origin",)), frozenset((b"host", b"origin"))
 
 
@@ -27,20 +25,23 @@ class Admission:
     Keys are kept as digests, so that the time of a look-up tells nothing about them.
     """
 
-    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls", "calls")
+    __slots__ = ("_any_host", "_closed", "_digests", "_max_calls", "calls", "cors")
 
-    def __init__(self, keys: Iterable[str], max_calls: int, *, any_host: bool = False) -> None:
+    def __init__(
+        self, keys: Iterable[str], max_calls: int, *, any_host: bool = False, origins: Collection[str] = ()
+    ) -> None:
         self._any_host = any_host
         self._digests = frozenset(sha256(key.encode()).digest() for key in keys)
+        self.cors = Cors(origins, keys=bool(self._digests))
         self._max_calls, self._closed = max_calls, False
         self.calls = 0  # open now
 
-    def authorize(self, headers: Headers) -> None:
-        """Check the headers of a call. Raises Unauthorized or Forbidden."""
+    def authorize(self, headers: Headers) -> bytes:
+        """Check the headers of a call; return the CORS lines of its answer. Raises Unauthorized or Forbidden."""
         if self._digests:
             self._check_key(headers)
-        else:
-            self._check_page(headers, _CALL_HEADERS)
+            return self.cors.lines(headers) if self.cors.configured else b""
+        return self.cors.lines(headers) if self._check_page(headers, _CALL_HEADERS) else b""
 
     def authorize_reading(self, headers: Headers) -> None:
         """Check the headers of a GET that needs a key where there are keys. Raises Unauthorized or Forbidden."""
@@ -57,22 +58,33 @@ class Admission:
                 raise Unauthorized("The client key is not one of this router's keys.")
         raise Unauthorized("A client key is needed: send it as 'Authorization: Bearer KEY'.", code="missing_api_key")
 
-    def _check_page(self, headers: Headers, names: frozenset[bytes]) -> None:
+    def trusts(self, headers: Headers, address: str) -> bool:
+        """True if a reader may see names: it has a client key, or it is a program on this machine."""
+        try:
+            self.authorize_reading(headers)
+            return True
+        except RouterError:
+            local = address == "::1" or address.startswith("127.")
+            return bool(self._digests) and local and all(is_loopback(v) for k, v in headers if k in _READ_HEADERS)
+
+    def _check_page(self, headers: Headers, names: frozenset[bytes]) -> bool:
+        """True if the request names an Origin, which is of this machine. Raises Forbidden."""
+        page = False
         for name, value in headers:
-            if name not in names or _is_loopback(value):
+            if name not in names:
                 continue
-            shown = value[:100].decode("latin-1")
-            if name == b"origin":
-                raise Forbidden(
-                    f"This router has no client keys, so it refuses calls from web pages of '{shown}'. "
-                    "Set `keys` in endpoints.yaml to allow them."
-                )
-            if not self._any_host:
+            if is_loopback(value):
+                page = page or name == b"origin"
+            elif name == b"origin":
+                raise Forbidden(self.cors.refusal(value))
+            elif not self._any_host:
+                shown = value[:100].decode("latin-1")
                 raise Forbidden(
                     "This router has no client keys, so it only answers requests that name a loopback host, "
                     f"not '{shown}'. Set `keys` in endpoints.yaml, or start the router with --allow-open.",
                     code="forbidden_host",
                 )
+        return page
 
     def utilization(self) -> float:
         """The share of the router's room that the other calls take, as seen by one open call."""
@@ -96,9 +108,3 @@ class Admission:
     def release(self) -> None:
         """End an open call."""
         self.calls -= 1
-
-
-@lru_cache(maxsize=64)
-def _is_loopback(value: bytes) -> bool:
-    """True if a Host, or an Origin (a host behind a scheme), is a loopback name or address."""
-    return _LOOPBACK.fullmatch(value) is not None

@@ -20,6 +20,7 @@ from router.errors import MethodNotAllowed, NotFound, RouterError
 from router.proxy.asgi import AsgiCalls, AsgiClient, Message, Receive, Send
 from router.proxy.handler import OPERATIONS, Handler
 from router.proxy.headers import NOSNIFF, call_facts, may_be_sniffed, pairs
+from router.proxy.unknown import is_operation_of_google, nothing_at
 
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
 
@@ -30,7 +31,7 @@ class Application:
     def __init__(
         self, calls: AsgiCalls, routes: Iterable[Route], handler: Handler, now: Callable[[], float], lifespan: Lifespan
     ) -> None:
-        self._handler, self._now = handler, now
+        self._handler, self._now, self._cors = handler, now, handler.cors
         self._starlette = Starlette(
             routes=[*(Route(path.decode(), calls, methods=["POST"]) for path in OPERATIONS), *routes],
             lifespan=lifespan,
@@ -43,9 +44,12 @@ class Application:
             await self._starlette(scope, receive, send)
             return
         arrived = scope["arrived"] = self._now()
+        cors = self._cors.lines(scope["headers"])
 
         async def stamp(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if cors:
+                    message["headers"] = [*message["headers"], *pairs(cors)]
                 if not _stamped(message):
                     facts = call_facts(self._handler.record(b"", arrived), "", self._now())
                     message["headers"] = [*message["headers"], *pairs(facts)]
@@ -55,7 +59,23 @@ class Application:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self._starlette(scope, receive, stamp)
+        if scope["method"] == "OPTIONS":
+            await self._options(scope, receive, stamp)
+        else:
+            await self._starlette(scope, receive, stamp)
+
+    async def _options(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a browser's preflight, on any path: a page must be able to read a 404 too."""
+        try:
+            allowed = self._cors.preflight(scope["method"], scope["headers"])
+        except RouterError as error:
+            await (await self._refuse(Request(scope), error))(scope, receive, send)
+            return
+        if allowed is None:
+            await self._starlette(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 204, "headers": pairs(allowed)})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _refuse(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RouterError)
@@ -69,21 +89,13 @@ class Application:
 
     async def _refuse_http(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if error.status_code == 405:
+        path = request.scope["path"]
+        if error.status_code == 405 and not is_operation_of_google(path):
             allow = (error.headers or {}).get("Allow", "")
             message = f"{request.method} is not allowed on this path; use {allow}."
             return await self._refuse(request, MethodNotAllowed(message, allow))
-        path = request.scope["path"]
-        return await self._refuse(request, NotFound(f"There is nothing at {path}; {_guess(path)}"))
+        return await self._refuse(request, NotFound(nothing_at(path)))
 
 
 def _stamped(message: Message) -> bool:
     return any(name == b"x-request-id" for name, _ in message["headers"])
-
-
-def _guess(path: str) -> str:
-    """Guess the path that was meant: most wrong paths lack the /v1 of a base URL, or have a slash too many."""
-    meant = f"/v1/{path.strip('/').removeprefix('v1/')}"
-    if meant.encode() in OPERATIONS or meant == "/v1/models":
-        return f"did you mean {meant}?"
-    return "the API is under /v1."

@@ -196,7 +196,7 @@ class Front(HttpToolsProtocol):
         reply, self.intake.state = self.reply, ACCEPTED
         reply.keep, reply.chunked = self.parser.should_keep_alive(), version == "1.1"
         try:
-            self._handler.authorize(self.intake.headers)
+            reply.cors = self._handler.authorize(self.intake.headers)
         except RouterError as error:
             self._refuse(error)
 
@@ -254,6 +254,7 @@ class Front(HttpToolsProtocol):
         reply = self.reply
         self.intake.refuse()
         reply.state, reply.keep = DUE, False
+        reply.cors = self._handler.cors.lines(self.intake.headers)
         self._handler.refuse(reply, self._record(), error)
 
     def _refuse_target(self) -> None:

@@ -27,16 +27,17 @@ OPERATIONS: Mapping[bytes, Operation] = {
 
 
 class Handler:
-    """Answers requests. `authorize` checks a request's headers before its body is read.
+    """Answers requests. `authorize` checks a request's headers before its body is read, and returns the lines that
+    CORS adds to the head of its answer.
 
     While `stopping` each answer closes its client's connection; while `refusing` idle connections are closed as well.
     """
 
-    __slots__ = ("_admission", "_context", "_open", "authorize", "refusing", "stopping", "tables")
+    __slots__ = ("_admission", "_context", "_open", "authorize", "cors", "refusing", "stopping", "tables")
 
     def __init__(self, tables: Tables, admission: Admission, context: Context) -> None:
         self.tables, self._admission, self._context = tables, admission, context
-        self.authorize = admission.authorize
+        self.authorize, self.cors = admission.authorize, admission.cors
         self.stopping = self.refusing = False
         self._open: dict[CallRecord, Client] = {}  # to end them when the router stops
 
@@ -113,7 +114,10 @@ class Handler:
             return route
         known = serving.table.routes
         if call.model in known:
-            raise UnknownModel(f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.", param="model")
+            pretended = all(endpoint.simulated for endpoint in known[call.model].endpoints)
+            why = " Its endpoints are simulated and answer only chat and completions." if pretended else ""
+            message = f"No endpoint of the model '{call.model}' serves /v1/{call.operation}.{why}"
+            raise UnknownModel(message, param="model")
         raise not_served(call.model, known, serving.table.disabled(call.model))
 
     def _ended(self, record: CallRecord) -> None:

@@ -50,10 +50,11 @@ class Server(Protocol):
 class Reply:
     """The response that a connection writes at the moment; one object serves all responses of a connection.
 
-    `keep` is False once the connection must close after this response, `chunked` says how the body is framed.
+    `keep` is False once the connection must close after this response, `chunked` says how the body is framed. `cors`
+    are the header lines that a web page needs to read this response; mostly there are none.
     """
 
-    __slots__ = ("_handler", "_head", "_on_end", "_server", "_transport", "chunked", "keep", "owner", "state")
+    __slots__ = ("_handler", "_head", "_on_end", "_server", "_transport", "chunked", "cors", "keep", "owner", "state")
 
     _date_headers: ClassVar[Headers] = []
     _date_lines: ClassVar[bytes] = b""
@@ -62,7 +63,7 @@ class Reply:
         self._transport, self._server, self._handler, self._on_end = transport, server, handler, on_end
         self.owner: Owner | None = None
         self.state, self.keep, self.chunked = ENDED, True, False
-        self._head = b""
+        self._head = self.cors = b""
 
     # The Client, as handler, dispatch and relay see it.
 
@@ -78,6 +79,8 @@ class Reply:
         if not self.keep or self._handler.stopping:
             self.keep = False
             framing += b"connection: close\r\n"
+        if self.cors:
+            framing += self.cors
         line = STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status
         self.state, self._head = STARTED, b"%b%b%b%b\r\n" % (line, self._date(), headers, framing)
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from router.scheduler import Scheduler
 from router.upstream.resolver import Resolver, Unresolved
+from router.upstream.tls import Trust
 
 NEXT = 0.25  # seconds after which the next address is tried too: RFC 8305 §5
 LAST_FOR = 60.0  # seconds for which an address that failed or was late is tried last
@@ -189,10 +190,8 @@ def _discard(task: asyncio.Task[_Racer]) -> None:
 
 
 def tls_context() -> ssl.SSLContext:
-    """A context with the system's roots (or those in SSL_CERT_FILE), for HTTP/1.1 only."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    """A context with the system's roots (SSL_CERT_FILE names others), read again when they change; HTTP/1.1 only."""
+    return Trust()
 
 
 def _reason(error: OSError | UnicodeError) -> str:

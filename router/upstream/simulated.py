@@ -6,8 +6,6 @@ With it a first call streams without a key or a GPU, through the same race and r
 
 from __future__ import annotations
 
-import struct
-from base64 import b64encode
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -56,13 +54,6 @@ class _Asked(msgspec.Struct, gc=False):
     stream_options: Any = None
     messages: Any = None
     prompt: Any = ""
-    input: Any = None
-    encoding_format: Any = None
-
-    @property
-    def texts(self) -> list[str]:
-        """The inputs to embed."""
-        return [f"{text}" for text in (self.input if isinstance(self.input, list) else [self.input])]
 
 
 _read = msgspec.json.Decoder(_Asked).decode
@@ -75,21 +66,16 @@ class _Answering:
         self, pool: Simulated, scheduler: Scheduler, request: Request, exchange: Exchange, first: float, gap: float
     ) -> None:
         self._pool, self._scheduler, self._exchange, self._gap = pool, scheduler, exchange, gap
-        self._embeds = request.head.split(b" ", 2)[1].endswith(b"/embeddings")
         self._chat = b"/chat/" in request.head.split(b"\r\n", 1)[0]
         self._asked: _Asked | None = None  # None if it cannot be read
         self._words: list[str] = []
-        self._texts: list[str] = []
         try:
             asked = _read(request.body)
-            if self._embeds:
-                self._texts = asked.texts
-            else:
-                self._words = _words(pool.name, asked)
+            self._words = _words(pool.name, asked)
             self._asked = asked
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # for example a number out of range
-        self._streams = self._asked is not None and self._asked.stream is True and not self._embeds
+        self._streams = self._asked is not None and self._asked.stream is True
         self._events: Iterator[bytes] | None = None
         self._timer = Timer(scheduler, self._ring)
         self._due = scheduler.now() + first + (0 if self._streams else gap * len(self._words))
@@ -121,8 +107,6 @@ class _Answering:
         exchange = self._exchange
         if self._asked is None:
             self._answer(exchange, UNREADABLE, 400)
-        elif self._embeds:
-            self._answer(exchange, self._embeddings(self._asked))
         elif not self._streams:
             self._answer(exchange, self._completion())
         else:
@@ -177,18 +161,6 @@ class _Answering:
             "usage": self._usage()
         }
 
-    def _embeddings(self, asked: _Asked) -> dict[str, Any]:
-        vectors: list[Any] = [_vector(text) for text in self._texts]
-        if asked.encoding_format == "base64":  # both SDKs ask for it, and the one for Node relies on it
-            vectors = [b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() for vector in vectors]
-        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
-        return {
-            "object": "list",
-            "model": self._pool.name,
-            "data": data,
-            "usage": {"prompt_tokens": 1, "total_tokens": 1},
-        }
-
     def _object(self, *, stream: bool) -> str:
         if not self._chat:
             return "text_completion"
@@ -200,11 +172,6 @@ class _Answering:
     def _usage(self) -> dict[str, int]:
         count = len(self._words)
         return {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
-
-
-def _vector(text: str) -> list[float]:
-    rng = Random(text)
-    return [rng.uniform(-1, 1) for _ in range(8)]
 
 
 def _sse(event: dict[str, Any]) -> bytes:

@@ -81,7 +81,7 @@ def test_a_refusal_that_an_operator_must_correct_is_logged_as_critical_and_once(
     caplog: pytest.LogCaptureFixture, refused: Script, message: str
 ) -> None:
     began = ("CRITICAL", f"endpoint a (chat): {message}")
-    ended = ("CRITICAL", "endpoint a (chat): refused -> accepted")
+    ended = ("INFO", "endpoint a (chat): refused -> accepted")
     assert played(caplog, refused, refused, HI, HI, refused, every=400.0) == [began, ended, began]
 
 

@@ -92,13 +92,25 @@ async def test_an_unreadable_body_gets_an_error_body_of_openai(case: str) -> Non
 @on_uvloop
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"])
 async def test_each_operation_is_served_and_counted(path: bytes) -> None:
-    async with running() as router:
-        answer = await router.ask(post(b'{"model":"chat","input":"a","prompt":"b"}', path=path + b"?api-version=1"))
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(b'{"model":"chat","input":"a","prompt":"b"}', path=path + b"?api-version=1"))
+        await (await server.accept()).answer(whole())
+        answer = await client.answer()
         assert answer.status == 200
         assert is_stamped(answer)
-        assert answer.headers["x-router-endpoint"] == "made-up"
+        assert answer.headers["x-router-endpoint"] == "there-1"
         assert answer.headers["x-router-attempts"] == "1"
         assert router.counted("calls_total", status="200", operation=path.decode().removeprefix("/v1/")) == 1
+
+
+@on_uvloop
+@pytest.mark.parametrize("asked", [b'"a"', b'["a","b"]', b"[1,2,3]", b"null", b"[]"])
+async def test_a_simulated_endpoint_invents_no_embeddings(asked: bytes) -> None:
+    async with running() as router:
+        answer = await router.ask(post(b'{"model":"chat","input":%b}' % asked, path=b"/v1/embeddings"))
+        assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+        assert mentions(answer.error["message"], "/v1/embeddings simulated")
 
 
 @on_uvloop
@@ -139,7 +151,7 @@ async def test_head_gets_no_body(path: bytes, status: int) -> None:
 
 @on_uvloop
 @pytest.mark.parametrize(
-    "path", [b"/", b"/v1", b"/v1/chat", b"/v1/chat/completionss", b"/V1/models", b"/%ff%00", b"/a//b"]
+    "path", [b"/", b"/v1", b"/v1/chat", b"/v1/chat/completionss", b"/V1/model", b"/%ff%00", b"/a//b"]
 )
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 async def test_an_unknown_path_gets_404_with_the_prefix_of_the_api(path: bytes, method: bytes) -> None:
@@ -160,6 +172,14 @@ async def test_an_unknown_path_gets_404_with_the_prefix_of_the_api(path: bytes, 
         (b"/completions/", "/v1/completions"),
         (b"//v1/embeddings", "/v1/embeddings"),
         (b"/models", "/v1/models"),
+        (b"/v1/v1/chat/completions", "/v1/chat/completions"),
+        (b"/v1/v1/v1/models", "/v1/models"),
+        (b"/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+        (b"/v1/completions/completions", "/v1/completions"),
+        (b"/v1/embeddings/v1/embeddings", "/v1/embeddings"),
+        (b"/V1/Chat/Completions", "/v1/chat/completions"),
+        (b"/V1/models", "/v1/models"),
+        (b"/api/v1/chat/completions", "/v1/chat/completions"),
     ],
 )
 async def test_a_path_that_is_almost_right_gets_404_with_the_right_one(path: bytes, meant: str) -> None:
@@ -167,6 +187,34 @@ async def test_a_path_that_is_almost_right_gets_404_with_the_right_one(path: byt
         answer = await router.ask(post(CHAT, path=path))
         assert (answer.status, answer.error["code"]) == (404, "unknown_url")
         assert answer.error["message"].endswith(f"; did you mean {meant}?")
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (b"/v1/responses", "Responses chat completions openai.chat( openai-chat: set_default_openai_api"),
+        (b"/v1/v1/responses", "Responses"),
+        (b"/responses", "Responses"),
+        (b"/v1/responses/resp_1/cancel", "Responses"),
+        (b"/v1/messages", "Anthropic's"),
+        (b"/v1/v1/messages/count_tokens", "Anthropic's"),
+        (b"/openai/deployments/chat/chat/completions", "Azure's AzureOpenAI"),
+        (b"/api/chat", "Ollama's"),
+        (b"/v1beta/models/chat:streamGenerateContent", "Google's"),
+        (b"/v1/models/chat:generateContent", "Google's"),
+        (b"/v1/models/org/chat:streamGenerateContent", "Google's"),
+        (b"/v1/audio/speech", "chat/completions, embeddings models /v1"),
+        (b"/v1/rerank", "chat/completions, embeddings models /v1"),
+    ],
+)
+async def test_a_path_of_another_api_gets_404_with_what_to_switch(path: bytes, words: str) -> None:
+    async with running() as router:
+        answer = await router.ask(post(CHAT, path=path))
+        assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+        assert mentions(answer.error["message"], words)
+        assert "the API is under" not in answer.error["message"]
+        assert router.counted("calls_total", status="404", error="unknown_url") == 1
 
 
 # Invalid HTTP, and requests that are too large.

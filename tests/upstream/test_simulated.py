@@ -106,17 +106,6 @@ def test_completions_have_their_own_form(stream: bool) -> None:
     assert "'Once upon'" in "".join(event["choices"][0]["text"] for event in sent)
 
 
-@pytest.mark.parametrize(("asked", "count"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 3), (None, 1), ([], 0)])
-def test_each_input_has_one_embedding_and_always_the_same(asked: Any, count: int) -> None:
-    simulated, clock = pool()
-    calls = [Call.to(simulated, asking("/embeddings", input=asked)) for _ in range(2)]
-    clock.forward(FIRST * (1 + SPREAD))
-    first, second = [json.loads(call.body) for call in calls]
-    assert first == second
-    assert [item["index"] for item in first["data"]] == list(range(count))
-    assert all(len(item["embedding"]) == 8 for item in first["data"])
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -175,7 +164,7 @@ def test_many_at_once_are_counted() -> None:
     assert simulated.busy == 0
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/v1/completions"])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("also", ['"x":1e999', '"temperature":1e999', '"x":{"y":[1e999]}', '"n":' + "9" * 5000])
 def test_fields_without_effect_are_not_decoded(path: str, stream: bool, also: str) -> None:
@@ -186,7 +175,7 @@ def test_fields_without_effect_are_not_decoded(path: str, stream: bool, also: st
     assert (call.outcome, simulated.busy) == (SERVED, 0)
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/embeddings"])
+@pytest.mark.parametrize("path", ["/chat/completions", "/completions", "/v1/completions"])
 @pytest.mark.parametrize(
     "value", [b"1e999", b'"\\ud800"', b'[{"role":"user","content":1e999}]', b"9" * 5000, b"[" * 100_000], ids=range(5)
 )
@@ -212,7 +201,7 @@ ANY_JSON = st.recursive(
 @settings(deadline=None)
 @given(
     fields=st.dictionaries(st.sampled_from(["stream", "stream_options", "messages", "prompt", "input", "x"]), ANY_JSON),
-    path=st.sampled_from(["/chat/completions", "/completions", "/embeddings"]),
+    path=st.sampled_from(["/chat/completions", "/completions", "/v1/completions"]),
 )
 def test_any_request_gets_an_answer_or_a_refusal(fields: dict[str, Any], path: str) -> None:
     simulated, clock = pool()
@@ -225,9 +214,9 @@ def test_any_request_gets_an_answer_or_a_refusal(fields: dict[str, Any], path: s
 @pytest.mark.parametrize("digits", [4299, 4300, 4301])
 def test_numbers_may_be_as_long_as_python_reads_them(digits: int) -> None:
     simulated, clock = pool()
-    for path in ("/completions", "/embeddings"):
+    for path in ("/completions", "/chat/completions"):
         number = b"9" * digits
-        body = b'{"prompt":%b,"input":%b}' % (number, number)
+        body = b'{"prompt":%b,"messages":%b}' % (number, number)
         call = Call.to(simulated, Request(asking(path).head, body))
         clock.forward(100.0)
         assert call.outcome[0] in ("served", "refused")
