@@ -3,14 +3,14 @@
     RouterError
     ├── BadRequest 400               the request cannot be read or routed
     │   ├── Unauthorized 401         no client key, or an unknown one
-    │   ├── Forbidden 403            no keys are configured, and the request may come from a foreign web page
+    │   ├── Forbidden 403            the request may come from a web page that may not use this router
     │   ├── UnknownModel 404         the table does not serve the model
     │   ├── NotFound 404             the router has no such path
     │   ├── MethodNotAllowed 405     the path has other methods
     │   ├── SlowRequest 408          the request was not complete in time
     │   ├── BodyTooLarge 413         the body is longer than FIRSTTOKEN_MAX_BODY
     │   └── HeaderTooLarge 431       the header is longer than FIRSTTOKEN_MAX_HEADER
-    ├── ModelDisabled 503            no endpoint of the model has its key in the environment
+    ├── ModelDisabled 503            every endpoint of the model is disabled: no key, or `enabled: false`
     ├── Overloaded 429               the router or all endpoints are at capacity: retry later
     ├── Stopping 503                 the router is stopping: another one may answer
     ├── EndpointsFailed 502          every possible attempt has failed

@@ -60,7 +60,7 @@ def test_every_key_of_the_file_is_documented_with_its_default(heading: str) -> N
 
 
 def the_default(written: str) -> Any:
-    special: dict[str, Any] = {"required": "required", "none": None, "{}": {}, "[]": []}
+    special: dict[str, Any] = {"required": "required", "none": None, "{}": {}, "[]": [], "true": True}
     value = special.get(written, values.seconds(written))
     return written if value is None and written != "none" else value
 

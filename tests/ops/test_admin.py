@@ -7,6 +7,7 @@ import json
 import pytest
 
 from router import __version__
+from router.core.verdict import Cause
 from tests.proxy.running import CHAT, SIMULATED, STREAMING, at, get, post, running
 from tests.upstream.servers import DONE, FINISH, LAST, ROLE, SSE, chunk, on_uvloop, serving, token, whole
 
@@ -62,6 +63,66 @@ async def test_readyz_answers_200_while_each_model_has_an_endpoint_that_is_up() 
         answer = await router.ask(get(b"/readyz"))
         assert (answer.status, answer.json) == (503, {"status": "down", "models": ["chat"]})
         assert (await router.ask(get(b"/healthz"))).status == 200
+
+
+TWO = """
+endpoints:
+  - {name: a, kind: simulated, models: {chat: m}}
+  - {name: b, kind: simulated, models: {embed: n}}
+"""
+
+
+@on_uvloop
+async def test_one_model_without_an_endpoint_does_not_make_the_router_unready() -> None:
+    async with running(TWO) as router:
+        first, second = router.router.tables.current.table.endpoints
+        second.availability.health.up = False
+        answer = await router.ask(get(b"/readyz"))
+        assert (answer.status, answer.json) == (200, {"status": "ready", "models_down": ["embed"]})
+        for model, status in ((b"chat", 200), (b"embed", 503), (b"none", 404)):
+            assert (await router.ask(get(b"/readyz?model=" + model))).status == status
+        assert router.counted("model_served", model="chat") == 1
+        assert router.counted("model_served", model="embed") == 0
+        first.availability.health.up = False
+        answer = await router.ask(get(b"/readyz"))
+        assert (answer.status, answer.json) == (503, {"status": "down", "models": ["chat", "embed"]})
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("status", "ready"), [(b"401 Unauthorized", False), (b"404 Not Found", False), (b"429 Too Many Requests", True)]
+)
+async def test_a_model_whose_only_endpoint_refuses_our_key_or_path_is_not_served(status: bytes, ready: bool) -> None:
+    async with serving() as server, running(at(server)) as router:
+        (endpoint,) = router.router.tables.current.table.endpoints
+        cause = {b"401": Cause.DENIED, b"404": Cause.MISCONFIGURED, b"429": Cause.THROTTLED}[status[:3]]
+        endpoint.availability.cooldown._begin(router.router.scheduler.now(), 300.0, cause)
+        answer = await router.ask(get(b"/readyz"))
+        assert answer.status == (200 if ready else 503)
+        assert router.counted("model_served", model="chat") == ready
+
+
+@on_uvloop
+async def test_strangers_learn_no_names_of_models() -> None:
+    async with running(KEYS + TWO) as router:
+        first, second = router.router.tables.current.table.endpoints
+        second.availability.health.up = False
+        # Behind a proxy on this machine that adds the client's address; uvicorn believes it.
+        stranger, evil = b"x-forwarded-for: 203.0.113.9", b"host: evil.test"
+        asked = {lines: await router.ask(readyz(*lines)) for lines in ((stranger,), (stranger, KEY), (evil,), ())}
+        assert [answer.status for answer in asked.values()] == [200] * 4
+        assert ["embed" in answer.body.decode() for answer in asked.values()] == [False, True, False, True]
+        for model, status in ((b"chat", 200), (b"embed", 503), (b"none", 503)):
+            answer = await router.ask(readyz(stranger, path=b"/readyz?model=" + model))
+            assert (answer.status, b"chat" in answer.body) == (status, False)
+        first.availability.health.up = False
+        assert (await router.ask(readyz(stranger))).json == {"status": "down"}
+
+
+def readyz(*lines: bytes, path: bytes = b"/readyz") -> bytes:
+    """Render a request for /readyz; a line may replace the Host."""
+    host = [] if any(line.startswith(b"host:") for line in lines) else [b"host: localhost"]
+    return b"\r\n".join([b"GET %b HTTP/1.1" % path, *host, *lines, b"", b""])
 
 
 # Models.
