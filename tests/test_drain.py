@@ -58,13 +58,14 @@ def test_readiness_ends_at_once_and_an_open_stream_is_finished(tmp_path: Path, a
         assert "stopping: 1 calls open, up to 120 s" in running.output
 
 
-def test_the_process_ends_with_the_last_call(tmp_path: Path, alpha: Fake) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_the_process_ends_with_the_last_call(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
     with router(tmp_path, served_by(alpha, "step")) as running, running.sdk(max_retries=0) as sdk:
         sdk.models.list()  # leaves an idle connection open
         idle = socket.create_connection(running.address, timeout=5)
         stream = sdk.chat.completions.create(model="step", messages=HI, stream=True)
         first = [next(stream), next(stream)]
-        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(how)
         assert idle.recv(1) == b""
         idle.close()
         await_that(partial(is_stopping, running))
@@ -144,7 +145,7 @@ def test_at_the_limit_each_client_gets_an_error(tmp_path: Path, alpha: Fake) -> 
     assert [error.code for error in errors] == ["stopping"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl+C"])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=["SIGTERM", "Ctrl+C", "SIGHUP"])
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path, alpha: Fake, how: signal.Signals) -> None:
     with router(tmp_path, served_by(alpha, "endless")) as running, running.sdk(max_retries=0) as sdk:
         stream = sdk.chat.completions.create(model="endless", messages=HI, stream=True)

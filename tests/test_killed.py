@@ -25,7 +25,8 @@ from tests.processes import HI, Json, Router, router
 pytestmark = pytest.mark.usefixtures("direct")
 STREAMS = 200
 WHOLE = answer_to(HI)
-BACK_WITHIN = 10.0  # seconds
+BEGUN_WITHIN = 60.0  # seconds; some are of a machine that is busy with other tests
+BACK_WITHIN = 30.0
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ def two_tiers(first: int, second: int) -> Json:
         return {"name": name, "base_url": f"http://127.0.0.1:{port}/v1", "models": {"chat": "m"}, "tier": tier}
 
     return {
-        "defaults": {"resume": "replay", "retry_budget": 1, "hedge": "off", "stall": "60s"},
+        "defaults": {"resume": "replay", "retry_budget": 1, "hedge": "off", "stall": "60s", "abandon": "60s"},
         "endpoints": [entry("first", first, 1), entry("second", second, 2)],
     }
 
@@ -86,15 +87,18 @@ async def kill_under_streams(running: Router, victim: subprocess.Popen[str]) -> 
     async with running.async_sdk(max_retries=0, timeout=60) as sdk:
         streams = [asyncio.create_task(stream(sdk, begun)) for _ in range(STREAMS)]
         for _ in range(STREAMS):
-            await asyncio.wait_for(begun.acquire(), 30)  # all have their first token
+            await asyncio.wait_for(begun.acquire(), BEGUN_WITHIN)  # all have their first token
+        # The streams that the kill will cut: the endpoint stalls, so none of them ends before. Their number depends on
+        # the machine: the slower it is, the more calls went to the second tier, since the first looked late.
+        cut = running.metric("firsttoken_attempts_in_flight")['{endpoint="first",model="m"}']
+        assert cut >= STREAMS / 20
         victim.send_signal(signal.SIGKILL)
         victim.wait()
         later = [asyncio.create_task(answered_by(sdk)) for _ in range(20)]
         ends = Counter(await asyncio.gather(*streams))
         assert ends.keys() <= {"whole", "an error in the stream"}, ends
         attempts = running.metric("firsttoken_attempts_total")
-        # On a slow machine some streams have ended before the kill.
-        assert attempts['{endpoint="first",role="first",verdict="fault"}'] >= STREAMS / 2
+        assert attempts['{endpoint="first",role="first",verdict="fault"}'] >= cut
         assert ends["whole"] >= STREAMS / 2, ends  # each call pays for one extra attempt here
         assert set(await asyncio.gather(*later)) == {"second"}
         for _ in range(10):
