@@ -214,7 +214,9 @@ def _exchange(
     pool = pool_without_network(512 if tight else 64 << 10)
     connection, transport = Connection(pool), Transport()
     connection.connection_made(transport)
+    pool._limit = 1  # a connection beyond the limit would retire at once
     pool._opened(connection)
+    pool._limit = 0
     connection.rested = False
     first = None
     pieces = list(pieces)

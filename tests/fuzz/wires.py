@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from router.core.record import CallRecord
 from router.errors import RouterError
 from router.proxy.client import Client, Request
+from router.proxy.cors import Cors
 from router.proxy.front import Front
 from router.proxy.headers import lines
 from router.proxy.intake import Bounds
@@ -125,6 +126,7 @@ class Answering:
         self.waiting: list[Client] = []
         self.refused: list[RouterError] = []
         self.stopping = False
+        self.cors = Cors()
         self.left_half_way = self.others = 0  # `others`: requests for paths of the application
 
     def authorize(self, headers: Any) -> None:
