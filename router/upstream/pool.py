@@ -269,12 +269,12 @@ class Pool:
     def _open(self, *, beyond: bool = False) -> bool:
         if self._closed or (len(self._all) + len(self._opening) >= self._limit and not beyond):
             return False
-        task = asyncio.get_running_loop().create_task(self._connect())
+        task = asyncio.get_running_loop().create_task(self._connect(beyond))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return True
 
-    async def _connect(self) -> None:
+    async def _connect(self, beyond: bool) -> None:
         connection, reason = None, ""
         try:
             connection = await self.dialer.open(self.address, lambda: Connection(self))
@@ -286,16 +286,16 @@ class Pool:
         if connection is None:
             self._refused(reason)
         else:
-            self._opened(connection)
+            self._opened(connection, beyond=beyond)
 
-    def _opened(self, connection: Connection) -> None:
+    def _opened(self, connection: Connection, *, beyond: bool = False) -> None:
         now, uniform = self.now(), self._rng.uniform
         self.opened += 1
         self._all.add(connection)
         connection.max_served = round(MAX_SERVED * uniform(1 - JITTER, 1 + JITTER))
         # One beyond the limit, for a request of the router's own, retires with its first answer.
-        beyond = len(self._all) > self._limit
-        connection.retire_at = now if beyond else now + self._max_age * uniform(1 - JITTER, 1 + JITTER)
+        retires = beyond and len(self._all) > self._limit
+        connection.retire_at = now if retires else now + self._max_age * uniform(1 - JITTER, 1 + JITTER)
         self._timer.at(connection.retire_at)
         self.released(connection)
         self._shed(now)
