@@ -230,19 +230,19 @@ def test_queued_calls_find_an_endpoint_that_recovers() -> None:
     play.call()
     waits = play.call(0.1)
     play.run()
-    assert begins(play, "b") == [0.1, 1.1]  # without a Retry-After the cooldown is a second
-    assert waits.ended_at == 2.1
+    assert begins(play, "b") == [0.1, 0.6]  # one refusal begins no cooldown: once more, after a pause
+    assert waits.ended_at == 1.6
 
 
 def test_calls_do_not_queue_for_an_endpoint_that_reported_a_retry_after() -> None:
     play = Player(endpoint("a", fails_with(429, 1.0, retry_after=30), concurrency=1), queue_wait=5)
-    _, *waiting = play.call(), play.call(0.1), play.call(0.2)
-    late = play.call(2.0)
+    first, second, third = play.call(), play.call(0.1), play.call(0.2)
+    late = play.call(3.5)
     play.run()
-    for call in waiting:  # it was full until then
-        assert refused(call) == (429, "endpoints_busy", 1.0)
-        assert call.headers["retry-after-ms"] == "30000"
-    assert refused(late) == (429, "endpoints_busy", 2.0)
+    assert begins(play) == [0.0, 1.0, 3.5]  # the second refusal begins a cooldown of a second
+    for call, at, back in ((first, 1.0, "30000"), (second, 2.0, "30000"), (third, 2.0, "1000"), (late, 4.5, "30000")):
+        assert refused(call) == (429, "endpoints_busy", at)
+        assert call.headers["retry-after-ms"] == back
 
 
 def test_no_hedge_takes_a_slot_that_a_queued_call_waits_for() -> None:

@@ -68,7 +68,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         if ATTACHMENT in self.body:
             size -= sum(part.find(b'"') for part in self.body.split(ATTACHMENT, MAX_ATTACHMENTS)[1:])
         kind: DemandKind = "first_token" if self.stream else "embedding" if self.operation == "embeddings" else "answer"
-        return Demand(kind, size / BYTES_PER_TOKEN)
+        return Demand(kind, size / BYTES_PER_TOKEN, self.operation, self.body)
 
     @property
     def deterministic(self) -> bool:

@@ -7,13 +7,16 @@ BUSY        unchanged               cooldown       yes, now           nothing, o
 FAULT       penalised               failure        yes, until commit  nothing, or 502
 ABANDONED   at least its duration   inconclusive   -                  -, or 504
 
+A BUSY, and a FAULT that may concern one call alone (see `Doubt`), has these effects only when a second call confirms
+it; then a FAULT too begins a cooldown, and is no failure to the breaker.
+
 Each cause belongs to one verdict. Some have an effect of their own:
 
 BUSY     THROTTLED       too many at once, or too often     its limit of concurrent attempts shrinks
          OVERLOADED      the server's load, not ours
          QUOTA           used up until a time               cooldown until then, not even asked as the last resort
-FAULT    DENIED          our key, our account, our plan     long cooldown, and an error in the log
-         MISCONFIGURED   our model's name, path or rights   the same, unless it served another call just now
+FAULT    DENIED          our key, our account, our plan     cooldown, in the end a long one, and an error in the log
+         MISCONFIGURED   our model's name, path or rights   the same
          TRANSIENT       all else
 REFUSED  TOO_LONG        prompt exceeds its context         an endpoint with a larger context is asked
          POLICY          the content of the request
@@ -64,6 +67,8 @@ _MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # path, model, proxy
 # Request timeout, misdirected request, failed dependency (the status of a failure in Text Generation Inference), too
 # early: another connection or a later try may succeed.
 _TRANSIENT = frozenset({408, 421, 424, 425})
+_FAILED_DEPENDENCY = 424
+_OF_THE_ENDPOINT = frozenset({502, 503, 504})  # no answer from what stands behind the address, whoever asked
 OUR_FAULT = _DENIED | _MISCONFIGURED | _TRANSIENT
 
 
@@ -86,15 +91,33 @@ def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
     return Cause.INVALID if 400 <= status < 500 and status not in _TRANSIENT else Cause.TRANSIENT
 
 
-class Outcome:
-    """The verdict on an attempt, and what the endpoint reported with it; treated as immutable.
+def doubt_of(status: int, cause: Cause, *, retry_after: bool) -> Doubt:
+    """The doubt about an endpoint's answer of an unfavourable status and cause. A 200 has an error in it."""
+    if cause.verdict is Verdict.BUSY or cause in OURS:
+        return Doubt.CALL
+    if status in _OF_THE_ENDPOINT:
+        return Doubt.CALL if retry_after else Doubt.NONE
+    return Doubt.CALL if 300 <= status < 500 and status != _FAILED_DEPENDENCY else Doubt.REQUEST
 
-    `reason` is a few words without secrets. `retry_after` is in seconds, None if the endpoint named no time.
+
+class Doubt(Enum):
+    """Whether an unfavourable outcome may concern the call alone, and what confirms that it concerns the endpoint."""
+
+    NONE = "none"  # no connection, a timeout, a cut, 502, 503, 504: about the endpoint, whoever asked
+    CALL = "call"  # 401, 403, 404, 429, 503 with Retry-After, their codes: until a second call is refused too
+    REQUEST = "request"  # 500, 501, an unknown error inside a 200: until a different request is refused too
+
+
+class Outcome:
+    """How an attempt ended: its verdict, and what the endpoint reported with it.
+
+    `reason` is a few words without secrets. `retry_after` is in seconds, None where the endpoint named no time.
     `cause` is None unless the endpoint's own report led to the verdict. `passing` is True if the same endpoint might
-    serve the same request a moment later.
+    serve the same request a moment later. Without `doubt` a BUSY and a fault that the operator must correct may concern
+    the call alone, other faults concern the endpoint. Treated as immutable.
     """
 
-    __slots__ = ("cause", "passing", "reason", "retry_after", "verdict")
+    __slots__ = ("cause", "doubt", "passing", "reason", "retry_after", "verdict")
 
     def __init__(
         self,
@@ -104,12 +127,13 @@ class Outcome:
         cause: Cause | None = None,
         *,
         passing: bool = True,
+        doubt: Doubt | None = None,
     ) -> None:
-        self.verdict = verdict
-        self.reason = reason
-        self.retry_after = retry_after
-        self.cause = cause
-        self.passing = passing
+        self.verdict, self.reason, self.cause = verdict, reason, cause
+        self.retry_after, self.passing = retry_after, passing
+        if doubt is None:
+            doubt = Doubt.CALL if verdict is Verdict.BUSY or cause in OURS else Doubt.NONE
+        self.doubt = doubt
 
     def __repr__(self) -> str:
         return f"<Outcome {self.verdict.value} {self.reason}>"

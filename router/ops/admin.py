@@ -123,6 +123,8 @@ class Admin:
             endpoint.forecast.latency("first_token"),
             self._pools()[config.name],
         )
+        operation, cooldown = endpoint.availability.longest_cooldown or (None, None)
+        cooling = cooldown is not None and cooldown.until > now
         return {
             "name": endpoint.name,
             "kind": config.kind,
@@ -135,10 +137,9 @@ class Admin:
             "up": endpoint.availability.health.up,
             "breaker": breaker.state(now).value,
             "breaker_retry_in": _left(breaker.retry_at, now),
-            "cooldown": _left(endpoint.availability.cooldown.until, now) or 0,
-            "cooldown_cause": endpoint.availability.cooldown.cause.value
-            if endpoint.availability.cooldown.cause and endpoint.availability.cooldown.until > now
-            else None,
+            "cooldown": (_left(cooldown.until, now) or 0) if cooldown else 0,
+            "cooldown_cause": cooldown.cause.value if cooldown and cooldown.cause and cooling else None,
+            "cooldown_operation": operation if cooling else None,
             "in_flight": endpoint.availability.in_flight,
             "waiting": len(endpoint.forecast.pending),
             "concurrency": None

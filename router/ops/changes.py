@@ -2,8 +2,10 @@
 
     breaker     closed -> open, open -> closed; half-open is not logged: it follows from the time alone
     cooldown    available -> cooling down, if for longer than LONG; back when a call that began later is served
-    refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct. Logged as
-                critical, the one level that no setting turns off; the recovery as info, like all others
+    refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct; back likewise.
+                Logged as critical, the one level that no setting turns off, once a second call has confirmed it
+
+Cooldowns and refusals are those of one operation; the log names it if it is another than chat.
 
 The class is a sink of records, which carry the reasons. So a transition is logged when the call that saw it ends, and
 core needs no log.
@@ -17,8 +19,9 @@ from collections.abc import Callable
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import AttemptRecord, CallRecord
-from router.core.verdict import OURS, Cause, Outcome, Verdict
+from router.core.verdict import OURS, Cause, Doubt, Outcome, Verdict
 
+CHAT = "chat/completions"
 LONG = 10.0  # seconds; shorter cooldowns are normal operation
 
 # What is wrong, and which settings to check.
@@ -42,20 +45,22 @@ class Changes:
         for attempt in record.attempts:
             outcome = attempt.outcome
             if outcome is not None and (outcome.verdict is not Verdict.SERVED or attempt.endpoint in self._problems):
-                self._look(attempt, outcome)
+                self._look(attempt, outcome, record.operation)
 
-    def _look(self, attempt: AttemptRecord, outcome: Outcome) -> None:
+    def _look(self, attempt: AttemptRecord, outcome: Outcome, operation: str) -> None:
         endpoint = attempt.endpoint
         if not isinstance(endpoint, Endpoint):
             return
         problems = self._problems.setdefault(endpoint, {})
         self._look_at_breaker(endpoint, problems, outcome)
+        cooldown = endpoint.availability.cooldowns.get(operation)
         if outcome.verdict is Verdict.SERVED:
-            self._served(endpoint, problems, attempt.began)
-        elif outcome.verdict is Verdict.BUSY:
-            self._busy(endpoint, problems, outcome)
-        elif outcome.cause in OURS:
-            self._refused(endpoint, problems, outcome)
+            self._served(endpoint, problems, attempt.began, operation)
+        elif cooldown is not None and cooldown.confirmed:
+            if outcome.cause in OURS:
+                self._refused(endpoint, problems, outcome, operation)
+            else:
+                self._cooling_down(endpoint, problems, outcome, operation, cooldown.until - self._now())
         if not problems:
             del self._problems[endpoint]
 
@@ -68,27 +73,28 @@ class Changes:
             reason = outcome.reason if outcome.verdict is Verdict.FAULT else f"late each time: {outcome.reason}"
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
-    def _busy(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome) -> None:
-        left = endpoint.availability.cooldown.until - self._now()
-        if left > LONG and "cooldown" not in problems:
-            problems["cooldown"] = self._now()
-            log.warning("%s: available -> cooling down for %.0f s: %s", _name(endpoint), left, outcome.reason)
+    def _cooling_down(
+        self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome, operation: str, left: float
+    ) -> None:
+        problem = f"cooldown {operation}"
+        if left > LONG and problem not in problems and outcome.doubt is not Doubt.NONE:
+            problems[problem] = self._now()
+            where = _name(endpoint, operation)
+            log.warning("%s: available -> cooling down for %.0f s: %s", where, left, outcome.reason)
 
-    def _refused(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome) -> None:
-        # Without a cooldown the endpoint has just served other calls: only this call was refused.
-        cooling_down = endpoint.availability.cooldown.until - self._now() > LONG
-        if cooling_down and "refusal" not in problems and outcome.cause is not None:
-            problems["refusal"] = self._now()
-            log.critical(f"%s: accepted -> refused {_REFUSALS[outcome.cause]}", _name(endpoint), outcome.reason)
+    def _refused(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome, operation: str) -> None:
+        problem = f"refusal {operation}"
+        if problem not in problems and outcome.cause is not None:
+            problems[problem] = self._now()
+            refusal = _REFUSALS[outcome.cause]
+            log.critical(f"%s: accepted -> refused {refusal}", _name(endpoint, operation), outcome.reason)
 
-    def _served(self, endpoint: Endpoint, problems: dict[str, float], began: float) -> None:
-        if began >= problems.get("cooldown", began + 1.0):
-            del problems["cooldown"]
-            log.info("%s: cooling down -> available", _name(endpoint))
-        if began >= problems.get("refusal", began + 1.0):
-            del problems["refusal"]
-            log.info("%s: refused -> accepted", _name(endpoint))
+    def _served(self, endpoint: Endpoint, problems: dict[str, float], began: float, operation: str) -> None:
+        for problem, change in (("cooldown", "cooling down -> available"), ("refusal", "refused -> accepted")):
+            if began >= problems.get(f"{problem} {operation}", began + 1.0):
+                del problems[f"{problem} {operation}"]
+                log.info("%s: %s", _name(endpoint, operation), change)
 
 
-def _name(endpoint: Endpoint) -> str:
-    return f"endpoint {endpoint.name} ({endpoint.model})"
+def _name(endpoint: Endpoint, operation: str = CHAT) -> str:
+    return f"endpoint {endpoint.name} ({endpoint.model}{'' if operation == CHAT else f', {operation}'})"

@@ -61,6 +61,7 @@ class Prober:
         self._recovered, self._pause = recovered, Pause()
         self._up = True  # all endpoints were up after the last turn
         self.kind = _kind(config)
+        self._down: set[Endpoint] = set()  # logged as down
 
     def __repr__(self) -> str:
         return f"<Prober {self._config.name}: {self.kind} for {', '.join(e.model for e in self._endpoints)}>"
@@ -72,7 +73,8 @@ class Prober:
     async def run(self) -> None:
         interval = self._config.probe.interval
         while self.kind != "off":
-            idle = [e for e in self._endpoints if self._now() - e.availability.cooldown.served_at >= interval]
+            self._look_for_recoveries()
+            idle = [e for e in self._endpoints if self._now() - e.availability.served_at >= interval]
             if idle:
                 self._note(idle, await self.probe())
             was, self._up = self._up, all(e.availability.health.up for e in self._endpoints)
@@ -112,9 +114,17 @@ class Prober:
         for endpoint in endpoints:
             if endpoint.availability.probed(not down, self._now()):
                 if down:
+                    self._down.add(endpoint)
                     log.warning("endpoint %s (%s): up -> down: %s", endpoint.name, endpoint.model, down)
                 else:
+                    self._down.discard(endpoint)
                     log.info("endpoint %s (%s): down -> up", endpoint.name, endpoint.model)
+
+    def _look_for_recoveries(self) -> None:
+        """Log the endpoints that are up again because they have served a call since."""
+        for endpoint in [endpoint for endpoint in self._down if endpoint.availability.health.up]:
+            self._down.discard(endpoint)
+            log.info("endpoint %s (%s): down -> up: it has served a call", endpoint.name, endpoint.model)
 
     async def _health(self) -> str:
         return await self._get(beside(self._config, "/health"))

@@ -32,7 +32,7 @@ class FirstAnswer:
         open_call = self._open
         call, route, context, arrived = open_call.call, open_call.route, open_call.context, open_call.record.arrived
         affinity = Affinity(call.conversation, route.affinity_margin) if call.conversation else None
-        race = Race(route, call.demand, arrived, context.rng, call.patience, call.retries, affinity)
+        race = Race(route, open_call.demand, arrived, context.rng, call.patience, call.retries, affinity)
         Dispatch(open_call, race, self, arrived + context.ping_after if call.stream else inf).start()
 
     # Called by the dispatch.

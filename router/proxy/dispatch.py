@@ -160,8 +160,8 @@ class Dispatch:
 
     def _explained(self, now: float) -> Explanation:
         """The explanation of the first attempt, to be made before the attempt changes what it explains."""
-        demand = self._open.call.demand
-        return explain(self._open.route, demand.kind, demand.size, now, debug.MAX_CANDIDATES)
+        demand = self._open.demand
+        return explain(self._open.route, demand.kind, demand.size, now, debug.MAX_CANDIDATES, demand=demand)
 
     def _record_why(self, explained: Explanation) -> None:
         record = self._open.record
@@ -275,7 +275,7 @@ class Dispatch:
         """The error for a call that no endpoint is left for."""
         if self._entry is not None and now >= self._race.queue_until:
             return queue_timed_out(self._open.call.model, now - self._entry.joined)
-        return exhausted(self._open.record, self._open.route, now)
+        return exhausted(self._open.record, self._open.route, self._open.demand, now)
 
     def _fail(self, error: RouterError) -> None:
         self._answer.fail(error, self._open.context.scheduler.now())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from router.core.choice.route import Route
+from router.core.demand import Demand
 from router.core.record import CallRecord
 from router.core.verdict import OURS, Verdict
 from router.errors import MAX_RETRY_AFTER, DeadlineExceeded, EndpointsFailed, Overloaded, RouterError
@@ -36,11 +37,11 @@ def queue_timed_out(model: str, waited: float) -> RouterError:
     return _at_capacity(model, f"and no slot became free within {waited:.0f} s", "queue_timeout", waited)
 
 
-def exhausted(record: CallRecord, route: Route, now: float) -> RouterError:
+def exhausted(record: CallRecord, route: Route, demand: Demand, now: float) -> RouterError:
     """The error for a call for which no endpoint is left."""
     model, attempts = record.model, record.attempts
     if not attempts:
-        pauses = [until - now for until in _quiet_until(route) if until > now]
+        pauses = [until - now for until in _trials(route, demand, now) if until > now]
         if not pauses:
             message = f"All endpoints for model '{model}' are at capacity.{_again(COME_BACK)}"
             return Overloaded(message, retry_after=COME_BACK)
@@ -57,8 +58,13 @@ def exhausted(record: CallRecord, route: Route, now: float) -> RouterError:
     return EndpointsFailed(f"All attempts for model '{model}' have failed ({reasons}).")
 
 
-def _quiet_until(route: Route) -> Iterable[float]:
-    return (endpoint.availability.cooldown.quiet_until for endpoint in route.endpoints)
+def _trials(route: Route, demand: Demand, now: float) -> Iterable[float]:
+    """The times at which endpoints that are cooling down may be asked again."""
+    for endpoint in route.endpoints:
+        availability = endpoint.availability
+        trial_at = availability.trial_at(demand)
+        # What a running trial will show is unknown.
+        yield min(trial_at, now + COME_BACK) if availability.trial_runs(now, demand) else trial_at
 
 
 def _at_capacity(model: str, why: str, code: str, wait: float) -> RouterError:

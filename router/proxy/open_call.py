@@ -21,7 +21,7 @@ class OpenCall:
     `route` and `targets` belong to the table that was current when the call arrived.
     """
 
-    __slots__ = ("_ended", "call", "client", "context", "record", "route", "targets")
+    __slots__ = ("_ended", "call", "client", "context", "demand", "record", "route", "targets")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class OpenCall:
     ) -> None:
         """`ended` is called once, with the complete record."""
         self.call, self.route, self.targets = call, route, targets
+        self.demand = call.demand
         self.client, self.record, self.context, self._ended = client, record, context, ended
 
     def end_attempt(self, attempt: Attempt, exchange: Exchange, outcome: Outcome, now: float) -> None:

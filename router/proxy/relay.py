@@ -181,7 +181,7 @@ class Relay:
             ).event
         )
         end = self._exchange.outcome or Outcome(Verdict.ABANDONED)
-        self._end(Outcome(end.verdict, f"another answer: {how}", end.retry_after, end.cause))
+        self._end(Outcome(end.verdict, f"another answer: {how}", end.retry_after, end.cause, doubt=end.doubt))
 
     def _end(self, outcome: Outcome) -> None:
         now = self._now()

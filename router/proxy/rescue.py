@@ -84,7 +84,7 @@ class Rescue:
             open_call.end(now)
             return
         history = self._race.history
-        race = Race(route, call.demand, now, context.rng, call.patience, call.retries, history=history)
+        race = Race(route, open_call.demand, now, context.rng, call.patience, call.retries, history=history)
         Dispatch(open_call, race, self, ping_at=now, full=full).start()
 
     # Called by the dispatch.

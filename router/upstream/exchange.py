@@ -19,7 +19,7 @@ import msgspec
 from router.core.stream.error_body import error_of, is_error
 from router.core.stream.events import Answer, Usage, read_answer
 from router.core.stream.scanner import CUT_SHORT, EventTooLarge, Scanner, cut_short, data_of, renamed
-from router.core.verdict import OURS, SERVED, Outcome, Verdict
+from router.core.verdict import OURS, SERVED, Outcome, Verdict, doubt_of
 from router.dialects.base import Dialect
 from router.upstream.masking import NO_MASK, Mask
 
@@ -360,7 +360,9 @@ class Exchange:
         passing = verdict is Verdict.BUSY or (
             verdict is Verdict.FAULT and cause not in OURS and not 300 <= status < 500
         )
-        self._end(Outcome(verdict, f"{where}{_code_in(body, self._mask)}", retry_after, cause, passing=passing))
+        doubt = doubt_of(status, cause, retry_after=retry_after is not None)
+        reason = f"{where}{_code_in(body, self._mask)}"
+        self._end(Outcome(verdict, reason, retry_after, cause, passing=passing, doubt=doubt))
 
 
 def _read(body: bytes) -> Any:

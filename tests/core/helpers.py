@@ -18,11 +18,12 @@ from router.core.endpoint.breaker import IN_A_ROW
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.slots import Slots
 from router.core.endpoint.waiting_queue import QueueLimit
-from router.core.verdict import Outcome, Verdict
+from router.core.verdict import Cause, Outcome, Verdict
 
 T = 1000.0  # seconds; not 0, so that a test notices a time that was never set
 
-ANSWER, EMBEDDING = Demand("answer"), Demand("embedding")
+CHAT = "chat/completions"
+ANSWER, EMBEDDING = Demand("answer"), Demand("embedding", 0.0, "embeddings")
 
 # No example may fail for taking long: that depends on the machine.
 properties = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -121,9 +122,16 @@ def recover(of: Endpoint, now: float) -> None:
     learn(of, 0.2, now=now)
 
 
+def refuse(of: Endpoint, outcome: Outcome, now: float = T, *, calls: int = 2, operation: str = CHAT) -> None:
+    """The endpoint refuses so many calls, one after the other, with different requests: two begin a cooldown."""
+    for number in range(calls):
+        demand = Demand("first_token", 0.0, operation, b"request %d" % number)
+        of.begin(now, demand).end(outcome, now)
+
+
 def busy(of: Endpoint, seconds: float, now: float = T) -> None:
-    """Begin a cooldown: the endpoint reports that it is busy for so many seconds."""
-    of.begin(now).end(Outcome(Verdict.BUSY, retry_after=seconds), now)
+    """Begin a cooldown of so many seconds, without a trial: the endpoint reports that its quota is used up."""
+    refuse(of, Outcome(Verdict.BUSY, retry_after=seconds, cause=Cause.QUOTA), now)
 
 
 def fill(of: Endpoint, now: float = T) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.demand import FIRST_TOKEN, KINDS, Demand
+from router.core.demand import ANY_REQUEST, FIRST_TOKEN, KINDS, Demand
 from router.core.endpoint.forecast import PRIORS
+from tests.core.helpers import CHAT
 
 
 def test_a_demand_has_a_kind_and_a_size_of_zero_unless_given() -> None:
@@ -37,3 +38,17 @@ def test_the_repr_of_a_demand_names_kind_and_size(demand: Demand, text: str) -> 
 def test_a_demand_takes_no_other_attribute() -> None:
     with pytest.raises(AttributeError):
         FIRST_TOKEN.tokens = 1  # type: ignore[attr-defined]
+
+
+def test_equal_requests_have_equal_fingerprints_and_their_bodies_are_not_kept() -> None:
+    bodies = [b"a" * 10, b"b" * 10, b"a" * (3 << 20), b"b" + b"a" * ((3 << 20) - 1), b"a" * ((3 << 20) - 1) + b"b"]
+    prints = [Demand("answer", 0.0, CHAT, body).fingerprint for body in bodies]
+    assert len(set(prints)) == len(bodies)
+    assert prints == [Demand("first_token", 5.0, "embeddings", bytes(bytearray(body))).fingerprint for body in bodies]
+    demand = Demand("answer", 0.0, CHAT, bodies[2])
+    assert (demand.fingerprint, demand._body) == (prints[2], None)
+    assert demand.fingerprint == prints[2]
+
+
+def test_a_demand_without_a_body_is_of_any_request() -> None:
+    assert FIRST_TOKEN.fingerprint == ANY_REQUEST

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.verdict import OUR_FAULT, OURS, Cause, Verdict, of_status
+from router.core.verdict import OUR_FAULT, OURS, Cause, Doubt, Outcome, Verdict, doubt_of, of_status
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,28 @@ def test_a_4xx_that_is_our_fault_is_a_fault() -> None:
         cause = of_status(status)
         assert cause is not None
         assert cause.verdict is Verdict.FAULT
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "retry_after", "doubt"),
+    [
+        *[(status, Cause.TRANSIENT, False, Doubt.NONE) for status in (502, 503, 504)],
+        *[(status, Cause.TRANSIENT, True, Doubt.CALL) for status in (502, 504)],
+        *[(status, Cause.DENIED, False, Doubt.CALL) for status in (200, 401, 402, 429)],
+        *[(status, Cause.MISCONFIGURED, False, Doubt.CALL) for status in (307, 403, 404, 503)],
+        *[(status, Cause.THROTTLED, False, Doubt.CALL) for status in (200, 429, 500)],
+        *[(status, Cause.OVERLOADED, True, Doubt.CALL) for status in (503, 529)],
+        *[(status, Cause.TRANSIENT, False, Doubt.CALL) for status in (408, 409, 418, 421, 425)],
+        *[(status, Cause.TRANSIENT, False, Doubt.REQUEST) for status in (200, 424, 500, 501, 520)],
+        (413, Cause.TOO_LONG, False, Doubt.CALL),
+    ],
+)
+def test_the_doubt_about_a_status_and_its_cause(status: int, cause: Cause, retry_after: bool, doubt: Doubt) -> None:
+    assert doubt_of(status, cause, retry_after=retry_after) is doubt
+
+
+def test_without_a_status_a_fault_concerns_the_endpoint_and_a_refusal_the_call() -> None:
+    assert Outcome(Verdict.FAULT, "no connection").doubt is Doubt.NONE
+    assert Outcome(Verdict.FAULT, cause=Cause.TRANSIENT).doubt is Doubt.NONE
+    assert Outcome(Verdict.FAULT, cause=Cause.DENIED).doubt is Doubt.CALL
+    assert Outcome(Verdict.BUSY).doubt is Doubt.CALL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.core.helpers import busy
 from tests.flow.timelines import text_of_call, verdicts
 from tests.support import Player, endpoint
 from tests.support.endpoints import fails_with, streams
@@ -51,7 +52,7 @@ def test_a_conversation_leaves_an_endpoint_that_is_out_or_later_than_the_margin_
     chat = conversation(1)
     own = text_of_call(play, messages=chat)
     now, endpoint = play.scheduler.now(), play.endpoint(own)
-    endpoint.availability.cooldown.busy(now, 5.0)
+    busy(endpoint, 5.0, now)
     assert text_of_call(play, messages=chat) != own
     play.run_until(now + 6.0)
     assert text_of_call(play, messages=chat) == own

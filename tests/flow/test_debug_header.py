@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.core.helpers import busy
 from tests.flow.timelines import quick_and_slow
 from tests.support import Player, ScriptedClient, endpoint
 from tests.support.endpoints import JSON, answers, completion, fails_with, streams
@@ -80,13 +81,16 @@ def test_failed_calls_and_calls_with_pings_get_the_explanation_too() -> None:
 
 def test_a_call_without_an_available_endpoint_gets_the_explanation() -> None:
     play = Player(endpoint("a", streams("hi")))
-    play.endpoint("a").availability.cooldown.busy(0.0, 30.0)
+    busy(play.endpoint("a"), 30.0, 0.0)
     call = play.call(headers=ASKS_WHY)
     play.run()
     assert call.status == 429
     explained = explanation_of(call)
     assert explained["asked"] is None
-    assert explained["why"] == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
+    assert (
+        explained["why"]
+        == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s, it reported: quota"
+    )
 
 
 def test_a_queued_call_is_explained_as_of_the_moment_it_got_its_slot() -> None:
@@ -103,8 +107,7 @@ def test_the_explanation_of_very_many_endpoints_is_short() -> None:
     names = [f"{'long-' * 12}{i}" for i in range(60)]
     play = Player(*(endpoint(name, streams("hi")) for name in names), hedge="off")
     for name in names:
-        play.endpoint(name).availability.cooldown.busy(0.0, 5.0)
-    play.endpoint(names[33]).availability.cooldown.busy(0.0, None)
+        busy(play.endpoint(name), 5.0, 0.0)
     call = play.call(6.0, headers=ASKS_WHY)
     play.run()
     explained = explanation_of(call)

@@ -66,11 +66,13 @@ def test_a_failure_before_the_first_token_moves_the_call_at_once(failure: Script
 
 
 def test_a_busy_endpoint_cools_down_for_its_retry_after() -> None:
-    play = Player(endpoint("a", fails_with(429, retry_after=30), streams("a")), endpoint("b", streams("b"), tier=2))
-    calls = [play.call(at) for at in (0.0, 15.0, 30.0, 31.0)]
+    refusals = [fails_with(429, retry_after=3)] * 4
+    play = Player(endpoint("a", *refusals, streams("a")), endpoint("b", streams("b"), tier=2))
+    calls = [play.call(at / 2) for at in range(40)]
     play.run()
-    assert [call.text for call in calls] == ["b", "b", "b", "a"]
-    assert play["a"].asked_at == [0.0, 31.0]
+    # The second refusal begins a cooldown of 1 s, the next ones of 2 s and of the 3 s that it asks for.
+    assert play["a"].asked_at[:6] == [0.0, 0.5, 2.0, 4.5, 8.0, 8.5]
+    assert [call.text for call in calls] == ["b"] * 16 + ["a"] * 24
     assert verdicts(calls[0]) == [("a", "first", Verdict.BUSY), ("b", "retry", Verdict.SERVED)]
     assert play.endpoint("a").forecast.latency("first_token").mean(0.1) < 1.01  # unchanged: busy is not slow
 
@@ -128,14 +130,14 @@ def test_a_long_retry_after_is_passed_to_the_client() -> None:
 
 def test_a_retry_after_longer_than_the_sdks_wait_is_not_to_be_retried() -> None:
     play = Player(endpoint("a", fails_with(429, 0.1, retry_after=300)))
-    long_wait, short_wait = play.call(0.0), play.call(1.0)
+    long_wait, *others = (play.call(at) for at in (0.0, 1.0, 2.1, 4.2, 5.0))
     play.run()
-    for call, seconds in ((long_wait, 300), (short_wait, 59)):
-        assert call.status == 429
-        assert int(call.headers["retry-after-ms"]) > (seconds - 1) * 1000
-    assert long_wait.headers["x-should-retry"] == "false"
-    assert short_wait.headers["x-should-retry"] == "true"
-    assert "59 s" in short_wait.error["message"]
+    short_wait = others[-1]
+    assert play["a"].asked_at == [0.0, 1.0, 2.1, 4.2]  # the second refusal begins a cooldown of 1 s, then 2 s, 4 s
+    assert [call.status for call in play.calls] == [429] * 5
+    assert (long_wait.headers["retry-after-ms"], long_wait.headers["x-should-retry"]) == ("300000", "false")
+    assert (short_wait.headers["retry-after-ms"], short_wait.headers["x-should-retry"]) == ("3300", "true")
+    assert "3 s" in short_wait.error["message"]
 
 
 @pytest.mark.parametrize("retry_after", ["inf", "nan", "-5", "1e999", "soon", "99999999999 Jan 1 00:00:00 -"])

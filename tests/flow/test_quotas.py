@@ -25,26 +25,28 @@ def reset_message(seconds: float) -> str:
 def test_an_endpoint_with_a_used_up_quota_cools_down_until_its_reset_while_others_serve() -> None:
     used_up = fails_with(429, code="1308", message=reset_message(5 * 3600))
     play = Player(
-        endpoint("a", used_up, streams("a"), kind="zhipu"),
+        endpoint("a", used_up, used_up, streams("a"), kind="zhipu"),
         endpoint("b", streams("b"), tier=2),
     )
-    calls = [play.call(hours * 3600.0) for hours in (0, 1, 4.9, 5.1)]
+    calls = [play.call(at) for at in (0.0, 5.0, 3600.0, 4.9 * 3600.0, 5.1 * 3600.0)]
     play.run(36_000)
-    assert [call.text for call in calls] == ["b", "b", "b", "a"]
-    assert len(play["a"].wires) == 2
+    assert [call.text for call in calls] == ["b", "b", "b", "b", "a"]
+    assert play["a"].asked_at == [0.0, 5.0, 5.1 * 3600.0]  # out from the second refusal on
     assert play.endpoint("a").availability.breaker.failures_in_a_row == 0
 
 
 def test_all_quotas_used_up_is_an_immediate_429_with_the_time_of_the_reset() -> None:
     used_up = fails_with(429, code="1310", message=reset_message(7200))
-    play = Player(endpoint("a", used_up, streams("a"), kind="zhipu"), hedge="off")
-    first, second, third = play.call(0.0), play.call(3600.0), play.call(7300.0)
+    play = Player(endpoint("a", used_up, used_up, streams("a"), kind="zhipu"), hedge="off")
+    first, _, third, fourth = (play.call(at) for at in (0.0, 1.0, 3600.0, 7300.0))
     play.run(36_000)
-    assert [first.status, second.status, third.status] == [429, 429, 200]
-    assert len(play["a"].wires) == 2  # not asked while the quota is used up, although it is the only endpoint
-    assert first.error["code"] == second.error["code"] == "endpoints_busy"
+    assert [call.status for call in play.calls] == [429, 429, 429, 200]
+    # Not asked while the quota is used up, although it is the only endpoint.
+    assert play["a"].asked_at == [0.0, 1.0, 7300.0]
+    assert first.error["code"] == third.error["code"] == "endpoints_busy"
     assert int(first.headers["retry-after-ms"]) == pytest.approx(7_200_000, abs=3000)
-    assert int(second.headers["retry-after-ms"]) == pytest.approx(3_600_000, abs=3000)
+    assert int(third.headers["retry-after-ms"]) == pytest.approx(3_600_000, abs=3000)
+    assert fourth.text == "a"
 
 
 def test_an_endpoint_that_reports_arrears_is_tried_every_five_minutes() -> None:
@@ -53,7 +55,9 @@ def test_an_endpoint_that_reports_arrears_is_tried_every_five_minutes() -> None:
     calls = [play.call(i * 10.0) for i in range(100)]
     play.run()
     assert all(call.text == "b" for call in calls)
-    assert play["a"].asked_at == [0.0, 310.0, 620.0, 930.0]
+    # From the second refusal on it cools down for 1, 2, 4 … 256 s, then for five minutes.
+    assert play["a"].asked_at[:8] == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 70.0, 110.0]
+    assert play["a"].asked_at[8:] == [180.0, 310.0, 570.0, 880.0]
 
 
 def test_the_only_endpoint_is_asked_even_after_it_refused_our_key() -> None:

@@ -23,7 +23,7 @@ def open_breaker(play: Player, name: str) -> None:
 
 
 def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
-    play = Player(endpoint("a", fails_with(500, 0.001)), endpoint("b", streams("b"), tier=2))
+    play = Player(endpoint("a", fails_with(502, 0.001)), endpoint("b", streams("b"), tier=2))
     open_breaker(play, "a")
     call = play.call(1.5)
     play.run()
@@ -32,19 +32,22 @@ def test_an_endpoint_whose_breaker_is_open_is_not_asked() -> None:
 
 
 def test_while_all_endpoints_are_cooling_down_the_client_is_told_at_once_when_to_come_back() -> None:
-    away = [fails_with(429, 0.1, retry_after=30), streams("back")]
+    away = [*[fails_with(429, 0.1, retry_after=30)] * 4, streams("back")]
     play = Player(endpoint("a", *away), endpoint("b", *away))
-    play.call()
-    refused, later = play.call(10.0), play.call(31.0)
+    for at in (0.0, 0.5, 1.8, 4.1):  # the last three begin cooldowns of 1, 2 and 4 s
+        play.call(at)
+    refused, waits, later = play.call(5.0), play.call(6.5), play.call(9.0)
     play.run()
-    assert (refused.status, refused.error["code"], refused.ended_at) == (429, "endpoints_busy", 10.0)
-    assert float(refused.headers["retry-after-ms"]) == pytest.approx(20_100)
+    assert (refused.status, refused.error["code"], refused.ended_at) == (429, "endpoints_busy", 5.0)
+    assert float(refused.headers["retry-after-ms"]) == pytest.approx(3_200)
     assert refused.headers["x-router-attempts"] == "0"
+    assert waits.first_token_at == pytest.approx(8.2 + 0.3)  # less than 2 s: it waits
+    assert waits.text == "back"
     assert later.text == "back"
 
 
 def test_a_half_open_trial_is_hedged_as_soon_as_it_is_slower_than_usual() -> None:
-    play = Player(endpoint("a", *[fails_with(500, 0.001)] * 3, SILENT), endpoint("b", streams("b"), tier=2))
+    play = Player(endpoint("a", *[fails_with(502, 0.001)] * 3, SILENT), endpoint("b", streams("b"), tier=2))
     open_breaker(play, "a")
     trial, beside = play.call(3.0), play.call(3.1)
     play.run()
@@ -56,7 +59,7 @@ def test_a_half_open_trial_is_hedged_as_soon_as_it_is_slower_than_usual() -> Non
 
 def test_a_trial_that_serves_closes_the_breaker() -> None:
     play = Player(
-        endpoint("a", *[fails_with(500, 0.001)] * 3, streams("back", first=0.02)), endpoint("b", SILENT, tier=2)
+        endpoint("a", *[fails_with(502, 0.001)] * 3, streams("back", first=0.02)), endpoint("b", SILENT, tier=2)
     )
     play["b"].plays(streams("b"))
     open_breaker(play, "a")
@@ -67,7 +70,7 @@ def test_a_trial_that_serves_closes_the_breaker() -> None:
 
 
 def test_the_last_endpoint_is_never_ejected() -> None:
-    play = Player(endpoint("a", *[fails_with(401, 0.001)] * 3, streams("back")))
+    play = Player(endpoint("a", *[fails_with(503, 0.001)] * 3, streams("back")))
     open_breaker(play, "a")
     call = play.call(1.0)
     play.run()
@@ -160,7 +163,7 @@ def test_patience_is_limited() -> None:
 
 
 def test_calls_with_patience_do_not_join_a_running_trial() -> None:
-    failing = [fails_with(408, 0.001)] * 3
+    failing = [fails_with(504, 0.001)] * 3
     play = Player(
         endpoint("a", *failing, streams("back", first=4.0)),
         endpoint("b", streams("b"), tier=2),

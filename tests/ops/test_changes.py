@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import Player, endpoint
 from tests.support.endpoints import SILENT, Script, fails_with, refuses_connection, streams
+from tests.support.player import EMBEDDINGS
 
 HI = streams("hi", first=0.1)
 
@@ -45,11 +46,11 @@ def test_a_breaker_opened_by_lost_races_is_logged_with_that_reason(caplog: pytes
 
 
 def test_a_long_cooldown_is_logged_once_until_the_endpoint_serves_again(caplog: pytest.LogCaptureFixture) -> None:
-    busy = fails_with(429, retry_after=30)
-    assert played(caplog, HI, busy, busy, HI, HI, busy, every=40.0) == [
-        ("WARNING", "endpoint a (chat): available -> cooling down for 30 s: status 429"),
+    busy = [fails_with(429, retry_after=30)] * 6  # the second begins a cooldown of 1 s, the sixth one of 16 s
+    assert played(caplog, HI, *busy, HI, HI, *busy[1:], HI, *busy, busy[0], every=40.0) == [
+        ("WARNING", "endpoint a (chat): available -> cooling down for 16 s: status 429"),
         ("INFO", "endpoint a (chat): cooling down -> available"),
-        ("WARNING", "endpoint a (chat): available -> cooling down for 30 s: status 429"),
+        ("WARNING", "endpoint a (chat): available -> cooling down for 16 s: status 429"),
     ]
 
 
@@ -82,20 +83,47 @@ def test_a_refusal_that_an_operator_must_correct_is_logged_as_critical_and_once(
 ) -> None:
     began = ("CRITICAL", f"endpoint a (chat): {message}")
     ended = ("INFO", "endpoint a (chat): refused -> accepted")
-    assert played(caplog, refused, refused, HI, HI, refused, every=400.0) == [began, ended, began]
+    refusals = [refused] * 3
+    assert played(caplog, *refusals, HI, HI, refused, HI, *refusals, every=300.0) == [began, ended, began]
+
+
+def test_a_refusal_is_logged_when_a_second_call_confirms_it_however_late_that_call_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.changes")
+    play = Player(endpoint("a", fails_with(401)), endpoint("b", streams("slow", "ly", first=0.1, gap=50.0), tier=2))
+    play.call(0.0)
+    play.run_until(60.0)
+    assert not caplog.records
+    play.call(60.0)  # a cooldown of 1 s: it is over when this call ends
+    play.run()
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+
+
+def test_the_refusal_of_another_operation_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.changes")
+    play = Player(endpoint("a", fails_with(404), fails_with(404), HI))
+    for at in (0.0, 1.0):
+        play.call(at, path=EMBEDDINGS, input="hi")
+    play.call(2.0)
+    play.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        "endpoint a (chat, embeddings): accepted -> refused (model, path or permission): status 404; "
+        "check its models, base_url and kind"
+    ]
 
 
 def test_one_refused_call_at_an_endpoint_that_serves_others_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert played(caplog, HI, fails_with(404), HI, every=40.0) == []
-    assert played(caplog, HI, fails_with(401), HI, every=40.0) != []  # a rejected key fails every call
+    assert played(caplog, HI, fails_with(401), HI, fails_with(401), HI, every=40.0) == []
 
 
 def test_an_answer_that_began_before_the_refusal_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="router.ops.changes")
     play = Player(endpoint("a", streams("slow", "ly", first=0.1, gap=5.0), fails_with(401)))
-    play.call(0.0)
-    play.call(1.0)
+    for at in (0.0, 1.0, 2.0):
+        play.call(at)
     play.run()
     assert ["accepted -> refused" in record.getMessage() for record in caplog.records] == [True]

@@ -16,6 +16,7 @@ import trustme
 from router.config import EndpointConfig, parse
 from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
+from router.core.verdict import Outcome, Verdict
 from router.ops.keep import keep
 from router.ops.probes import MAX_ANSWER_BYTES, RECHECK, Prober, probers
 from router.upstream.pool import Address, Pool
@@ -313,7 +314,7 @@ def test_a_server_has_one_prober_for_all_models_or_one_per_model_for_chats() -> 
 @on_uvloop
 async def test_a_result_counts_for_all_models_but_those_that_served_traffic() -> None:
     first, second, serves = (Endpoint("there", model) for model in "mno")
-    serves.availability.cooldown.served_at = 1000.0
+    serves.availability.served_at = 1000.0
     async with there() as server, probing(config(server.url, interval="2ms"), first, second, serves) as prober:
         server.respond(500)
         loop = asyncio.ensure_future(prober.run())
@@ -348,6 +349,27 @@ async def test_the_loop_marks_an_endpoint_down_and_up_and_logs_each_once(caplog:
 
 
 @on_uvloop
+async def test_the_loop_logs_an_endpoint_that_is_up_again_because_it_served_a_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="router.ops.probes")
+    endpoint = Endpoint("there", "m")
+    async with there() as server, probing(config(server.url, interval="2ms"), endpoint) as prober:
+        server.respond(500)
+        loop = asyncio.ensure_future(prober.run())
+        await until(lambda: not endpoint.availability.health.up)
+        server.respond(200)  # so that no later probe takes it down again
+        endpoint.begin(0.0).end(Outcome(Verdict.SERVED), 0.0)
+        before = len(server.requests)
+        await until(lambda: len(server.requests) > before + 3)
+        loop.cancel()
+    assert [record.message for record in caplog.records if record.name == "router.ops.probes"][:2] == [
+        "endpoint there (m): up -> down: status 500",
+        "endpoint there (m): down -> up: it has served a call",
+    ]
+
+
+@on_uvloop
 async def test_one_missed_probe_of_an_endpoint_that_was_up_changes_nothing() -> None:
     endpoint = Endpoint("there", "m")
     async with there() as server, probing(config(server.url, interval="2ms"), endpoint) as prober:
@@ -365,7 +387,7 @@ async def test_one_missed_probe_of_an_endpoint_that_was_up_changes_nothing() -> 
 @on_uvloop
 async def test_an_endpoint_that_serves_traffic_is_not_probed() -> None:
     endpoint, looks = Endpoint("there", "m"), 0
-    endpoint.availability.cooldown.served_at = 1000.0
+    endpoint.availability.served_at = 1000.0
 
     class Looked(Clock):
         def now(self) -> float:

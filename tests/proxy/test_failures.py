@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Attempt
 from router.core.record import CallRecord
 from router.core.verdict import Cause, Outcome, Verdict
@@ -18,6 +19,7 @@ from router.proxy.failures import (
     queue_timed_out,
     queue_too_slow,
 )
+from tests.core.helpers import busy, refuse
 from tests.support import Player, endpoint
 from tests.support.endpoints import streams
 
@@ -45,7 +47,7 @@ def record(of: Sequence[Attempt] = ()) -> CallRecord:
 
 
 def error_of(play: Player, *outcomes: Outcome) -> RouterError:
-    return exhausted(record(attempts(play, *outcomes)), play.table.routes["chat"], T + 1.0)
+    return exhausted(record(attempts(play, *outcomes)), play.table.routes["chat"], FIRST_TOKEN, T + 1.0)
 
 
 def test_a_deadline_names_the_endpoints_that_were_tried() -> None:
@@ -86,7 +88,7 @@ def test_a_queue_without_room_says_when_to_come_back(
 
 
 def test_full_endpoints_are_at_capacity() -> None:
-    error = exhausted(record(), route("a").table.routes["chat"], T)
+    error = exhausted(record(), route("a").table.routes["chat"], FIRST_TOKEN, T)
     assert (error.status, error.code, error.retry_after) == (429, "overloaded", COME_BACK)
     assert error.message == "All endpoints for model 'chat' are at capacity. Try again in 1 s."
 
@@ -94,10 +96,21 @@ def test_full_endpoints_are_at_capacity() -> None:
 def test_endpoints_that_cool_down_say_when_the_first_is_back() -> None:
     play = route("a", "b")
     for name, seconds in (("a", 9.0), ("b", 7.0)):
-        play.endpoint(name).availability.cooldown.busy(T, seconds)
-    error = exhausted(record(), play.table.routes["chat"], T)
+        busy(play.endpoint(name), seconds, T)
+    error = exhausted(record(), play.table.routes["chat"], FIRST_TOKEN, T)
     assert (error.status, error.code, error.retry_after) == (429, "endpoints_busy", 7.0)
     assert error.message == "All endpoints for model 'chat' are busy and cooling down. Try again in 7 s."
+
+
+def test_a_cooldown_says_when_its_next_trial_may_begin_and_not_when_it_ends() -> None:
+    play = route("a")
+    refused = Outcome(Verdict.BUSY, "HTTP 429", 60.0, Cause.OVERLOADED)
+    refuse(play.endpoint("a"), refused, T, calls=6)  # cools down for 1, 2, 4, 8, 16 s
+    assert play.endpoint("a").availability.cooling_until() == T + 16.0
+    assert exhausted(record(), play.table.routes["chat"], FIRST_TOKEN, T + 2.0).retry_after == 6.0
+    play.endpoint("a").begin(T + 8.0)
+    running = exhausted(record(), play.table.routes["chat"], FIRST_TOKEN, T + 8.5)
+    assert (running.code, running.retry_after) == ("endpoints_busy", COME_BACK)
 
 
 def test_busy_endpoints_are_quoted_with_the_shortest_pause() -> None:

@@ -146,6 +146,7 @@ class ScriptedPool:
 
     def __init__(self, name: str, scheduler: Scheduler, plays: Sequence[Plays]) -> None:
         self.name, self._scheduler, self._plays = name, scheduler, list(plays)
+        self._script_of: Callable[[Request], Script] | None = None
         self.wires: list[ScriptedWire] = []  # one for each request, in order
         self.idle = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
 
@@ -162,9 +163,15 @@ class ScriptedPool:
 
     def plays(self, *plays: Plays) -> None:
         """Replace the scripts from now on."""
-        self._plays = list(plays)
+        self._plays, self._script_of = list(plays), None
+
+    def plays_by(self, script_of: Callable[[Request], Script]) -> None:
+        """Let the script depend on the request from now on."""
+        self._script_of = script_of
 
     def begin(self, request: Request, exchange: Exchange) -> None:
+        if self._script_of is not None:
+            self._plays = [self._script_of(request)]
         script = self._plays.pop(0) if len(self._plays) > 1 else self._plays[0]
         wire = ScriptedWire(request, exchange, self._scheduler, script() if callable(script) else script)
         exchange.wire = wire

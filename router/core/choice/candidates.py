@@ -146,7 +146,7 @@ class Candidates:
             # No patience in a rescue: its client waits in the middle of an answer.
             if again_at < self._began + self._route.patience and not self._is_rescue:
                 return self._now_or_then(endpoint, again_at, now)
-        queued = self._queued(lambda e: e.availability.lacks_only_a_slot(now), now, deadline)
+        queued = self._queued(lambda e: e.availability.lacks_only_a_slot(now, self._demand), now, deadline)
         if queued is not None:
             again = self._once_more(now)
             return queued if again is None else Next(again)
@@ -154,14 +154,16 @@ class Candidates:
 
     def _next_of_unavailable(self, live: Sequence[Attempt], now: float, deadline: float) -> Next:
         endpoints = self._route.by_preference
-        endpoint = recovers_first(self._untried(endpoints, live, now), now)
+        endpoint = recovers_first(self._untried(endpoints, live, now), self._demand, now)
         if endpoint is not None:
             return Next(endpoint)
-        again_at, endpoint = self._soonest(endpoints, now)
+        again_at, endpoint = self._soonest(endpoints, now, last_resort=True)
         then = self._now_or_then(endpoint, again_at, now)
         if then is not NONE:
             return then
-        full = self._queued(lambda e: _full_and_not_quiet(e, now), now, deadline)
+        full = self._queued(
+            lambda e: e.availability.full and now >= e.availability.trial_at(self._demand), now, deadline
+        )
         return full or NONE
 
     def _next_longer(self, live: Sequence[Attempt], now: float, deadline: float) -> Next:
@@ -172,8 +174,10 @@ class Candidates:
         able = self._untried(self._route.by_preference, live, now)
         queued = None
         if not live:
-            queued = self._queued(lambda e: e in able and e.availability.lacks_only_a_slot(now), now, deadline)
-        return queued or Next(recovers_first(able, now))
+            queued = self._queued(
+                lambda e: e in able and e.availability.lacks_only_a_slot(now, self._demand), now, deadline
+            )
+        return queued or Next(recovers_first(able, self._demand, now))
 
     def untried(
         self, live: Sequence[Attempt], now: float, suits: Callable[[Endpoint], bool] | None = None
@@ -253,7 +257,7 @@ class Candidates:
         """A failed endpoint that is available again after its pause."""
         for endpoint in self._route.by_preference:
             paused = self._again_at.get(endpoint, inf) <= now
-            if paused and endpoint.availability.allows(now) and self._may_ask(endpoint, now):
+            if paused and endpoint.availability.allows(now, self._demand) and self._may_ask(endpoint, now):
                 return endpoint
         return None
 
@@ -263,16 +267,31 @@ class Candidates:
             return False
         return endpoint not in self._tried or self._again_at.get(endpoint, inf) < inf
 
-    def _soonest(self, endpoints: Iterable[Endpoint], now: float) -> tuple[float, Endpoint | None]:
-        """The endpoint that may be asked next, and when: tried ones after pause and cooldown, others on recovery."""
-        times = [(self._when(e, now), e) for e in endpoints if not e.availability.full]
+    def _soonest(
+        self, endpoints: Iterable[Endpoint], now: float, *, last_resort: bool = False
+    ) -> tuple[float, Endpoint | None]:
+        """The endpoint that may be asked next, and when: tried ones after pause and cooldown, others on recovery.
+
+        As the last resort an untried one may be asked earlier, as the trial of its cooldown.
+        """
+        times = [(self._when(e, now, last_resort), e) for e in endpoints if not e.availability.full]
         in_time = [(then, e) for then, e in times if max(now, then) < self._began + self._policies[e].deadline]
         return min(in_time, key=lambda pair: pair[0], default=(inf, None))
 
-    def _when(self, endpoint: Endpoint, now: float) -> float:
+    def _when(self, endpoint: Endpoint, now: float, last_resort: bool) -> float:
+        availability, demand = endpoint.availability, self._demand
         if endpoint in self._tried:
-            return max(self._again_at.get(endpoint, inf), endpoint.availability.out_until)
-        return endpoint.availability.recovers_at(now)
+            return max(self._again_at.get(endpoint, inf), availability.out_until(demand))
+        recovers_at = availability.recovers_at(now, demand)
+        if not last_resort:
+            return recovers_at
+        # Beyond this its client does better to come back.
+        until = self._began + max(HOLD, self._route.patience)
+        trial_at = max(now, availability.trial_at(demand))
+        if availability.trial_runs(now, demand) and now < until:  # of another call: wait for its end
+            trial_at = min(trial_at, now + RECHECK, until)
+        then = min(recovers_at, trial_at)
+        return then if then <= until else inf
 
     def _now_or_then(self, endpoint: Endpoint | None, then: float, now: float) -> Next:
         if then <= now:
@@ -285,7 +304,3 @@ class Candidates:
 
     def _pause(self) -> float:
         return PAUSE * (1.0 + self._rng.random())
-
-
-def _full_and_not_quiet(endpoint: Endpoint, now: float) -> bool:
-    return endpoint.availability.full and now >= endpoint.availability.cooldown.quiet_until

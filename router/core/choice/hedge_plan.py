@@ -82,7 +82,7 @@ class _Targets:
         self.demand, self.now = demand, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
         able = (
-            [e for e in tier if e.availability.allows(now) and not e.simulated and not e.forecast.hot(now)]
+            [e for e in tier if e.availability.allows(now, demand) and not e.simulated and not e.forecast.hot(now)]
             for tier in tiers
         )
         costs = ([(e.forecast.cost(demand, now), e) for e in those] for those in able)

@@ -47,7 +47,7 @@ def pick(
 
 def scan(endpoints: Iterable[Endpoint], demand: Demand, now: float) -> tuple[Sequence[Endpoint], Sequence[float]]:
     """The available endpoints, and the cost of each."""
-    available = _without_hot([endpoint for endpoint in endpoints if endpoint.availability.allows(now)], now)
+    available = _without_hot([endpoint for endpoint in endpoints if endpoint.availability.allows(now, demand)], now)
     return available, [endpoint.forecast.cost(demand, now) for endpoint in available]
 
 
@@ -70,7 +70,7 @@ def hedge_targets(tiers: Iterable[Iterable[Endpoint]], demand: Demand, now: floa
         costs = [
             (endpoint.forecast.cost(demand, now), endpoint)
             for endpoint in tier
-            if endpoint.availability.allows(now) and not endpoint.forecast.hot(now)
+            if endpoint.availability.allows(now, demand) and not endpoint.forecast.hot(now)
         ]
         cost = min((cost for cost, _ in costs), default=inf)
         if cost < MUCH_QUICKER * least:
@@ -91,13 +91,13 @@ def least_loaded(endpoints: Sequence[Endpoint], now: float) -> Sequence[Endpoint
     return [e for e, load in zip(endpoints, loads, strict=True) if load == least]
 
 
-def recovers_first(endpoints: Iterable[Endpoint], now: float) -> Endpoint | None:
+def recovers_first(endpoints: Iterable[Endpoint], demand: Demand, now: float) -> Endpoint | None:
     """The endpoint to ask where none is available, because the last endpoint is never excluded; None if there is none.
 
-    The operator's limits hold all the same, and so does the time that a server named.
+    The operator's limits hold all the same, and in a cooldown one call at a time is its trial.
     """
-    able = [e for e in endpoints if e.availability.last_resort(now)]
-    return min(able, key=lambda e: e.availability.recovers_at(now), default=None)
+    able = [e for e in endpoints if e.availability.last_resort(now, demand)]
+    return min(able, key=lambda e: e.availability.recovers_at(now, demand), default=None)
 
 
 def _ramped(

@@ -229,7 +229,7 @@ class Race:
         return self._policies[endpoint].retry_budget > 0.0 and self._route.retries.withdraw(now)
 
     def _free(self, endpoint: Endpoint, now: float) -> bool:
-        return endpoint.availability.sound(now) and self._policies[endpoint].retry_budget > 0.0
+        return endpoint.availability.sound(now, self._demand) and self._policies[endpoint].retry_budget > 0.0
 
     # While one is running.
 
@@ -264,7 +264,7 @@ class Race:
         budget = self._route.retries if alone else self._route.hedges
         paid = (policy.retry_budget if alone else policy.hedge_budget) > 0.0 and budget.level(now) >= 1.0
         others = self._candidates.all_untried(self.live, now)
-        return any(e.availability.allows(now) if paid else alone and self._free(e, now) for e in others)
+        return any(e.availability.allows(now, self._demand) if paid else alone and self._free(e, now) for e in others)
 
     def _recheck_at(self, now: float) -> float:
         """The time at which another endpoint may be available; inf once all have been asked."""

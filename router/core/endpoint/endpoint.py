@@ -50,18 +50,22 @@ class Endpoint:
 
     def begin(self, now: float, demand: Demand = FIRST_TOKEN, role: Role = "first") -> Attempt:
         """Begin an attempt."""
-        return Attempt(self, demand, role, now, self.availability.breaker.begin(), self.forecast.load(now)).start()
+        attempt = Attempt(self, demand, role, now, load=self.forecast.load(now))
+        attempt.start()
+        return attempt
 
 
 class Attempt:
     """One try of a call at one endpoint. `outcome` is None while it runs.
 
-    `trial`: it is the half-open breaker's trial. `load` is the endpoint's load when it began.
+    `trial`: it is the half-open breaker's trial; `cooldown_trial`: it is the trial of a cooldown. `load` is the
+    endpoint's load when it began.
     """
 
     __slots__ = (
         "_slots",
         "began",
+        "cooldown_trial",
         "demand",
         "ended",
         "endpoint",
@@ -78,6 +82,7 @@ class Attempt:
         """An attempt as it would be; it counts nowhere before `start`."""
         self.endpoint, self.demand, self.role, self.began = endpoint, demand, role, began
         self.trial, self.load = trial, load
+        self.cooldown_trial = False
         self._slots: Slots | None = None
         self.first_token_at: float | None = None
         self.ended: float | None = None
@@ -92,11 +97,12 @@ class Attempt:
         """The outcome's verdict; None while the attempt runs."""
         return None if self.outcome is None else self.outcome.verdict
 
-    def start(self) -> Attempt:
+    def start(self) -> None:
         """Take a slot, and count as pending."""
-        self._slots = self.endpoint.availability.reserve()
+        availability = self.endpoint.availability
+        self.trial, self.cooldown_trial = availability.begin(self.demand, self.began)
+        self._slots = availability.reserve()
         self.endpoint.forecast.begin(self)
-        return self
 
     def first_token(self, now: float) -> None:
         """The first token has arrived, or the complete answer where the call waits for that."""
@@ -105,7 +111,11 @@ class Attempt:
             forecast, demand = self.endpoint.forecast, self.demand
             forecast.end(self)
             forecast.overtake(self)
-            self.endpoint.availability.breaker.token()
+            availability = self.endpoint.availability
+            availability.breaker.token()
+            if availability.cooldowns:
+                availability.accepted(self, now)
+                self.cooldown_trial = False
             forecast.latency(demand.kind).observe(now - self.began, now, demand.size, self.load)
 
     def end(self, outcome: Outcome, now: float) -> None:
@@ -120,10 +130,14 @@ class Attempt:
         if verdict is Verdict.SERVED:
             self._served(now)
         elif verdict is Verdict.FAULT:
-            forecast.latency(self.demand.kind).penalise(max(PENALTY, self._waited(now)), now)
-            availability.failed(self.began, outcome.cause, now, trial=self.trial)
+            if availability.failed(self, outcome, now):
+                forecast.latency(self.demand.kind).penalise(max(PENALTY, self._waited(now)), now)
+        elif verdict is Verdict.BUSY:
+            availability.failed(self, outcome, now)
+        elif verdict is Verdict.ABANDONED and self.first_token_at is None:
+            self._abandoned(now)
         else:
-            self._inconclusive(outcome, now)
+            availability.inconclusive(self, now)
         availability.release(slots)
         queue = slots.queue
         if queue.entries:
@@ -135,24 +149,20 @@ class Attempt:
 
     def _served(self, now: float) -> None:
         """Evidence from before an outage is dropped when the breaker closes."""
-        if self.endpoint.availability.served(self.began, now, trial=self.trial):
+        if self.endpoint.availability.served(self, now):
             latency = self.endpoint.forecast.latency(self.demand.kind)
             latency.forget()
             latency.observe(self._waited(now), now, self.demand.size, self.load)
 
-    def _inconclusive(self, outcome: Outcome, now: float) -> None:
+    def _abandoned(self, now: float) -> None:
+        """A wait that was broken off is a lower bound; a late one counts against the endpoint."""
         availability, forecast, demand = self.endpoint.availability, self.endpoint.forecast, self.demand
-        late = False
-        if outcome.verdict is Verdict.ABANDONED and self.first_token_at is None:
-            waited = now - self.began
-            # The breaker's trial must be no slower than usual, or it was no recovery.
-            typical = forecast.typical(demand, self.began)
-            late_after = max(MIN_LATE, typical if self.trial else LATE_FACTOR * typical)
-            late = demand.kind == "first_token" and waited > late_after
-            forecast.latency(demand.kind).observe_at_least(waited, now, demand.size, self.load)
-        if late:
-            availability.lost(self.began, now, trial=self.trial)
+        waited = now - self.began
+        # The breaker's trial must be no slower than usual, or it was no recovery.
+        typical = forecast.typical(demand, self.began)
+        late_after = max(MIN_LATE, typical if self.trial else LATE_FACTOR * typical)
+        forecast.latency(demand.kind).observe_at_least(waited, now, demand.size, self.load)
+        if demand.kind == "first_token" and waited > late_after:
+            availability.lost(self, now)
         else:
-            availability.inconclusive(trial=self.trial)
-        if outcome.verdict is Verdict.BUSY:
-            availability.busy(outcome, self.began, now)
+            availability.inconclusive(self, now)

@@ -2,9 +2,10 @@
 
 No vendor reports its limit in its answers, and some change it with the hour; so it is found as TCP finds a path's
 capacity. A refusal for one attempt too many sets the limit to 0.7 of the attempts that ran, once for all attempts sent
-before. From there the limit grows by one for as many served attempts as it is high, while it is used. One step below
-the number that was refused last it stays for PROBE_AFTER served attempts, because the next step may cost a refusal.
-Beyond that step it grows as before.
+before. It counts if it is the second in a row, of another call, or if as many attempts were refused before: one refusal
+alone may be about its request. From there the limit grows by one for as many served attempts as it is high, while it is
+used. One step below the number that was refused last it stays for PROBE_AFTER served attempts, because the next step
+may cost a refusal. Beyond that step it grows as before.
 
 Each upstream model has a limit of its own: accounts are limited for each. (docs.bigmodel.cn/cn/api/rate-limit)
 """
@@ -19,13 +20,13 @@ FORGET_AFTER = 600.0  # seconds without a refusal, after which a limit that is a
 
 
 class Limit:
-    """The learned limit, `most` attempts at once; inf until there is a refusal."""
+    """The learned limit, `most` attempts at once, and how many were `refused` last; inf until there is a refusal."""
 
-    __slots__ = ("_refused", "_served", "_shrunk_at", "most")
+    __slots__ = ("_served", "_shrunk_at", "most", "refused")
 
     def __init__(self) -> None:
         self.most: float = inf
-        self._refused = inf  # attempts at once when one was last refused
+        self.refused = inf
         self._served = 0  # attempts served since the last step
         self._shrunk_at = -inf  # time of the last refusal that counted
 
@@ -34,15 +35,15 @@ class Limit:
         if began < self._shrunk_at:
             return  # sent before the last refusal was known
         self.most = float(max(1, int(SHRINK_FACTOR * min(running, self.most))))
-        self._refused, self._served, self._shrunk_at = float(running), 0, now
+        self.refused, self._served, self._shrunk_at = float(running), 0, now
 
     def served(self, running: int, now: float) -> None:
         """Count a served attempt, one of `running`, itself included. Call it only if there is a limit."""
         if 2 * running <= self.most:  # the limit holds no call back
             if now >= self._shrunk_at + FORGET_AFTER:
-                self.most = self._refused = inf
+                self.most = self.refused = inf
             return
         self._served += 1
         step = self.most + 1
-        if self._served >= (max(PROBE_AFTER, self.most) if step == self._refused else self.most):
+        if self._served >= (max(PROBE_AFTER, self.most) if step == self.refused else self.most):
             self.most, self._served = step, 0

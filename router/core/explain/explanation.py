@@ -59,9 +59,22 @@ class _Fixed(Random):
 _FIXED = _Fixed(0)
 
 
-def explain(route: Route, kind: DemandKind, size: float | None, now: float, most: int | None = None) -> Explanation:
-    """The explanation for a call of a size (None: the usual size), with at most so many candidates."""
-    demand = Demand(kind, _usual_size(route, kind, now) if size is None else size)
+def explain(
+    route: Route,
+    kind: DemandKind,
+    size: float | None,
+    now: float,
+    most: int | None = None,
+    *,
+    demand: Demand | None = None,
+) -> Explanation:
+    """The explanation for a call of a size (None: the usual size), with at most so many candidates.
+
+    `demand` is the call's own, if there is a call; then it counts instead.
+    """
+    if demand is None:
+        operation = "embeddings" if kind == "embedding" else "chat/completions"
+        demand = Demand(kind, _usual_size(route, kind, now) if size is None else size, operation)
     chosen = Candidates(route, demand, now, _FIXED).next((), now, now + route.deadline)
     endpoint = chosen.endpoint
     near = _near(route, endpoint, demand, now)
@@ -140,7 +153,7 @@ def _rows(
         for tier in route.tiers
         for endpoint in tier.endpoints
     ]
-    rows.sort(key=lambda each: (each[1] is not picked, each[0], not each[1].availability.allows(now), each[2]))
+    rows.sort(key=lambda each: (each[1] is not picked, each[0], not each[1].availability.allows(now, demand), each[2]))
     return [
         row(
             endpoint,

@@ -75,15 +75,15 @@ def row(endpoint: Endpoint, demand: Demand, now: float, *, tier: int, near: bool
     """The row of an endpoint for a demand."""
     availability, forecast, kind = endpoint.availability, endpoint.forecast, demand.kind
     latency, reported = forecast.latency(kind), forecast.server_load(now)
-    out = list(_out(endpoint, now))
+    out = list(_out(endpoint, demand, now))
     return Row(
         endpoint=endpoint.name,
         model=endpoint.model,
         tier=tier,
         weight=endpoint.weight,
-        available=availability.allows(now),
+        available=availability.allows(now, demand),
         out=", ".join(out) or None,
-        notes=list(_notes(endpoint, kind, now)),
+        notes=list(_notes(endpoint, demand, now)),
         near=near,
         cost=round(forecast.cost(demand, now), 4),
         expected=round(max(SHORTEST_WAIT, latency.mean(now) + latency.shift(demand.size, now)), 4),
@@ -123,13 +123,14 @@ def _quantile(endpoint: Endpoint, kind: DemandKind, q: float) -> float | None:
     return None if quantile is None else round(quantile, 4)
 
 
-def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
+def _out(endpoint: Endpoint, demand: Demand, now: float) -> Iterator[str]:
     """Every reason for which it may not be asked."""
     availability = endpoint.availability
-    breaker, cooldown, slots = availability.breaker, availability.cooldown, availability.slots
+    breaker, slots = availability.breaker, availability.slots
+    cooldown = availability.cooldown(demand)
     if not availability.health.up:
         yield "down by its probes"
-    if now < cooldown.until:
+    if cooldown is not None and now < cooldown.until:
         cause = f", it reported: {cooldown.cause.value}" if cooldown.cause else ""
         yield f"cooling down for {in_words(cooldown.until - now)}{cause}"
     if breaker.state(now) is State.OPEN:
@@ -142,8 +143,9 @@ def _out(endpoint: Endpoint, now: float) -> Iterator[str]:
         yield f"no free slot: {availability.in_flight} of the learned limit of {availability.limit.most:g} taken"
 
 
-def _notes(endpoint: Endpoint, kind: DemandKind, now: float) -> Iterator[str]:
-    forecast, breaker = endpoint.forecast, endpoint.availability.breaker
+def _notes(endpoint: Endpoint, demand: Demand, now: float) -> Iterator[str]:
+    kind, forecast, breaker = demand.kind, endpoint.forecast, endpoint.availability.breaker
+    cooldown = endpoint.availability.cooldown(demand)
     ramp, trouble = breaker.ramp(now), forecast.trouble(kind, now)
     if forecast.hot(now):
         yield HOT
@@ -163,3 +165,5 @@ def _notes(endpoint: Endpoint, kind: DemandKind, now: float) -> Iterator[str]:
         yield f"{SLOW_START}: {ramp:.0%} of its share"
     if breaker.failures_in_a_row:
         yield f"{breaker.failures_in_a_row} failed in a row"
+    if cooldown is not None and cooldown.suspected:
+        yield "suspected: one call was refused"

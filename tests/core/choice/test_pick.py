@@ -27,6 +27,7 @@ from tests.core.helpers import (
     learn,
     properties,
     recover,
+    refuse,
     trip,
 )
 
@@ -190,8 +191,8 @@ def test_each_demand_kind_has_costs_of_its_own() -> None:
 def test_the_last_resort_is_never_full_nor_quiet_and_recovers_no_later_than_any_other(
     endpoints: list[Endpoint],
 ) -> None:
-    chosen = recovers_first(endpoints, T)
-    allowed = [e for e in endpoints if not e.availability.full and e.availability.cooldown.quiet_until <= T]
+    chosen = recovers_first(endpoints, FIRST_TOKEN, T)
+    allowed = [e for e in endpoints if not e.availability.full and e.availability.trial_at() <= T]
     assert chosen in allowed if allowed else chosen is None
     if chosen is not None:
         assert chosen.availability.recovers_at(T) == min(e.availability.recovers_at(T) for e in allowed)
@@ -202,17 +203,31 @@ def test_the_last_resort_is_the_endpoint_that_recovers_first() -> None:
     down.availability.probed(False, T)
     trip(later, T)
     trip(soon, T - 1.0)
-    assert recovers_first([down, later, soon], T) is soon
+    assert recovers_first([down, later, soon], FIRST_TOKEN, T) is soon
 
 
-def test_an_endpoint_that_reported_a_retry_after_is_not_asked_before_even_as_the_last_resort() -> None:
+def test_an_endpoint_that_reported_a_quota_is_not_asked_before_even_as_the_last_resort() -> None:
     only = endpoint()
     busy(only, 30.0)
-    assert recovers_first([only], T) is None
-    assert recovers_first([only], T + 30.0) is only
-    without_time = endpoint()
-    without_time.begin(T).end(Outcome(Verdict.BUSY), T)
-    assert recovers_first([without_time], T) is without_time
+    assert recovers_first([only], FIRST_TOKEN, T) is None
+    assert recovers_first([only], FIRST_TOKEN, T + 30.0) is only
+    refused_once = endpoint()
+    refuse(refused_once, Outcome(Verdict.BUSY, retry_after=30.0), calls=1)
+    assert recovers_first([refused_once], FIRST_TOKEN, T) is refused_once
+
+
+def test_one_call_at_a_time_is_the_trial_of_an_endpoint_that_is_cooling_down() -> None:
+    only = endpoint()
+    refuse(only, Outcome(Verdict.BUSY, retry_after=30.0), calls=5)  # cools down for 1, 2, 4, 8 s
+    assert recovers_first([only], FIRST_TOKEN, T + 7.9) is None
+    refuse(only, Outcome(Verdict.BUSY, retry_after=30.0), T + 8.0, calls=1)  # for 16 s, with a trial after 8
+    assert recovers_first([only], FIRST_TOKEN, T + 15.9) is None
+    assert recovers_first([only], FIRST_TOKEN, T + 16.0) is only
+    trial = only.begin(T + 16.0)
+    assert trial.cooldown_trial
+    assert recovers_first([only], FIRST_TOKEN, T + 17.0) is None
+    trial.first_token(T + 17.0)
+    assert only.availability.allows(T + 17.0)
 
 
 def test_weights_are_shares_among_near_ties_only() -> None:
@@ -229,7 +244,7 @@ def test_an_endpoint_whose_connections_are_all_in_use_is_not_picked_but_queued_f
     crowded.availability.slots.configure(None, connections=1)
     crowded.begin(T)
     assert pick([crowded, other], FIRST_TOKEN, T, Random(1)) is other
-    assert recovers_first([crowded], T) is None
+    assert recovers_first([crowded], FIRST_TOKEN, T) is None
     assert crowded.availability.lacks_only_a_slot(T)
 
 
@@ -237,7 +252,7 @@ def test_the_only_endpoint_is_never_excluded() -> None:
     only = endpoint(seconds=None)
     only.availability.probed(False, T)
     trip(only)
-    assert recovers_first([only], T) is only
+    assert recovers_first([only], FIRST_TOKEN, T) is only
 
 
 # Hot endpoints: their servers have a queue.

@@ -24,10 +24,11 @@ from router.core.endpoint.latency import TROUBLE_FACTOR, Latency
 from router.core.endpoint.server_load import ServerLoad
 from router.core.endpoint.slots import Slots
 from router.core.verdict import Cause, Outcome, Verdict
-from tests.core.helpers import T, properties
+from tests.core.helpers import CHAT, T, properties
 
 SIZES = (0.0, 10.0, 1000.0, 30_000.0)  # tokens of a recorded prompt
 ASKED_SIZES = (*SIZES, 100_000.0)  # tokens of a prompt whose wait is asked for; the last is longer than any recorded
+OPERATIONS = (CHAT, CHAT, "embeddings")
 GAPS = (0.0, 0.0, 0.01, 0.1, 1.0, 10.0, 100.0)  # seconds between two events, at random
 # Seconds after the last event at which the definitions are compared.
 LATER = (0.0, 0.05, 1.0, 5.0, 60.0, 1000.0)
@@ -76,7 +77,7 @@ class History:
     def begin(self) -> None:
         rng, endpoint = self.rng, self.endpoint
         if endpoint.availability.allows(self.now) or rng.random() < 0.1:  # else as the last resort
-            demand = Demand(rng.choice((*KINDS, "first_token")), rng.choice(SIZES))
+            demand = Demand(rng.choice((*KINDS, "first_token")), rng.choice(SIZES), rng.choice(OPERATIONS))
             attempt = endpoint.begin(self.now, demand, rng.choice(("first", "hedge", "retry", "rescue")))
             self.attempts.append(attempt)
             self.running.append(attempt)
@@ -150,7 +151,11 @@ class History:
     def times(self) -> Sequence[float]:
         """The present, later times, and the times at which a comparison with `now` changes its result."""
         availability, forecast = self.endpoint.availability, self.endpoint.forecast
-        turns = [availability.cooldown.until, availability.breaker.retry_at or 0.0, self.report_until]
+        turns = [
+            *(each.until for each in availability.cooldowns.values()),
+            availability.breaker.retry_at or 0.0,
+            self.report_until,
+        ]
         turns += [
             a.began + forecast.latency(a.demand.kind).late_after for a in self.pending[: 2 * MAX_PENDING_EVIDENCE]
         ]
@@ -168,9 +173,10 @@ class History:
         return [a for a in self.pending if a.demand.kind == kind and a.began >= latest][:MAX_PENDING_EVIDENCE]
 
 
-def plainly_allows(availability: Availability, now: float) -> bool:
+def plainly_allows(availability: Availability, now: float, demand: Demand) -> bool:
     """Up, not cooling down, breaker permitting, not full."""
-    cooling_down = now < availability.cooldown.until
+    cooldown = availability.cooldowns.get(demand.operation)
+    cooling_down = cooldown is not None and cooldown.concerns(demand) and now < cooldown.until
     return availability.health.up and not cooling_down and availability.breaker.allows(now) and not availability.full
 
 
@@ -212,7 +218,8 @@ def test_an_endpoint_allows_an_attempt_exactly_if_it_is_up_not_cooling_down_not_
     history = History(seed)
     availability = history.endpoint.availability
     for now in history.times():
-        assert availability.allows(now) is plainly_allows(availability, now)
+        for demand in (Demand("first_token"), Demand("embedding", 0.0, "embeddings")):
+            assert availability.allows(now, demand) is plainly_allows(availability, now, demand)
 
 
 @properties

@@ -18,11 +18,11 @@ from router.core.explain.explanation import explain
 from router.core.explain.rows import HOT, UNMEASURED, finite, in_words, row
 from router.core.verdict import Cause, Outcome, Verdict
 from tests.core.explain.routes import STATES, bring, named, route_with, why
-from tests.core.helpers import T, busy, endpoint, fill, learn, properties, recover, trip
+from tests.core.helpers import EMBEDDING, T, busy, endpoint, fill, learn, properties, recover, refuse, trip
 
 OUT = {
     "down": "down by its probes",
-    "busy": "cooling down for 5.0 s, it reported: throttled",
+    "busy": "cooling down for 4.0 s, it reported: throttled",
     "tripped": "breaker open for 2.0 s",
     "half open": "breaker half open while its trial is running",
     "full": "no free slot: 3 of 3 taken",
@@ -33,7 +33,7 @@ OUT = {
 def test_an_endpoint_that_may_not_be_asked_has_the_reason_in_its_row_and_in_the_sentence(state: str) -> None:
     of = route_with("a", "b", limit=3, a=0.3, b=0.5)
     if state == "busy":
-        named(of, "a").begin(T).end(Outcome(Verdict.BUSY, retry_after=5.0, cause=Cause.THROTTLED), T)
+        refuse(named(of, "a"), Outcome(Verdict.BUSY, retry_after=5.0, cause=Cause.THROTTLED), calls=4)
     else:
         bring(named(of, "a"), state, 0.3)
     explained = explain(of, "first_token", 0.0, T)
@@ -44,8 +44,9 @@ def test_an_endpoint_that_may_not_be_asked_has_the_reason_in_its_row_and_in_the_
 
 def test_a_learned_limit_is_named_as_learned() -> None:
     of = route_with("a", "b", a=0.3, b=0.5)
-    throttled = [named(of, "a").begin(T) for _ in range(4)]
-    throttled[0].end(Outcome(Verdict.BUSY, cause=Cause.THROTTLED), T)
+    for _ in range(3):
+        named(of, "a").begin(T)
+    refuse(named(of, "a"), Outcome(Verdict.BUSY, cause=Cause.THROTTLED))
     assert "a is out: no free slot: 3 of the learned limit of 2 taken" in why(of)
 
 
@@ -125,11 +126,14 @@ def test_the_slots_of_a_row_are_the_learned_limit_if_that_is_lower() -> None:
 
 def test_a_row_names_all_reasons_for_which_an_endpoint_may_not_be_asked() -> None:
     a = endpoint("a", limit=3)
-    busy(a, 5.0)
     fill(a)
+    busy(a, 5.0)
     trip(a)
     a.availability.probed(False, T)
-    reasons = "down by its probes, cooling down for 5.0 s, breaker open for 2.0 s, no free slot: 3 of 3 taken"
+    reasons = (
+        "down by its probes, cooling down for 5.0 s, it reported: quota, breaker open for 2.0 s, "
+        "no free slot: 3 of 3 taken"
+    )
     assert row(a, FIRST_TOKEN, T, tier=1, near=False, hedge_after=inf).out == reasons
 
 
@@ -147,6 +151,18 @@ def test_a_hot_endpoint_in_slow_start_that_has_failed_is_noted_as_all_of_these()
     assert (of.is_hot, of.in_slow_start) == (True, True)
     assert of.notes[0] == HOT
     assert of.notes[-1] == "1 failed in a row"
+
+
+def test_a_row_notes_that_one_call_was_refused() -> None:
+    a = endpoint("a")
+    refuse(a, Outcome(Verdict.FAULT, cause=Cause.DENIED), calls=1)
+    of = row(a, FIRST_TOKEN, T, tier=1, near=False, hedge_after=inf)
+    assert (of.out, of.notes) == (None, ["suspected: one call was refused"])
+    embedding = row(a, EMBEDDING, T, tier=1, near=False, hedge_after=inf)
+    assert "suspected: one call was refused" not in embedding.notes
+    refuse(a, Outcome(Verdict.FAULT, cause=Cause.DENIED), calls=1)
+    of = row(a, FIRST_TOKEN, T, tier=1, near=False, hedge_after=inf)
+    assert (of.out, of.notes) == ("cooling down for 1.0 s, it reported: denied", [])
 
 
 @properties

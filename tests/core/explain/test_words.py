@@ -96,7 +96,10 @@ def test_if_all_endpoints_are_full_a_call_would_be_queued() -> None:
 def test_if_no_endpoint_is_available_a_call_would_be_refused_or_wait() -> None:
     of = route_with("a", a=0.3)
     busy(named(of, "a"), 30.0)
-    assert why(of) == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s"
+    assert (
+        why(of)
+        == "no endpoint is available: a call would be refused; a is out: cooling down for 30 s, it reported: quota"
+    )
     explained = explain(of, "first_token", 0.0, T + 28.5)
     assert explained.retry_in == 1.5
     assert explained.why.startswith("no endpoint is available now: a call would wait 1.5 s; ")
