@@ -12,9 +12,13 @@ _LASTING = OURS | {Cause.QUOTA}
 
 
 def can_serve(endpoint: Endpoint, now: float) -> bool:
-    """True unless a probe found the endpoint down, or it refuses the router's key, model or path, or has no quota."""
-    cooldown = endpoint.availability.cooldown
-    return endpoint.availability.health.up and not (cooldown.until > now and cooldown.cause in _LASTING)
+    """True unless a probe found the endpoint down, or it refuses the router's key, model or path, or has no quota.
+
+    Refusals of chats count. Those of another operation may only show that the endpoint does not have it.
+    """
+    cooldown = endpoint.availability.cooldown()
+    lasting = cooldown is not None and cooldown.until > now and cooldown.cause in _LASTING
+    return endpoint.availability.health.up and not lasting
 
 
 def served(route: Route, now: float) -> bool:

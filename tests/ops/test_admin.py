@@ -7,7 +7,8 @@ import json
 import pytest
 
 from router import __version__
-from router.core.verdict import Cause
+from router.core.demand import Demand
+from router.core.verdict import Cause, Outcome
 from tests.proxy.running import CHAT, SIMULATED, STREAMING, at, get, post, running
 from tests.upstream.servers import DONE, FINISH, LAST, ROLE, SSE, chunk, on_uvloop, serving, token, whole
 
@@ -96,7 +97,10 @@ async def test_a_model_whose_only_endpoint_refuses_our_key_or_path_is_not_served
     async with serving() as server, running(at(server)) as router:
         (endpoint,) = router.router.tables.current.table.endpoints
         cause = {b"401": Cause.DENIED, b"404": Cause.MISCONFIGURED, b"429": Cause.THROTTLED}[status[:3]]
-        endpoint.availability.cooldown._begin(router.router.scheduler.now(), 300.0, cause)
+        for body in (b"one", b"another"):
+            now = router.router.scheduler.now()
+            demand = Demand("first_token", body=body)
+            endpoint.begin(now, demand).end(Outcome(cause.verdict, cause=cause), now)
         answer = await router.ask(get(b"/readyz"))
         assert answer.status == (200 if ready else 503)
         assert router.counted("model_served", model="chat") == ready

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from router.core.endpoint.endpoint import Endpoint
+from router.core.verdict import SERVED
 from router.ops.asking import Unanswered, get
 from router.ops.pause import Pause
 from router.ops.probes import Prober
@@ -113,8 +114,7 @@ async def test_a_recovery_wakes_the_reading_of_the_load(by: str) -> None:
             loops.append(asyncio.ensure_future(prober.run()))
             await until(lambda: not endpoint.availability.health.up)
             if by == "traffic":
-                endpoint.availability.served(clock.now(), clock.now(), trial=False)
-                endpoint.availability.cooldown.served_at = clock.now()
+                endpoint.begin(clock.now()).end(SERVED, clock.now())
             pool.address = there
             server.always = whole(b'vllm:num_requests_running{model_name="org/m"} 3\n')
             await until(lambda: endpoint.forecast.server_load(clock.now()) is not None)
