@@ -12,9 +12,9 @@
     scheduler.py          time: a clock, and callbacks at a time of that clock
 
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
-                     call, demand, record, verdict
+                     call, demand, record, verdict, quote
     core/stream/     reads the bytes of answers; knows no endpoint
-                     scanner, events, error_body; chunks, transcript, splice
+                     scanner, events, progress, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
                      endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
                      forecast, latency, histogram, regression, change, server_load
@@ -28,7 +28,8 @@
                      exchange, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
     proxy/           moves one request
                      client, front, intake, reply, asgi, application; handler, admission, cors, serving, open_call,
-                     answer, dispatch, relay, rescue; drain; failures, headers, debug, context, models, unknown
+                     answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers, debug,
+                     context, models, unknown
     ops/             runs beside requests
                      asking, probes, signals, planner; keep, pause; telemetry, metrics, logs, changes; admin,
                      readiness

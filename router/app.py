@@ -74,7 +74,7 @@ class Router:
             ping_after=settings.ping_after,
             ping_every=settings.ping_every,
         )
-        self.handler = Handler(self.tables, self.admission, context)
+        self.handler = Handler(self.tables, self.admission, context, settings.max_body)
         bounds = Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = partial(Front, self.handler, bounds, self.scheduler.now)
         self.connections: set[Any] = set()  # uvicorn's, once it runs

@@ -8,6 +8,7 @@
     │   ├── NotFound 404             the router has no such path
     │   ├── MethodNotAllowed 405     the path has other methods
     │   ├── SlowRequest 408          the request was not complete in time
+    │   ├── UnsupportedCoding 415        the body is compressed in a way that the router cannot decode
     │   ├── BodyTooLarge 413         the body is longer than FIRSTTOKEN_MAX_BODY
     │   └── HeaderTooLarge 431       the header is longer than FIRSTTOKEN_MAX_HEADER
     ├── ModelDisabled 503            every endpoint of the model is disabled: no key, or `enabled: false`
@@ -127,6 +128,16 @@ class SlowRequest(BadRequest):
 class BodyTooLarge(BadRequest):
     status = 413
     code = "body_too_large"
+
+
+class UnsupportedCoding(BadRequest):
+    status = 415
+    code = "unsupported_encoding"
+
+    @property
+    def headers(self) -> Headers:
+        """Name the codings that are supported (RFC 9110 §15.5.16)."""
+        return [*super().headers, (b"accept-encoding", b"gzip, deflate, zstd")]
 
 
 class HeaderTooLarge(BadRequest):

@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     """Maximum size of a request body."""
     max_header: Size = ByteSize(64 * 1024)
     """Maximum size of a header block, in a request and in an endpoint's answer."""
-    max_event: Size = ByteSize(4 * _MIB)
+    max_event: Size = ByteSize(32 * _MIB)
     """Maximum size of a single event in a stream."""
     max_answer: Size = ByteSize(64 * _MIB)
     """Maximum size of an answer that is not streamed."""

@@ -86,7 +86,7 @@ ONLY: dict[str, set[str]] = {
 # All that core may import from outside: no clock, no randomness but what is passed in, no I/O.
 CORE_USES = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
-    "itertools", "math", "msgspec", "random.Random", "re", "types", "typing",
+    "itertools", "json", "math", "msgspec", "random.Random", "re", "types", "typing",
 }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def test_a_deadline_shorter_than_queue_wait_holds() -> None:
     play.run()
     assert refused(waits)[:2] == (429, "queue_timeout")
     assert waits.ended_at is not None
-    assert waits.ended_at <= 5.0
+    assert waits.ended_at <= 6.0  # a second after the client's own timeout
 
 
 def test_a_call_that_could_not_be_served_in_time_is_refused_at_once_with_the_expected_wait() -> None:

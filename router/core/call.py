@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from math import inf
 from typing import Any, Literal
@@ -15,6 +16,9 @@ Fields = dict[str, msgspec.Raw]
 
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_LENIENT = 1 << 20  # bytes of a body that are read by Python's slower reader: about 10 ms
 ATTACHMENT = b";base64,"  # precedes the data of an attachment
 # Of JSON, for a token of English text. The effect of a prompt's size on the wait is measured in the same unit, so a
 # rough figure is enough.
@@ -102,7 +106,10 @@ def parse(
     except msgspec.ValidationError:
         raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidCall(f"The request body is not valid JSON: {error}.", "invalid_json") from None
+        if body.startswith(_BYTE_ORDER_MARK):
+            return parse(operation, body[3:], headers, patience, retries, asks_why)
+        fields = _with_half_pairs(body, error)
+        model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
     except RecursionError:
         raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None
     if not isinstance(model, str) or not model:
@@ -114,7 +121,39 @@ def parse(
     if choices is not None and (not isinstance(choices, int) or isinstance(choices, bool) or choices < 1):
         raise InvalidCall("'n' must be a whole number of at least 1.", "invalid_type", "n")
     streams = bool(stream) and operation != "embeddings"
-    return Call(operation, body, fields, headers, model, streams, choices or 1, patience, retries, asks_why=asks_why)
+    choices = choices or 1
+    if operation == "completions":
+        choices *= _prompts(fields)
+    return Call(operation, body, fields, headers, model, streams, choices, patience, retries, asks_why=asks_why)
+
+
+def _prompts(fields: Fields) -> int:
+    """The number of prompts of a completion, each of which has `n` choices: texts, or lists of tokens, in a list."""
+    try:
+        prompts = _items(fields.get("prompt", b"1"))
+    except msgspec.DecodeError:
+        return 1
+    return len(prompts) if prompts and bytes(prompts[0])[:1] in (b'"', b"[") else 1
+
+
+def _with_half_pairs(body: bytes, error: Exception) -> Fields:
+    """The fields of a body with half of a surrogate pair as an escape: JavaScript cuts text so, and Python reads it.
+
+    Raises InvalidCall for any other body that the strict reader does not read.
+    """
+    try:
+        if len(body) > MAX_LENIENT or b"\\u" not in body:
+            raise ValueError
+        value = json.loads(body.decode(), parse_constant=_refuse)
+        value["model"].encode()
+        return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in value.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        half = " (perhaps an escape of half a surrogate pair)" if b"\\ud" in body[-MAX_LENIENT:].lower() else ""
+        raise InvalidCall(f"The request body is not valid JSON: {error}{half}.", "invalid_json") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _read(fields: Fields, name: str) -> Any:

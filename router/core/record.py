@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -59,9 +60,10 @@ class CallRecord:
     `error` is the error code sent to the client, or says how the client left. `queued` is how many seconds the call
     waited for a slot. `why` explains the choice of the first attempt, in JSON; None unless the client asked for it.
     `dropped_headers` counts the endpoint's headers for which the answer's head had no room; it is for the metrics only.
+    `malformed` counts the unreadable events of streams by endpoint; None if there were none, as nearly always.
     """
 
-    __slots__ = (*RECORD_FIELDS, "dropped_headers")
+    __slots__ = (*RECORD_FIELDS, "dropped_headers", "malformed")
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class CallRecord:
         self.attempts: list[AttemptRecord] = [] if attempts is None else attempts
         self.why = why
         self.dropped_headers = 0
+        self.malformed: Mapping[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"<CallRecord {self.request_id} {self.model or '-'} {self.status or 'open'}>"

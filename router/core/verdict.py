@@ -18,7 +18,7 @@ BUSY     THROTTLED       too many at once, or too often     its limit of concurr
 FAULT    DENIED          our key, our account, our plan     cooldown, in the end a long one, and an error in the log
          MISCONFIGURED   our model's name, path or rights   the same
          TRANSIENT       all else
-REFUSED  TOO_LONG        prompt exceeds its context         an endpoint with a larger context is asked
+REFUSED  TOO_LONG        prompt or body is too long for it  an endpoint with a larger context is asked
          POLICY          the content of the request
          INVALID         all else
 """
@@ -60,23 +60,24 @@ _VERDICTS = {
 
 OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # faults that only the operator can correct
 
-# 4xx statuses that are not the client's fault. 403 and 404 may also concern a single request (to a model without the
-# requested feature, say), so they do not prove that the key is denied.
+# The statuses that blame the request, whoever is asked: its syntax, its length, its size, its media type, its content.
+# A code for a rejected content (POLICY) blames the request with any status. Every other 4xx is about the endpoint, the
+# path to it, or our account there: another endpoint may serve the same request.
+REQUESTS_FAULT = frozenset({400, 411, 413, 414, 415, 416, 422, 431})
+# 403 and 404 may also concern a single request (to a model without the requested feature, say), so they do not prove
+# that the key is denied.
 _DENIED = frozenset({401, 402})
 _MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # path, model, proxy authentication, protocol version
-# Request timeout, misdirected request, failed dependency (the status of a failure in Text Generation Inference), too
-# early: another connection or a later try may succeed.
-_TRANSIENT = frozenset({408, 421, 424, 425})
-_FAILED_DEPENDENCY = 424
+_FAILED_DEPENDENCY = 424  # the status of a failure in Text Generation Inference
 _OF_THE_ENDPOINT = frozenset({502, 503, 504})  # no answer from what stands behind the address, whoever asked
-OUR_FAULT = _DENIED | _MISCONFIGURED | _TRANSIENT
 
 
 def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
     """The cause that a status alone implies; None for 2xx. `retry_after` is True if the answer has a Retry-After time.
 
-    429 is BUSY, and so are 529 (a vendor's "overloaded") and a 503 with a Retry-After. A redirect is a FAULT: following
-    it would send our key to an address that is not configured.
+    429 is BUSY, and so are 529 (a vendor's "overloaded") and a 503 with a Retry-After. 413 is about the size of the
+    request, which another endpoint may accept. A redirect is a FAULT: following it would send our key to an address
+    that is not configured.
     """
     if 200 <= status < 300:
         return None
@@ -88,13 +89,17 @@ def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
         return Cause.DENIED
     if status in _MISCONFIGURED or 300 <= status < 400:
         return Cause.MISCONFIGURED
-    return Cause.INVALID if 400 <= status < 500 and status not in _TRANSIENT else Cause.TRANSIENT
+    if status == 413:
+        return Cause.TOO_LONG
+    return Cause.INVALID if status in REQUESTS_FAULT else Cause.TRANSIENT
 
 
 def doubt_of(status: int, cause: Cause, *, retry_after: bool) -> Doubt:
     """The doubt about an endpoint's answer of an unfavourable status and cause. A 200 has an error in it."""
     if cause.verdict is Verdict.BUSY or cause in OURS:
         return Doubt.CALL
+    if cause is Cause.TRANSIENT and status in REQUESTS_FAULT:
+        return Doubt.REQUEST  # words in a message, which may be the client's
     if status in _OF_THE_ENDPOINT:
         return Doubt.CALL if retry_after else Doubt.NONE
     return Doubt.CALL if 300 <= status < 500 and status != _FAILED_DEPENDENCY else Doubt.REQUEST
@@ -114,10 +119,11 @@ class Outcome:
     `reason` is a few words without secrets. `retry_after` is in seconds, None where the endpoint named no time.
     `cause` is None unless the endpoint's own report led to the verdict. `passing` is True if the same endpoint might
     serve the same request a moment later. Without `doubt` a BUSY and a fault that the operator must correct may concern
-    the call alone, other faults concern the endpoint. Treated as immutable.
+    the call alone, other faults concern the endpoint. `message` is the endpoint's own error text, fit to be quoted to a
+    client and in the log: bounded, escaped, without our keys. Treated as immutable.
     """
 
-    __slots__ = ("cause", "doubt", "passing", "reason", "retry_after", "verdict")
+    __slots__ = ("cause", "doubt", "message", "passing", "reason", "retry_after", "verdict")
 
     def __init__(
         self,
@@ -128,12 +134,18 @@ class Outcome:
         *,
         passing: bool = True,
         doubt: Doubt | None = None,
+        message: str = "",
     ) -> None:
         self.verdict, self.reason, self.cause = verdict, reason, cause
-        self.retry_after, self.passing = retry_after, passing
+        self.retry_after, self.passing, self.message = retry_after, passing, message
         if doubt is None:
             doubt = Doubt.CALL if verdict is Verdict.BUSY or cause in OURS else Doubt.NONE
         self.doubt = doubt
+
+    @property
+    def explained(self) -> str:
+        """The reason, followed by the endpoint's own words if they say more."""
+        return self.reason if self.message in self.reason else f'{self.reason}: "{self.message}"'
 
     def __repr__(self) -> str:
         return f"<Outcome {self.verdict.value} {self.reason}>"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from router.core.call import Fields, Operation
-from router.core.stream.error_body import error_of
-from router.core.verdict import OUR_FAULT, Cause, Verdict, of_status
+from router.core.stream.error_body import codes_of, error_of, message_of
+from router.core.verdict import REQUESTS_FAULT, Cause, Verdict, of_status
 from router.dialects.prefill import Prefill
 
 HOSTED_IDLE = 90.0  # seconds that hosted front ends keep an unused connection: rarely documented, and rarely less
@@ -22,19 +22,37 @@ PATHS: Mapping[Operation, str] = {
     "embeddings": "/embeddings",
 }
 
-# Values of an error's `code` or `type` at OpenAI-compatible servers, also inside a 200 stream, where the status says
-# nothing.
+# Values of an error's `code` or `type`, or of a `reason` in its details, at OpenAI-compatible servers; also inside a
+# 200 stream, where the status says nothing. A code is the endpoint's own word; a message may quote a client.
 CODES: Mapping[str, Cause] = {
     **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "slow_down"), Cause.THROTTLED),
+    **dict.fromkeys(("rate_limit_reached_error", "RATE_LIMIT_EXCEEDED"), Cause.THROTTLED),  # Moonshot; Google
     **dict.fromkeys(("overloaded_error", "server_overloaded", "model_overloaded", "overloaded"), Cause.OVERLOADED),
+    "engine_overloaded_error": Cause.OVERLOADED,  # Moonshot
     **dict.fromkeys(("invalid_api_key", "authentication_error", "account_deactivated"), Cause.DENIED),
     **dict.fromkeys(("insufficient_quota", "insufficient_balance", "billing_error"), Cause.DENIED),
     **dict.fromkeys(("billing_not_active", "billing_hard_limit_reached"), Cause.DENIED),
+    # Moonshot (two); Alibaba (two); Google (the rest), which sends them with status 400 or 403.
+    **dict.fromkeys(("invalid_authentication_error", "exceeded_current_quota_error"), Cause.DENIED),
+    **dict.fromkeys(("InvalidApiKey", "Arrearage"), Cause.DENIED),
+    **dict.fromkeys(("API_KEY_INVALID", "API_KEY_EXPIRED", "API_KEY_SERVICE_BLOCKED"), Cause.DENIED),
+    **dict.fromkeys(("API_KEY_HTTP_REFERRER_BLOCKED", "API_KEY_IP_ADDRESS_BLOCKED"), Cause.DENIED),
+    **dict.fromkeys(("ACCESS_TOKEN_EXPIRED", "CREDENTIALS_MISSING", "ACCOUNT_STATE_INVALID"), Cause.DENIED),
+    **dict.fromkeys(("BILLING_DISABLED", "CONSUMER_SUSPENDED", "CONSUMER_INVALID", "SERVICE_DISABLED"), Cause.DENIED),
     **dict.fromkeys(("model_not_found", "NotFoundError", "not_found_error", "permission_error"), Cause.MISCONFIGURED),
+    # Moonshot; Groq; Mistral; GitHub (two); Azure.
+    **dict.fromkeys(("resource_not_found_error", "model_decommissioned", "invalid_model"), Cause.MISCONFIGURED),
+    **dict.fromkeys(("unknown_model", "unavailable_model", "DeploymentNotFound"), Cause.MISCONFIGURED),
+    "unsupported_country_region_territory": Cause.MISCONFIGURED,  # OpenAI
     **dict.fromkeys(("context_length_exceeded", "exceed_context_size_error"), Cause.TOO_LONG),
     **dict.fromkeys(("content_policy_violation", "content_filter", "content_policy"), Cause.POLICY),
+    # Azure; OpenAI (two); Alibaba (two spellings).
+    **dict.fromkeys(("ResponsibleAIPolicyViolation", "moderation_blocked", "invalid_prompt"), Cause.POLICY),
+    **dict.fromkeys(("data_inspection_failed", "DataInspectionFailed"), Cause.POLICY),
     **dict.fromkeys(("invalid_request_error", "BadRequestError", "validation"), Cause.INVALID),
     **dict.fromkeys(("generation", "incomplete_generation"), Cause.TRANSIENT),  # Text Generation Inference
+    # Groq: the model has not produced what the request asks for.
+    **dict.fromkeys(("tool_use_failed", "json_validate_failed", "output_parse_failed"), Cause.TRANSIENT),
 }
 
 # Messages for a prompt that is too long, where no code says so: OpenAI, vLLM, SGLang and Mistral; SGLang and Together;
@@ -45,6 +63,34 @@ _TOO_LONG = re.compile(
     r"|`inputs` must have less than \d+ tokens",
     re.IGNORECASE,
 )
+# Messages of a 400 that is not about the request: key; credit; account; model name; region; capacity; the model's own
+# failure. Endpoints quote what clients send, so such words prove nothing against an endpoint: they only decide that
+# this one call is tried elsewhere.
+_ELSEWHERE = re.compile(
+    r"\bapi[ _-]?key\b|(?:access|auth|bearer) token|unauthori[sz]ed|not authenticated|credentials"
+    r"|authentication (?:failed|error|required)|(?:failed|unable|could not|cannot) (?:to )?authenticate"
+    r"|credit balance|(?:insufficient|not enough|no|out of|more) (?:credit|balance|fund|quota)|current quota"
+    r"|balance[^.]{0,40}(?:low|insufficient|exhausted|not enough)|billing (?:account|detail|hard|limit)|arrear|overdue"
+    r"|payment (?:required|method)|(?:spend(?:ing)?|usage|quota) limit|quota[^.]{0,20}exceeded"
+    r"|(?:account|organi[sz]ation|workspace|project|subscription|team)[^.]{0,60}(?:disabled|suspended|deactivated|banned"
+    r"|locked|blocked|inactive|not active|restricted|terminated|frozen|expired|good standing)"
+    r"|(?:permission|access)[^.]{0,20} denied|do(?:es)?(?: not|n't) have (?:access|permission)"
+    r"|not a valid model|(?:invalid|unknown|unsupported|no such|unrecogni[sz]ed) model"
+    r"|(?:model|deployment)\b[^.]{0,100}?(?:not found|not exist|n't exist|no longer|unavailable|decommissioned"
+    r"|deprecated|retired|(?:is|are|was|been)(?: not|n't)(?: currently| yet)? (?:a valid|available|supported|found"
+    r"|deployed|loaded|served|enabled|ready))"
+    r"|(?:location|countr(?:y|ies)|region|territory)[^.]{0,60}not (?:supported|available|allowed|permitted)"
+    r"|not (?:supported|available|allowed)[^.]{0,60}(?:location|country|countries|region|territory)"
+    r"|overloaded|(?:at|over|exceeds?|insufficient|no|enough) capacity|capacity (?:exceeded|reached|constraint|error)"
+    r"|too many (?:concurrent )?requests|rate limit|throttl|try again later|temporarily|resources? exhausted"
+    r"|(?:server|service|engine|system|model)[^.]{0,40} (?:busy|unavailable)|out of memory|no (?:available|healthy) "
+    r"|failed to (?:call a function|generate)|generation failed|failed_generation|inference (?:failed|error)"
+    r"|model (?:failed|crashed|produced|generated|returned|output)|internal (?:server )?error|unexpected error"
+    r"|(?:provider|upstream)[^.]{0,30}(?:error|failed|failure|unavailable|timed? ?out)"
+    r"|\bcuda\b|engine[^.]{0,20}(?:dead|died)",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r"(?<!\w)(['`])[^'`\n]*\1(?!\w)")  # in a message: mostly what a client has sent
 MAX_MESSAGE = 2000  # characters of an error message that are searched: some repeat the whole prompt
 
 
@@ -103,12 +149,14 @@ class Dialect:
         wall-clock time.
         """
         error = error_of(body) or {}
-        codes = [str(error[key]) for key in ("code", "type") if error.get(key) is not None]
+        codes = codes_of(error)
         code = next((code for code in codes if self._decides(status, code)), "")
         cause = self.codes[code] if code else _of_status(status, codes, retry_after) or Cause.TRANSIENT
-        message = str(error.get("message") or "")[:MAX_MESSAGE]
+        message = message_of(error)[:MAX_MESSAGE]
         if cause in (Cause.INVALID, Cause.TRANSIENT) and _TOO_LONG.search(message):
             return Judgement(Cause.TOO_LONG)
+        if cause is Cause.INVALID and _ELSEWHERE.search(_QUOTED.sub("''", message)):
+            return Judgement(Cause.TRANSIENT, retry_after)
         if cause is Cause.QUOTA:
             wait = self.resets_in(code, message, now)
             wait = QUOTA_WAIT if wait is None else wait
@@ -116,11 +164,17 @@ class Dialect:
         return Judgement(cause, retry_after)
 
     def _decides(self, status: int, code: str) -> bool:
-        """True if a code is known and says more than the status. A wrong key or model name of ours is called an
-        `invalid_request_error` too; there the status says more.
+        """True if a code is known and says more than the status.
+
+        A wrong key or model name of ours is called an `invalid_request_error` too; there the status says more. A 413 is
+        about the size of this request, although some call it a rate limit: coming back would not help.
         """
         cause = self.codes.get(code)
-        return cause is not None and not (cause is Cause.INVALID and status in OUR_FAULT)
+        if status == 413:
+            return cause is Cause.POLICY
+        return cause is not None and not (
+            cause is Cause.INVALID and 400 <= status < 500 and status not in REQUESTS_FAULT
+        )
 
 
 def _of_status(status: int, codes: list[str], retry_after: float | None) -> Cause | None:

@@ -2,6 +2,7 @@
 
     breaker     closed -> open, open -> closed; half-open is not logged: it follows from the time alone
     cooldown    available -> cooling down, if for longer than LONG; back when a call that began later is served
+    events      an endpoint's first events that nobody can read, which are skipped; logged once, counted in the metrics
     refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct; back likewise.
                 Logged as critical, the one level that no setting turns off, once a second call has confirmed it
 
@@ -14,7 +15,7 @@ core needs no log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint
@@ -40,12 +41,26 @@ class Changes:
         self._now = now
         # Per endpoint: each logged problem that is not over, with the time at which it was logged.
         self._problems: dict[Endpoint, dict[str, float]] = {}
+        self._malformed: set[str] = set()  # names of the endpoints whose malformed events were logged
 
     def ended(self, record: CallRecord) -> None:
+        if record.malformed is not None:
+            self._look_at_events(record.malformed, record.request_id)
         for attempt in record.attempts:
             outcome = attempt.outcome
             if outcome is not None and (outcome.verdict is not Verdict.SERVED or attempt.endpoint in self._problems):
                 self._look(attempt, outcome, record.operation)
+
+    def _look_at_events(self, malformed: Mapping[str, int], request_id: str) -> None:
+        for name in malformed.keys() - self._malformed:
+            self._malformed.add(name)
+            log.warning(
+                "endpoint %s: %d events of a stream are not JSON and were skipped, so its text may lack tokens "
+                "(request %s); logged once, counted in firsttoken_malformed_events_total",
+                name,
+                malformed[name],
+                request_id,
+            )
 
     def _look(self, attempt: AttemptRecord, outcome: Outcome, operation: str) -> None:
         endpoint = attempt.endpoint
@@ -70,7 +85,7 @@ class Changes:
             log.info("%s: breaker open -> closed", _name(endpoint))
         elif not closed and "breaker" not in problems and outcome.verdict in (Verdict.FAULT, Verdict.ABANDONED):
             problems["breaker"] = self._now()
-            reason = outcome.reason if outcome.verdict is Verdict.FAULT else f"late each time: {outcome.reason}"
+            reason = outcome.explained if outcome.verdict is Verdict.FAULT else f"late each time: {outcome.reason}"
             log.warning("%s: breaker closed -> open: %s", _name(endpoint), reason)
 
     def _cooling_down(
@@ -80,14 +95,14 @@ class Changes:
         if left > LONG and problem not in problems and outcome.doubt is not Doubt.NONE:
             problems[problem] = self._now()
             where = _name(endpoint, operation)
-            log.warning("%s: available -> cooling down for %.0f s: %s", where, left, outcome.reason)
+            log.warning("%s: available -> cooling down for %.0f s: %s", where, left, outcome.explained)
 
     def _refused(self, endpoint: Endpoint, problems: dict[str, float], outcome: Outcome, operation: str) -> None:
         problem = f"refusal {operation}"
         if problem not in problems and outcome.cause is not None:
             problems[problem] = self._now()
             refusal = _REFUSALS[outcome.cause]
-            log.critical(f"%s: accepted -> refused {refusal}", _name(endpoint, operation), outcome.reason)
+            log.critical(f"%s: accepted -> refused {refusal}", _name(endpoint, operation), outcome.explained)
 
     def _served(self, endpoint: Endpoint, problems: dict[str, float], began: float, operation: str) -> None:
         for problem, change in (("cooldown", "cooling down -> available"), ("refusal", "refused -> accepted")):

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from router.core.quote import escaped
 from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 
 MAX_WAITING = 10_000  # lines that wait to be written: some megabytes
@@ -113,11 +114,22 @@ def configure(level: str) -> None:
     """Send the router's messages to standard error, with time and level."""
     messages = Lines("standard error", 2 if sys.stderr is not None else CLOSED)
     atexit.register(messages.close)
-    logging.basicConfig(
-        stream=messages, level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", force=True
-    )
+    logging.basicConfig(stream=messages, level=level.upper(), force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class OneLine(logging.Formatter):
+    """Escapes control characters in messages: an endpoint, or a client, must not forge a line or steer a terminal.
+
+    Tracebacks, which are the router's own, keep their lines.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
 
 
 class AccessLog:
@@ -129,6 +141,8 @@ class AccessLog:
     def ended(self, record: CallRecord) -> None:
         line: dict[str, Any] = {name: getattr(record, name) for name in RECORD_FIELDS if name not in _CONVERTED}
         line["attempts"] = [_attempt(attempt, record.arrived) for attempt in record.attempts]
+        if record.malformed is not None:
+            line["malformed"] = record.malformed
         self._lines.put(msgspec.json.encode(line) + b"\n")
 
     def close(self) -> None:

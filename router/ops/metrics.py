@@ -86,6 +86,7 @@ class Metrics(Collector):
         self._first_token: defaultdict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._dropped_headers: defaultdict[tuple[str], int] = defaultdict(int)
+        self._malformed: defaultdict[tuple[str], int] = defaultdict(int)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -109,6 +110,9 @@ class Metrics(Collector):
             self._tokens[record.endpoint, "output"] += record.completion_tokens
         if record.dropped_headers:
             self._dropped_headers[record.endpoint,] += record.dropped_headers
+        if record.malformed is not None:
+            for name, count in record.malformed.items():
+                self._malformed[name,] += count
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
@@ -138,6 +142,12 @@ class Metrics(Collector):
             "Headers of endpoints that were too long for the head of an answer.",
             ("endpoint",),
             self._dropped_headers.items(),
+        )
+        yield _counter(
+            "malformed_events",
+            "Events of streams that were skipped because nobody can read them.",
+            ("endpoint",),
+            self._malformed.items(),
         )
         first_token = HistogramMetricFamily(
             "firsttoken_first_token_seconds",

@@ -1,7 +1,7 @@
 """Active health checks: one loop per server, so that an outage is found before calls run into it.
 
     health     GET /health beside the API           (vLLM; generates nothing)
-    models     GET {base_url}/models                (costs nothing; also checks the API key)
+    models     GET {base_url}/models                (costs nothing)
     chat       one token of a chat completion       (detects even a frozen engine; costs a token and a slot)
     connect    a TCP and TLS handshake
 
@@ -10,7 +10,8 @@ server's recovery, by a probe or by traffic, wakes the loop that reads its load 
 
 A probe's result counts for all models of the server that are served here; a chat is sent for each model. A model that
 has served traffic since the last probe is skipped: evidence from traffic outranks a probe. A status below 500 means up,
-except 401 and 403: the API key is not accepted.
+and so does 501: a key may be allowed to chat and not to list models, and some servers have no such list. Only calls,
+and probes by chat, decide about keys.
 """
 
 from __future__ import annotations
@@ -147,9 +148,8 @@ class Prober:
 
         url, sent = f"{self._config.base_url}{path}", msgspec.json.encode(body)
         page = await post(self._pool, url, self._config, sent, MAX_ANSWER_BYTES, enough)
-        down = _down(page) or (f"status {page.status}" if page.status >= 400 else "")
-        if down:
-            return down
+        if page.status >= 400:
+            return f"status {page.status}"
         if scanner.error is not None:
             return "an error event"
         if scanner.first_token:
@@ -201,7 +201,4 @@ def _kind(config: EndpointConfig) -> str:
 
 
 def _down(page: Page) -> str:
-    status = page.status
-    if status in (401, 403):
-        return f"status {status}: the api_key is not accepted"
-    return f"status {status}" if status >= 500 else ""
+    return f"status {page.status}" if page.status >= 500 and page.status != 501 else ""

@@ -103,6 +103,8 @@ class Dispatch:
         if failure is None:
             self._commit(exchange, attempt, refused=verdict is Verdict.REFUSED)
         else:
+            if exchange.final:
+                self._race.refused(attempt)
             self._failed(exchange, attempt, failure)
             self.advance()
 
@@ -232,6 +234,8 @@ class Dispatch:
     def _failed(self, exchange: Exchange, attempt: Attempt, outcome: Outcome) -> None:
         del self._exchanges[exchange]
         exchange.close()
+        if exchange.malformed:
+            self._open.note_malformed(exchange, attempt)
         self._race.failed(attempt, outcome, self._open.context.scheduler.now())
 
     def _give_up(self, attempt: Attempt) -> None:

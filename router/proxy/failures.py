@@ -48,7 +48,7 @@ def exhausted(record: CallRecord, route: Route, demand: Demand, now: float) -> R
         message = f"All endpoints for model '{model}' are busy and cooling down.{_again(min(pauses))}"
         return Overloaded(message, code="endpoints_busy", retry_after=min(pauses))
     ends = [(attempt.endpoint.name, attempt.outcome) for attempt in attempts if attempt.outcome is not None]
-    reasons = "; ".join(f"{name}: {outcome.reason}" for name, outcome in ends)
+    reasons = "; ".join(f"{name}: {outcome.explained}" for name, outcome in ends)
     others = [outcome.verdict for _, outcome in ends if outcome.cause not in OURS]
     if others and all(verdict is Verdict.BUSY for verdict in others):
         pauses = [outcome.retry_after for _, outcome in ends if outcome.retry_after is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from router.errors import BadRequest, RouterError, UnknownModel, not_served
 from router.proxy.admission import Admission
 from router.proxy.answer import FirstAnswer
 from router.proxy.client import Client, Request
+from router.proxy.compression import Unpacking, codings_of, decoded
 from router.proxy.context import Context
 from router.proxy.headers import call_facts, client_hints, lines, optional, passed_on
 from router.proxy.open_call import OpenCall
@@ -33,10 +34,11 @@ class Handler:
     While `stopping` each answer closes its client's connection; while `refusing` idle connections are closed as well.
     """
 
-    __slots__ = ("_admission", "_context", "_open", "authorize", "cors", "refusing", "stopping", "tables")
+    __slots__ = ("_admission", "_context", "_max_body", "_open", "authorize", "cors", "refusing", "stopping", "tables")
 
-    def __init__(self, tables: Tables, admission: Admission, context: Context) -> None:
-        self.tables, self._admission, self._context = tables, admission, context
+    def __init__(self, tables: Tables, admission: Admission, context: Context, max_body: int = 32 << 20) -> None:
+        """`max_body`: bytes that a compressed body may have once it is decoded."""
+        self.tables, self._admission, self._context, self._max_body = tables, admission, context, max_body
         self.authorize, self.cors = admission.authorize, admission.cors
         self.stopping = self.refusing = False
         self._open: dict[CallRecord, Client] = {}  # to end them when the router stops
@@ -48,6 +50,9 @@ class Handler:
 
     def handle(self, request: Request, client: Client) -> None:
         """Answer an authorized request: at once with an error, or later, as its attempts end."""
+        if request.body[:1] != b"{" and (codings := codings_of(request.headers)):
+            self._unpack(request, codings, client)
+            return
         record = self.record(request.path, request.arrived)
         try:
             serving = self.tables.current  # read once: the call keeps this table to its end
@@ -65,6 +70,28 @@ class Handler:
         self._open[record] = client
         open_call = OpenCall(call, route, serving.targets, client, record, self._context, self._ended)
         FirstAnswer(open_call).start()
+
+    def _unpack(self, request: Request, codings: Sequence[bytes], client: Client) -> None:
+        """Decode a compressed body, then answer."""
+        path, arrived = request.path, request.arrived
+        headers = [header for header in request.headers if header[0] != b"content-encoding"]
+
+        def failed(error: RouterError) -> None:
+            self.refuse(client, self.record(path, arrived), error)
+
+        try:
+            pieces = decoded(request.body, codings, self._max_body)
+        except RouterError as error:
+            failed(error)
+            return
+        Unpacking(
+            pieces,
+            client,
+            self._context.scheduler,
+            done=lambda body: self.handle(Request(path, headers, body, arrived), client),
+            failed=failed,
+            left=lambda: self.left(self.record(path, arrived)),
+        ).advance()
 
     def record(self, path: bytes, arrived: float) -> CallRecord:
         return CallRecord(self._context.new_id(), OPERATIONS.get(path, ""), arrived)

@@ -41,9 +41,16 @@ class OpenCall:
     def end_attempt(self, attempt: Attempt, exchange: Exchange, outcome: Outcome, now: float) -> None:
         """End the attempt that answered, and record the tokens that its endpoint has counted."""
         attempt.end(outcome, now)
+        if exchange.malformed:
+            self.note_malformed(exchange, attempt)
         usage = exchange.usage
         if usage is not None:
             self.record.prompt_tokens, self.record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+
+    def note_malformed(self, exchange: Exchange, attempt: Attempt) -> None:
+        """Record the events of an ended attempt that nobody can read."""
+        found, name = self.record.malformed or {}, attempt.endpoint.name
+        self.record.malformed = {**found, name: found.get(name, 0) + exchange.malformed}
 
     def end(self, now: float) -> None:
         """Complete the record and pass it on. The last step of every call."""

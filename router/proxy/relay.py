@@ -12,9 +12,11 @@ hands it to the call's rescue if there is one. Otherwise the stream ends with an
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol
 
 from router.core.endpoint.endpoint import Attempt
+from router.core.stream.progress import LONG_READ, MAX_READS, Progress
 from router.core.stream.splice import Diverged
 from router.core.verdict import SERVED, Outcome, Verdict
 from router.errors import RouterError, StreamBroken
@@ -23,9 +25,13 @@ from router.proxy.open_call import OpenCall
 from router.scheduler import Timer
 from router.upstream.exchange import Exchange
 
+STREAM_END = 2.0  # seconds for usage and [DONE] to come after the last choice has its finish reason
 # Seconds in which the end of the HTTP message must follow [DONE], mostly in a packet of its own; else the connection is
 # closed.
 HTTP_END = 1.0
+# The longest silence once a call of a tool has begun: vLLM holds its arguments back until they are complete (32 s were
+# measured for 17,500 characters), Zhipu unless `tool_stream` is set.
+TOOL_CALL_STALL = 120.0
 MAX_UNREAD = 120.0  # seconds for which a client may read nothing of what is waiting for it, before it counts as gone
 _CLIENT_LEFT = Outcome(Verdict.ABANDONED, "the client left")
 _STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")
@@ -47,12 +53,13 @@ class Relay:
     __slots__ = (
         "_attempt",
         "_client",
-        "_events",
+        "_end_at",
+        "_ending",
         "_exchange",
         "_full_since",
         "_now",
         "_open",
-        "_progress_at",
+        "_progress",
         "_rescue",
         "_stall",
         "_timer",
@@ -67,8 +74,9 @@ class Relay:
         self._client, self._now = open_call.client, scheduler.now
         self._stall = open_call.route.policies[attempt.endpoint].stall
         self._timer = Timer(scheduler, self.tick)
-        self._events = 0
-        self._progress_at = scheduler.now()
+        self._progress = Progress(scheduler.now())
+        self._ending = 0.0  # seconds that its end may take, once only the end is missing; else 0
+        self._end_at = inf
         self._full_since: float | None = None
 
     def start(self, *, full: bool) -> None:
@@ -77,9 +85,9 @@ class Relay:
         if not record.status:  # else the client has its 200 already, with pings
             record.status = exchange.status
             returned = self._open.targets[self._attempt.endpoint].returned
-            headers = answer_headers(exchange.headers, record, self._progress_at, returned, stream=True)
+            headers = answer_headers(exchange.headers, record, self._progress.at, returned, stream=True)
             self._client.start(exchange.status, headers)
-        self._timer.at(self._progress_at + self._stall)
+        self._timer.at(self._progress.at + self._stall)
         if full:
             self.full()
         self.news(exchange)
@@ -89,6 +97,11 @@ class Relay:
     def news(self, exchange: Exchange) -> None:
         data, outcome = exchange.take(), exchange.outcome
         served = outcome is not None and outcome.verdict is Verdict.SERVED
+        if outcome is None:
+            unread = self._progress.unread
+            unread.append((self._now(), data))
+            if len(unread) > MAX_READS or len(data) > LONG_READ:
+                self._progress.look()
         if self._rescue is not None:
             try:
                 data = self._rescue.pass_on(data, complete=served)
@@ -97,11 +110,8 @@ class Relay:
                 return
         if outcome is None:
             self._client.write(data)
-            events = exchange.events
-            if events != self._events:  # a comment is no progress
-                self._events, self._progress_at = events, self._now()
-            if exchange.done:
-                self._await_end()
+            if exchange.finished or exchange.done or self._ending:
+                self._await_end(HTTP_END if exchange.done else STREAM_END if exchange.finished else 0.0)
         elif served:
             self._client.end(data)
             self._end(SERVED)
@@ -110,14 +120,16 @@ class Relay:
 
     def tick(self) -> None:
         now = self._now()
-        since, limit = (self._progress_at, self._stall) if self._full_since is None else (self._full_since, MAX_UNREAD)
-        if now < since + limit:
-            self._timer.at(since + limit)
-        elif self._full_since is None:
-            self._stalled()
-        else:
+        if self._full_since is not None:
+            if now < self._full_since + MAX_UNREAD:
+                self._timer.at(self._full_since + MAX_UNREAD)
+                return
             self._client.abort()
             self.gone()
+        elif now < (then := self._silent_until()):
+            self._timer.at(then)
+        else:
+            self._stalled()
 
     def gone(self) -> None:
         self._open.record.error = "client_left"
@@ -130,8 +142,10 @@ class Relay:
 
     def drained(self) -> None:
         self._full_since = None
-        self._progress_at = self._now()
-        self._timer.at(self._progress_at + self._stall)
+        self._progress.resume(self._now())
+        if self._ending:
+            self._end_at = self._progress.at + self._ending
+        self._timer.at(min(self._progress.at + self._stall, self._end_at))
         self._exchange.resume()
 
     def stop(self, error: RouterError) -> None:
@@ -141,11 +155,20 @@ class Relay:
 
     # Ends.
 
-    def _await_end(self) -> None:
-        """Shorten the wait after [DONE]: the answer is complete, and some servers forget to end it."""
-        if self._stall > HTTP_END:
-            self._progress_at, self._stall = self._now(), HTTP_END
-            self._timer.at(self._progress_at + HTTP_END)
+    def _await_end(self, seconds: float) -> None:
+        """Bound the wait for the end once all else is here: some servers forget to end a stream. 0 lifts the bound."""
+        if seconds != self._ending:
+            self._ending = seconds
+            self._end_at = self._now() + seconds if seconds else inf
+            self._timer.at(min(self._progress.at + self._stall, self._end_at))
+
+    def _silent_until(self) -> float:
+        """The time at which the stream counts as cut if no progress comes before."""
+        progress = self._progress
+        progress.look()
+        if progress.tool_call:
+            self._stall = max(self._stall, TOOL_CALL_STALL)
+        return min(progress.at + self._stall, self._end_at)
 
     def _stalled(self) -> None:
         """Treat the stream as cut now; it was served if only its end is missing."""
@@ -158,10 +181,10 @@ class Relay:
         event = (
             exchange.error_event
             or StreamBroken(
-                f"The answer from endpoint '{record.endpoint}' broke off: {outcome.reason}. Send the request again."
+                f"The answer from endpoint '{record.endpoint}' broke off: {outcome.explained}. Send the request again."
             ).event
         )
-        if self._rescue is not None and outcome.verdict is not Verdict.REFUSED:
+        if self._rescue is not None and outcome.verdict is not Verdict.REFUSED and not exchange.final:
             self._client.write(data)
             self._close(outcome, self._now())
             self._rescue.stream_broke(event, full=self._full_since is not None)

@@ -18,6 +18,7 @@ from router.dialects import DIALECTS
 from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on
 from router.proxy.headers import NO_NAMES, Names, lines, without
+from router.proxy.parameters import takes
 from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
 from router.upstream.masking import Mask
 from router.upstream.pool import Address
@@ -65,7 +66,11 @@ class Target:
         self._name = endpoint.model
         self._model = msgspec.Raw(msgspec.json.encode(endpoint.model))
         self._adapt = self.dialect.adapt
-        self._changes = _Changes.of(config)
+        self._changes = {
+            operation: changes
+            for operation in self.dialect.paths
+            if (changes := _Changes.of(config, operation)) is not None
+        }
         self._prefill = self.dialect.prefill if config.prefill == "auto" else config.prefill
         configured = {name.lower().encode(): value.encode() for name, value in config.headers.items()}
         # A configured header replaces the client's. The client's authorization and content-type, and its
@@ -88,7 +93,9 @@ class Target:
 
     def begin(self, call: Call, listener: Listener) -> Exchange:
         """Start an exchange; the listener is never called before this returns."""
-        exchange = Exchange(listener, self.dialect, call.choices, self._limits, self._habits, self._mask)
+        exchange = Exchange(
+            listener, self.dialect, call.choices, self._limits, self._habits, self._mask, call.operation
+        )
         self.pool.begin(self.request(call), exchange)
         return exchange
 
@@ -105,17 +112,17 @@ class Target:
 
     def _body(self, call: Call) -> bytes:
         """The client's bytes, with the values that this endpoint needs changed; configured values come last."""
-        fields = call.fields
-        if self._adapt is None and self._changes is None and call.model == self._name:
+        fields, changes = call.fields, self._changes.get(call.operation)
+        if self._adapt is None and changes is None and call.model == self._name:
             return call.body
         fields = fields.copy()
         fields["model"] = self._model
-        if self._changes is not None:
-            self._changes.withhold(fields)
+        if changes is not None:
+            changes.withhold(fields)
         if self._adapt is not None:
             self._adapt(fields)
-        if self._changes is not None:
-            self._changes.apply(fields)
+        if changes is not None:
+            changes.apply(fields)
         return msgspec.json.encode(fields)
 
 
@@ -134,16 +141,16 @@ def _names(configured: Iterable[str]) -> Names:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """An endpoint's configured `params`, as JSON bytes."""
+    """An endpoint's configured `params` for one operation, as JSON bytes."""
 
     default: Fields
     force: Fields
     drop: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: EndpointConfig) -> _Changes | None:
+    def of(cls, config: EndpointConfig, operation: Operation) -> _Changes | None:
         default, force = (
-            {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()}
+            {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items() if takes(operation, name)}
             for values in (config.params.default, config.params.force)
         )
         return cls(default, force, config.params.drop) if default or force or config.params.drop else None

@@ -76,7 +76,7 @@ def test_the_demand_kind(operation: Operation, stream: bytes, kind: str) -> None
         (b'{"model": "m",}', "invalid_json", None),
         (b"{'model': 'm'}", "invalid_json", None),
         (b'{"model": "m", "x": NaN}', "invalid_json", None),
-        (b'\xef\xbb\xbf{"model": "m"}', "invalid_json", None),
+        (b'\xef\xbb{"model": "m"}', "invalid_json", None),
         (b'{"model": "\xff"}', "invalid_json", None),
         (b'{"model": "\\ud800"}', "invalid_json", None),
         ('{"model": "m"}'.encode("utf-16"), "invalid_json", None),
@@ -185,3 +185,35 @@ def test_attachments_beyond_the_maximum_count_as_text() -> None:
 
 def test_the_headers_are_kept_unchanged() -> None:
     assert parse("completions", b'{"model": "m"}', b"a: b\r\n").headers == b"a: b\r\n"
+
+
+def test_a_byte_order_mark_is_dropped() -> None:
+    call = parse("chat/completions", b'\xef\xbb\xbf{"model": "m", "stream": true}')
+    assert (call.model, call.stream, call.body) == ("m", True, b'{"model": "m", "stream": true}')
+
+
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude00", b"\\uD83D x"])
+def test_half_of_a_surrogate_pair_is_read_as_python_reads_it(half: bytes) -> None:
+    body = b'{"model": "m", "n": 2, "messages": [{"role": "user", "content": "%b"}]}' % half
+    call = parse("chat/completions", body)
+    assert (call.model, call.choices, call.body) == ("m", 2, body)
+    assert half.lower()[:6] in bytes(call.fields["messages"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices"),
+    [
+        (b'"one"', 2),
+        (b'["one"]', 2),
+        (b'["one", "two"]', 4),
+        (b"[[1, 2], [3], [4]]", 6),
+        (b"[1, 2, 3]", 2),
+        (b"[]", 2),
+        (b"null", 2),
+        (b"{}", 2),
+    ],
+)
+def test_each_prompt_of_a_list_has_choices_of_its_own(prompt: bytes, choices: int) -> None:
+    body = b'{"model": "m", "n": 2, "prompt": %b}' % prompt
+    assert parse("completions", body).choices == choices
+    assert parse("chat/completions", body).choices == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.core.verdict import OUR_FAULT, OURS, Cause, Doubt, Outcome, Verdict, doubt_of, of_status
+from router.core.verdict import OURS, REQUESTS_FAULT, Cause, Doubt, Outcome, Verdict, doubt_of, of_status
 
 
 @pytest.mark.parametrize(
@@ -14,11 +14,13 @@ from router.core.verdict import OUR_FAULT, OURS, Cause, Doubt, Outcome, Verdict,
         *[
             (status, Cause.MISCONFIGURED) for status in (301, 302, 303, 307, 308)
         ],  # following it would send our key elsewhere
-        *[(status, Cause.INVALID) for status in (400, 406, 409, 411, 413, 415, 422, 451)],
+        *[(status, Cause.INVALID) for status in (400, 411, 414, 415, 416, 422, 431)],  # these blame the request
+        (413, Cause.TOO_LONG),  # another endpoint may accept its size
         *[(status, Cause.DENIED) for status in (401, 402)],  # our key, our bill
         *[(status, Cause.MISCONFIGURED) for status in (403, 404, 405, 407, 410, 426)],  # our model's name or path
         *[
-            (status, Cause.TRANSIENT) for status in (408, 421, 424, 425)
+            (status, Cause.TRANSIENT)
+            for status in (406, 408, 409, 412, 417, 418, 421, 423, 424, 425, 428, 444, 451, 499)
         ],  # of the connection or the server, not of the request
         (429, Cause.THROTTLED),
         (529, Cause.OVERLOADED),
@@ -41,11 +43,11 @@ def test_causes_lead_to_busy_fault_or_refused_only() -> None:
     assert {cause.verdict for cause in OURS} == {Verdict.FAULT}
 
 
-def test_a_4xx_that_is_our_fault_is_a_fault() -> None:
-    for status in OUR_FAULT:
+def test_only_a_4xx_on_the_list_blames_the_request() -> None:
+    for status in range(400, 500):
         cause = of_status(status)
         assert cause is not None
-        assert cause.verdict is Verdict.FAULT
+        assert (cause.verdict is Verdict.REFUSED) is (status in REQUESTS_FAULT)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import h11
 
 from router.core.stream.error_body import is_error
+from router.core.stream.scanner import FAILURES
 
 
 class Facts(NamedTuple):
@@ -50,7 +51,6 @@ def read_json(text: bytes) -> Any:
     try:
         return json.loads(
             text.decode(),
-            parse_constant=_no_constant,
             parse_int=_number,
             parse_float=_number,
             object_pairs_hook=_object,
@@ -70,10 +70,6 @@ def _number(text: str) -> float:
     if len(text) > 15 or "e" in text.lower():
         raise Odd
     return float(text)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(name)
 
 
 def facts(stream: bytes) -> Facts:
@@ -97,28 +93,33 @@ def facts(stream: bytes) -> Facts:
             malformed += 1
             continue
         events += 1
-        if isinstance(value, dict) and value.get("error"):
+        if not isinstance(value, dict):
+            continue  # a heartbeat
+        if value.get("error"):
             return Facts(events, malformed, False, first_token, frozenset(finished), True)
-        if not _known_shape(value, first_token):
-            first_token = True
+        if not _known_shape(value, first_token and not finished):
+            first_token = first_token or bool(value.get("choices"))
             continue
         if value.get("choices") is None and value.get("usage") is None and is_error(value):
             return Facts(events, malformed, False, first_token, frozenset(finished), True)
         for choice in value.get("choices") or []:
             reason = choice.get("finish_reason")
-            if reason:
+            if reason and reason not in ("null", "none", "None"):
+                if _fails(reason):
+                    return Facts(events, malformed, False, first_token, frozenset(finished), True)
                 finished.add(str(choice.get("index", 0)))
                 first_token = True
-                if reason == "network_error":
-                    return Facts(events, malformed, False, True, frozenset(finished), True)
             elif not first_token:
                 first_token = _output(choice)
     return Facts(events, malformed, False, first_token, frozenset(finished))
 
 
+def _fails(reason: Any) -> bool:
+    name = reason.get("type") if isinstance(reason, dict) else reason
+    return isinstance(name, str) and name.lower() in FAILURES
+
+
 def _known_shape(value: Any, later: bool) -> bool:
-    if not isinstance(value, dict):
-        return False
     choices = value.get("choices")
     if choices is None:
         return True
@@ -128,9 +129,8 @@ def _known_shape(value: Any, later: bool) -> bool:
 
 
 def _output(choice: dict[str, Any]) -> bool:
-    kinds = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
     delta = choice.get("delta") or {}
-    return bool(choice.get("text")) or any(delta.get(kind) for kind in kinds)
+    return bool(choice.get("text")) or any(value for name, value in delta.items() if name != "role")
 
 
 class Message(NamedTuple):

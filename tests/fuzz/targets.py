@@ -407,7 +407,7 @@ def call(data: bytes, rng: Random) -> None:
         made = parse(rng.choice(_OPERATIONS), data)
     except InvalidCall:
         return
-    assert made.body == data
+    assert made.body in (data, data.removeprefix(b"\xef\xbb\xbf"))
     try:
         value = reference.read_json(data)
     except (reference.Odd, ValueError):

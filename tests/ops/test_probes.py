@@ -189,13 +189,14 @@ async def test_a_chat_is_minimal_and_carries_forced_parameters() -> None:
         (404, ""),
         (405, ""),
         (429, ""),
-        (401, "status 401: the api_key is not accepted"),
-        (403, "status 403: the api_key is not accepted"),
+        (401, ""),  # a key may be allowed to chat and not to list models: only a call decides
+        (403, ""),
+        (501, ""),
         (500, "status 500"),
         (503, "status 503"),
     ],
 )
-async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(kind: str, status: int, down: str) -> None:
+async def test_a_server_that_answers_is_up_unless_it_fails(kind: str, status: int, down: str) -> None:
     async with there() as server:
         server.respond(status)
         async with probing(with_probe(kind, server.url)) as prober:
@@ -218,7 +219,7 @@ async def test_a_server_that_answers_is_up_unless_it_rejects_the_key(kind: str, 
         (200, ROLE + b'data: {"error":"engine dead"}\n\n', "an error event"),
         (400, b"no", "status 400"),
         (404, b"no", "status 404"),
-        (401, b"no", "status 401: the api_key is not accepted"),
+        (401, b"no", "status 401"),
         (500, b"no", "status 500"),
     ],
     ids=range(14),

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import pytest
 import uvloop
 
+from router.core.call import Operation
 from router.dialects import DIALECTS
 from router.dialects.base import Dialect
 from router.scheduler import Scheduler
@@ -326,13 +327,21 @@ class Sender(Protocol):
 class Call:
     """One exchange, its listener, and all that was received. `news_count` counts the news."""
 
-    def __init__(self, dialect: Dialect = DIALECTS["openai"], choices: int = 1, limits: Limits = LIMITS) -> None:
-        self.exchange = Exchange(self, dialect, choices, limits)
+    def __init__(
+        self,
+        dialect: Dialect = DIALECTS["openai"],
+        choices: int = 1,
+        limits: Limits = LIMITS,
+        operation: Operation = "chat/completions",
+    ) -> None:
+        self.exchange = Exchange(self, dialect, choices, limits, operation=operation)
         self.body = b""
         self.news_count = 0
 
     @classmethod
     def to(cls, sender: Sender, asked: Request = ASKED, **options: Any) -> Call:
+        if asked.head.split(b" ", 2)[1].endswith(b"/embeddings"):
+            options = {"operation": "embeddings"} | options
         call = cls(**options)
         sender.begin(asked, call.exchange)
         return call

@@ -43,9 +43,11 @@ def streaming(*pieces: bytes, **options: object) -> Call:
     return call
 
 
-def answered(body: bytes, status: int = 200, *headers: tuple[bytes, bytes], kind: str = "openai") -> Call:
+def answered(
+    body: bytes, status: int = 200, *headers: tuple[bytes, bytes], kind: str = "openai", **options: object
+) -> Call:
     """A call with a complete answer."""
-    call = Call(DIALECTS[kind])
+    call = Call(DIALECTS[kind], **options)  # type: ignore[arg-type]
     call.exchange.head(status, [*PLAIN, *headers])
     call.exchange.data(body)
     call.exchange.complete()
@@ -108,7 +110,7 @@ def test_an_event_without_output_is_no_first_token(event: bytes) -> None:
 
 @pytest.mark.parametrize("usage", [b'"none"', b"[]", b"{}", b'{"prompt_tokens":"5"}', b"1.5", b"null"])
 def test_odd_usage_in_an_answer_changes_nothing_else(usage: bytes) -> None:
-    call = answered(b'{"usage":%b,"choices":[]}' % usage)
+    call = answered(b'{"usage":%b,"choices":[{}]}' % usage)
     assert call.outcome == SERVED
     assert call.exchange.usage is None or call.exchange.usage.prompt_tokens is None
     assert answered(b'{"usage":%b,"error":{"code":"boom"}}' % usage).outcome[1] == "an error in an answer (boom)"
@@ -198,6 +200,7 @@ def test_an_event_over_the_limit_ends_a_stream() -> None:
     assert call.outcome == ("fault", "an event is longer than 1500 bytes")
     call.exchange.data(token("more"))
     assert call.exchange.take() == b""
+    assert call.exchange.final  # another answer would be as large
 
 
 def test_a_stream_without_a_token_ends_at_a_limit() -> None:
@@ -226,10 +229,10 @@ def test_a_plain_answer_makes_news_when_it_is_complete() -> None:
     ("body", "outcome"),
     [
         (JSON, SERVED),
-        (b"[1]", SERVED),
-        (b'{"usage":"free"}', SERVED),
-        (b'{"error":null}', SERVED),
-        (b'{"error":{}}', SERVED),
+        (b'{"error":null,"choices":[{}]}', SERVED),
+        (b'{"error":{},"choices":[{}]}', SERVED),
+        (b"[1]", ("fault", "the answer has another form than that of the operation")),
+        (b'{"usage":"free"}', ("fault", "the answer has no choices")),
         (b"", ("fault", "an empty answer")),
         (b" ", ("fault", "the answer is not valid JSON")),
         (b"hello", ("fault", "the answer is not valid JSON")),
@@ -245,6 +248,140 @@ def test_a_plain_answer_makes_news_when_it_is_complete() -> None:
 )
 def test_a_good_answer_is_json_without_an_error(body: bytes, outcome: tuple[str, str]) -> None:
     assert answered(body).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"c","object":"chat.completion","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":0}}',
+        b'{"choices":null}',
+        b"{}",
+        b"null",
+        b"[]",
+        b'"ok"',
+        b"7",
+        b'{"status":"ok","version":"1.2.3"}',
+        b'{"choices":{}}',
+        b'{"choices":["x"]}',
+        b'{"data":[{"embedding":[0.5]}]}',
+    ],
+)
+def test_an_answer_without_choices_is_a_fault(body: bytes) -> None:
+    for operation in ("chat/completions", "completions"):
+        exchange = answered(body, operation=operation).exchange
+        assert (exchange.verdict, exchange.first_token) == (Verdict.FAULT, False)
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"data":[]}', b'{"data":null}', b"null", b'{"choices":[{}]}', b'{"data":[1]}']
+)
+def test_an_embedding_without_data_is_a_fault(body: bytes) -> None:
+    assert answered(body, operation="embeddings").exchange.verdict is Verdict.FAULT
+
+
+def test_an_embedding_with_data_is_an_answer() -> None:
+    body = b'{"object":"list","data":[{"embedding":[0.5,1]},{"embedding":"AAAA"}],"usage":{"prompt_tokens":2}}'
+    call = answered(body, operation="embeddings")
+    assert (call.outcome, call.body) == (SERVED, body)
+    assert call.exchange.usage is not None
+    assert call.exchange.usage.prompt_tokens == 2
+
+
+@pytest.mark.parametrize("reason", [b"length", b"stop", b"content_filter"])
+def test_an_empty_message_with_a_reason_to_finish_is_an_answer(reason: bytes) -> None:
+    body = b'{"choices":[{"message":{"content":""},"finish_reason":"%b"}]}' % reason
+    assert answered(body).outcome == SERVED
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource", "network_error"])
+@pytest.mark.parametrize("kind", sorted(DIALECTS))
+def test_an_answer_whose_finish_reason_is_a_failure_is_a_fault(kind: str, reason: str) -> None:
+    choices = b'[{"message":{"content":"one two"},"finish_reason":"stop"},{"finish_reason":"%b"}]' % reason.encode()
+    call = answered(b'{"choices":%b}' % choices, kind=kind)
+    assert call.outcome == ("fault", f"an answer cut short ({reason})")
+    call = streaming(ROLE, b'data: {"choices":%b}\n\n' % choices, DONE, dialect=DIALECTS[kind])
+    assert call.outcome == ("fault", f"an error event ({reason})")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices":[{"message":{"content":"\\ud83d"}}]}',
+        b'{"choices":[{"message":{"content":"x"},"logprobs":{"content":[{"logprob":-Infinity},{"logprob":NaN}]}}]}',
+        b'\xef\xbb\xbf{"choices":[{"message":{"content":"x"}}]}',
+        '{"choices":[{"message":{"content":"x"}}]}'.encode("utf-16"),
+    ],
+)
+def test_an_answer_that_python_reads_is_passed_on_byte_for_byte(body: bytes) -> None:
+    call = answered(body)
+    assert (call.outcome, call.body) == (SERVED, body)
+    without = body.replace(b"choices", b"chances").replace("choices".encode("utf-16le"), "chances".encode("utf-16le"))
+    assert answered(without).exchange.verdict is Verdict.FAULT
+
+
+# Labels that the bytes contradict.
+
+
+@pytest.mark.parametrize("kind", [b"text/plain", b"application/json", b"application/octet-stream", None])
+@pytest.mark.parametrize(
+    "before", [b"", b": ping\n\n", b"\n\n", b"\xef\xbb\xbf", b"event: message\n", b"retry: 3000\n\n"]
+)
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_a_stream_is_recognised_by_its_first_bytes(kind: bytes | None, before: bytes, size: int) -> None:
+    call = Call()
+    call.exchange.head(200, [] if kind is None else [(b"content-type", kind)])
+    sent = before + ROLE + token("Hello") + FINISH + DONE
+    for at in range(0, len(sent), size):
+        call.exchange.data(sent[at : at + size])
+    call.exchange.complete()
+    call.exchange.flush()
+    assert (call.outcome, call.exchange.streams) == (SERVED, True)
+    assert call.exchange.headers == [(b"content-type", b"text/event-stream; charset=utf-8")]
+    assert token("Hello") + FINISH + DONE in call.body
+
+
+def test_json_under_the_type_of_a_stream_is_an_answer_that_does_not_stream() -> None:
+    call = Call()
+    call.exchange.head(200, EVENTS)
+    call.exchange.data(JSON[:9])
+    call.exchange.data(JSON[9:])
+    call.exchange.complete()
+    call.exchange.flush()
+    assert (call.outcome, call.body, call.exchange.streams) == (SERVED, JSON, False)
+    assert call.exchange.headers == [(b"content-type", b"application/json")]
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"deflate"])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_content_encoding_that_the_bytes_contradict_is_dropped(encoding: bytes, size: int) -> None:
+    for kind, body, streams in ((PLAIN, JSON, False), (EVENTS, STREAM, True), (EVENTS, b": hi\n\n" + STREAM, True)):
+        call = Call()
+        call.exchange.head(200, [*kind, (b"content-encoding", encoding)])
+        for at in range(0, len(body), size):
+            call.exchange.data(body[at : at + size])
+        call.exchange.complete()
+        call.exchange.flush()
+        assert (call.outcome, call.body, call.exchange.streams) == (SERVED, body, streams)
+        assert b"content-encoding" not in dict(call.exchange.headers)
+    refused = answered(b'{"error":{"message":"no"}}', 400, (b"content-encoding", encoding)).exchange
+    assert b"content-encoding" not in dict(refused.headers)
+
+
+def test_a_charset_that_the_bytes_contradict_is_dropped() -> None:
+    body = '{"choices":[{"message":{"content":"schön"}}]}'.encode()
+    for charset, kept in ((b"iso-8859-1", False), (b"utf-16", False), (b"utf-8", True), (b'"UTF8"', True)):
+        call = Call()
+        call.exchange.head(200, [(b"content-type", b"application/json; charset=" + charset)])
+        call.exchange.data(body)
+        call.exchange.complete()
+        assert (b"charset" in dict(call.exchange.headers)[b"content-type"]) is kept
+    utf16 = body.decode().encode("utf-16")
+    call = Call()
+    call.exchange.head(200, [(b"content-type", b"application/json; charset=utf-16")])
+    call.exchange.data(utf16)
+    call.exchange.complete()
+    assert call.outcome == SERVED
+    assert dict(call.exchange.headers)[b"content-type"] == b"application/json; charset=utf-16"
 
 
 def test_a_very_long_answer_is_not_checked_to_be_json() -> None:
@@ -263,6 +400,7 @@ def test_an_answer_over_the_limit_is_a_fault() -> None:
 def test_a_compressed_answer_is_a_permanent_fault(headers: Headers, encoding: bytes) -> None:
     call = Call()
     call.exchange.head(200, [*headers, (b"content-encoding", encoding)])
+    call.exchange.data(b"\x1f\x8b\x08\x00")
     assert call.outcome == ("fault", "the answer has a content-encoding, but none was accepted")
     assert not outcome_of(call.exchange).passing
 
@@ -297,6 +435,32 @@ def test_an_error_is_judged_by_its_status_and_code(
 ) -> None:
     exchange = answered(body, status).exchange
     assert (exchange.verdict, outcome_of(exchange).reason, outcome_of(exchange).passing) == (verdict, reason, passing)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":{"message":"This server does not support embeddings.","code":501}}',
+         "This server does not support embeddings."),
+        (b'{"error":"no such thing"}', "no such thing"),
+        (b'{"detail":"Not authenticated"}', "Not authenticated"),
+        (b"upstream connect error", "upstream connect error"),
+        (b"<html><body>502 Bad Gateway</body></html>", ""),
+        (b"", ""),
+        (b'{"error":{"message":"your key sk-123456 is wrong\\nCRITICAL \\u001b[2J \\u202e"}}',
+         "your key *** is wrong CRITICAL \\x1b[2J \\u202e"),
+        (b'{"error":{"message":"%b"}}' % (b"x" * 5000), "x" * 199 + "…"),
+    ],
+)  # fmt: skip
+def test_an_endpoints_own_words_are_kept_bounded_escaped_and_without_keys(body: bytes, message: str) -> None:
+    outcome = outcome_of(answered(body, 501).exchange)
+    assert outcome.message == message
+    assert outcome.explained == (f'{outcome.reason}: "{message}"' if message else outcome.reason)
+
+
+def test_a_code_is_shown_without_control_characters_and_keys() -> None:
+    code = b'{"error":{"code":"x\\n2026-01-01 CRITICAL \\u001b[2J sk-abcdefgh"}}'
+    assert outcome_of(answered(code, 500).exchange).reason == "status 500 (x 2026-01-01 CRITICAL \\x1b[2J ***)"
 
 
 @pytest.mark.parametrize(

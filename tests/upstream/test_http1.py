@@ -328,7 +328,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         "the answer has a content-encoding, but none was accepted",
     ),
     "a compressed stream": (
-        head(200, EVENTS, CHUNKED, b"content-encoding: br"),
+        head(200, EVENTS, CHUNKED, b"content-encoding: br") + chunk(b"\x1b\x0b\x00\xf8"),
         "the answer has a content-encoding, but none was accepted",
     ),
     "an empty stream": (SSE + LAST, "the stream ended before the answer was complete"),

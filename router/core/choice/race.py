@@ -30,6 +30,9 @@ from router.core.endpoint.forecast import MIN_LATE
 from router.core.verdict import Outcome, Verdict
 
 MAX_ATTEMPTS = 6  # of one call, its rescues included
+# Seconds. A client that says how long it waits is to see its own timeout, not ours a moment before it: SDKs retry then.
+AFTER_CLIENT = 1.0
+MAX_PATIENCE = 600.0  # seconds that a complete answer may take where the client waits as long: the SDKs' own default
 MIN_ATTEMPTS = 2  # allowed however often the client has sent the call before: one failure may be bad luck
 LOST = Outcome(Verdict.ABANDONED, "another attempt was first")
 CALL_OVER = Outcome(Verdict.ABANDONED, "the call was over")
@@ -56,6 +59,7 @@ class Race:
 
     __slots__ = (
         "_abandon_at",
+        "_begin_until",
         "_candidates",
         "_demand",
         "_expires_at",
@@ -87,12 +91,18 @@ class Race:
     ) -> None:
         """The client waits for `limit` seconds; the more often it has `asked_before`, the fewer attempts the call gets.
 
+        A shorter `limit` than the route's deadline takes its place. A longer one lets the last attempt at a complete
+        answer run on, because its work would be lost; no attempt begins after the route's deadline.
+
         `affinity` draws the first attempt to the endpoint of the call's conversation. `history` is given for a rescue.
         """
         self._route, self._policies, self._demand, self.began = route, route.policies, demand, now
         self._is_rescue, self._stays = history is not None, affinity is not None
         self._candidates = Candidates(route, demand, now, rng, affinity, None if history is None else history.failed)
-        self.deadline = now + (route.deadline if limit > route.deadline else limit)
+        self._begin_until = self.deadline = now + (route.deadline if limit > route.deadline else limit + AFTER_CLIENT)
+        if limit != inf and limit > route.deadline and demand.kind != "first_token":
+            longest = MAX_PATIENCE if limit > MAX_PATIENCE else limit + AFTER_CLIENT
+            self.deadline = max(self.deadline, now + longest)
         self.attempts = 0 if history is None else history.attempts
         self._max_attempts = max(MIN_ATTEMPTS, MAX_ATTEMPTS >> asked_before) if asked_before else MAX_ATTEMPTS
         self.live: list[Attempt] = []
@@ -128,13 +138,30 @@ class Race:
         hedged instead.
         """
         if now >= self._expires_at:
-            return [attempt for attempt in self.live if now >= self._expires(attempt)]
+            return self._expired(now)
         if now < self._abandon_at:
             return []
         if self._can_take_over(now):
             return [self.live[0]]
         self._abandon_at = self._recheck_at(now)
         return []
+
+    def _expired(self, now: float) -> list[Attempt]:
+        """The attempts whose endpoint's own deadline is over.
+
+        Of a complete answer the last attempts run on, where the client waits for longer.
+        """
+        expired = [attempt for attempt in self.live if now >= self._expires(attempt)]
+        if self.deadline > self._begin_until and len(expired) == len(self.live) and not self._others_left(now):
+            expired, self._expires_at = [], self.deadline
+        elif not expired:
+            self._expires_at = min(map(self._expires, self.live))
+        return expired
+
+    def _others_left(self, now: float) -> bool:
+        """True if an attempt at another endpoint may still begin."""
+        may_begin = now < self._begin_until and self.attempts < self._max_attempts
+        return may_begin and bool(self._candidates.all_untried(self.live, now))
 
     @property
     def wake_at(self) -> float:
@@ -205,9 +232,9 @@ class Race:
 
     def _first_or_retry(self, now: float) -> Attempt | None:
         self._hold_until, self.wanted = inf, ()
-        if now >= self.deadline or self.attempts >= self._max_attempts:
+        if now >= self._begin_until or self.attempts >= self._max_attempts:
             return None
-        chosen = self._candidates.next(self.live, now, self.deadline)
+        chosen = self._candidates.next(self.live, now, self._begin_until)
         endpoint = chosen.endpoint
         if endpoint is None:
             self._hold_until, self.wanted = chosen.then, chosen.wanted
@@ -236,7 +263,7 @@ class Race:
     def _hedge(self, now: float) -> Attempt | None:
         """A second attempt beside a late one; if none is possible now, the race looks again in a moment."""
         late, target = self.live[0], None
-        if self.attempts < self._max_attempts:
+        if self.attempts < self._max_attempts and now < self._begin_until:
             target = self._candidates.beside(late, self.live, now)
         if target is None or not (late.trial or self._pay_hedge(late, target, now)):
             self._hedge_at = self._recheck_at(now)
@@ -302,6 +329,8 @@ class Race:
     def _expires(self, attempt: Attempt) -> float:
         policy = self._policies[attempt.endpoint]
         then = self.began + policy.deadline
+        if policy.deadline >= self._route.deadline and self._begin_until > then:
+            then = self._begin_until
         if self._max_attempts or self._demand.kind != "first_token":
             return then
         return min(then, attempt.began + policy.abandon)

@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 _SUCCESS_CODES = frozenset({"0", "200", "ok", "success", "none", ""})  # in envelopes around good answers
+MAX_CODE = 200  # characters of a code: longer ones are none
 _MAX_WRAPPINGS = 3  # of lists and `detail` around an error
 
 
@@ -32,6 +34,20 @@ def error_of(body: Any) -> dict[str, Any] | None:
     if error:
         return {"message": str(error), "type": body.get("error_type"), "code": body.get("code")}
     return body if body.keys() & {"message", "code", "type"} else None
+
+
+def codes_of(error: Mapping[str, Any]) -> list[str]:
+    """The codes in an error object, the most specific first: reasons in its details (Google), code, type."""
+    details = error.get("details")
+    found = [it.get("reason") for it in details if isinstance(it, dict)] if isinstance(details, list) else []
+    found += [error.get("code"), error.get("type")]
+    return [str(code)[:MAX_CODE] for code in found if isinstance(code, (str, int, float)) and code != ""]
+
+
+def message_of(error: Mapping[str, Any]) -> str:
+    """The text of an error object for people; empty if it has none."""
+    found = error.get("message") or error.get("msg") or error.get("error") or error.get("detail") or ""
+    return found if isinstance(found, str) else str(found)
 
 
 def is_error(body: Any) -> bool:

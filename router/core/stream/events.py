@@ -5,13 +5,22 @@ msgspec needs the annotations of these structs at run time, so this module is ne
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from math import inf
+from typing import Any, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
+MAX_LENIENT = 1 << 20  # bytes or characters: about 10 ms
+MAX_DIGITS = 4000  # of a whole number: Python refuses more than 4,300 digits, and no reader needs them
+
+
+MAX_TOKENS = 1 << 31  # the most tokens that one answer can credibly report
+
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -32,44 +41,32 @@ class Usage(msgspec.Struct, gc=False):
 AnyUsage = Usage | str | bool | int | float | list[Any] | None
 
 
-# ---- Events up to the first token
-
-
-class Delta(msgspec.Struct, gc=False):
-    """The fields of a delta that may hold output."""
-
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
-    function_call: Any = None
-    audio: Any = None
-
-    @property
-    def has_output(self) -> bool:
-        return bool(
-            self.content
-            or self.reasoning_content
-            or self.tool_calls
-            or self.reasoning
-            or self.refusal
-            or self.function_call
-            or self.audio
-        )
+# ---- Events that are looked at closely: up to the first token, and from the first finish reason on
 
 
 class Choice(msgspec.Struct, gc=False):
     """A choice of a chat completion chunk, or of a completion's (`text`)."""
 
     index: Any = 0
-    delta: Delta | None = None
+    delta: dict[str, Any] | None = None
     text: Any = None
     finish_reason: Any = None
 
     @property
     def has_output(self) -> bool:
-        return bool(self.text or (self.delta is not None and self.delta.has_output))
+        """Any value but the role is output, whatever its name: vendors find new names for reasoning and the like."""
+        if self.text:
+            return True
+        if self.delta is not None:
+            for name, value in self.delta.items():
+                if value and name != "role":
+                    return True
+        return False
+
+    @property
+    def progresses(self) -> bool:
+        """True if the server is at work on this choice. vLLM sends empty deltas while it holds a tool call back."""
+        return self.delta == {} or self.has_output or has_finish(self.finish_reason)
 
 
 class Event(msgspec.Struct, gc=False):
@@ -80,7 +77,7 @@ class Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
-# ---- Events after the first token
+# ---- Events between the two
 
 
 class Finish(msgspec.Struct, gc=False):
@@ -99,14 +96,44 @@ class LaterEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
+def has_finish(reason: Any) -> bool:
+    """True if a `finish_reason` is one. Some adapters write that there is none as a text."""
+    return bool(reason) and reason not in _NO_FINISH
+
+
+_NO_FINISH = ("null", "None", "none")
+
+
 # ---- Answers that do not stream
 
 
 class Answer(msgspec.Struct, gc=False):
-    """The usage and the error of an answer that does not stream."""
+    """A chat completion or a completion: of its choices, only whether there are any, and how they ended."""
 
+    choices: list[Finish] | None = None
     usage: AnyUsage = None
     error: Any = None
+
+    @property
+    def content(self) -> list[Any] | None:
+        return self.choices
+
+
+class Item(msgspec.Struct, gc=False):
+    """An embedding; nothing of it is decoded."""
+
+
+class Embeddings(msgspec.Struct, gc=False):
+    """An answer with embeddings: only whether there are any."""
+
+    data: list[Item] | None = None
+    usage: AnyUsage = None
+    error: Any = None
+    choices = None
+
+    @property
+    def content(self) -> list[Any] | None:
+        return self.data
 
 
 # ---- Events for a transcript
@@ -139,7 +166,37 @@ class Token(msgspec.Struct, gc=False):
     choices: tuple[ContentChoice]
 
 
+Error = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # of the strict decoders; of JSON they cannot read
+
+
+def read_leniently(data: bytes | str) -> Any:
+    """JSON as Python's own reader, and so openai-python, takes it. Raises ValueError.
+
+    The strict decoders refuse NaN, halves of surrogate pairs and numbers out of range; as bytes also a byte order mark
+    and UTF-16.
+    """
+    if len(data) > MAX_LENIENT:
+        raise ValueError("too long to be read leniently")
+    try:
+        return json.loads(data, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) < MAX_DIGITS else inf
+
+
+def convert(value: Any, kind: type[T]) -> T:
+    """A value that was read leniently, as one of the structs. Raises msgspec.ValidationError."""
+    try:
+        return msgspec.convert(value, kind)
+    except UnicodeEncodeError:  # half of a surrogate pair in a name
+        raise msgspec.ValidationError("a name cannot be encoded") from None
+
+
 read_event = msgspec.json.Decoder(Event).decode
 read_later_event = msgspec.json.Decoder(LaterEvent).decode
 read_answer = msgspec.json.Decoder(Answer).decode
+read_embeddings = msgspec.json.Decoder(Embeddings).decode
 read_token = msgspec.json.Decoder(Token).decode

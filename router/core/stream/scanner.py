@@ -1,32 +1,48 @@
 """A scanner over the bytes of a token stream: finds the events, and in them the facts that a decision needs.
 
 `feed` takes bytes as the network cut them and returns the bytes to forward: whole events only, unchanged, so that
-anything that follows (an error, the tokens of another endpoint) begins at the boundary of an event. An event that is
-not JSON is dropped, because both OpenAI SDKs stop at one. Grammar: WHATWG HTML, server-sent events; lines end in CR, LF
-or CRLF.
+anything that follows (an error, the tokens of another endpoint) begins at the boundary of an event. An event that even
+Python's `json` cannot read is dropped, because both OpenAI SDKs stop at one. Grammar: WHATWG HTML, server-sent events;
+lines end in CR, LF or CRLF.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from router.core.stream.error_body import is_error
-from router.core.stream.events import Usage, read_event, read_later_event
+from router.core.stream.events import (
+    Choice,
+    Error,
+    Event,
+    Finish,
+    LaterEvent,
+    Usage,
+    convert,
+    has_finish,
+    read_event,
+    read_later_event,
+    read_leniently,
+)
 
 # A blank line. Atomic groups, or the CR and the LF of one line end would count as two.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NETWORK_ERROR = "network_error"  # Zhipu's finish_reason for an answer that it could not continue
+GOOD = ("stop", "length", "tool_calls")  # nearly all finish reasons
+# Finish reasons for an answer that the server could not complete: vLLM and SGLang; DeepSeek; Zhipu; gateways. A client
+# would take such an answer for a whole one.
+FAILURES = frozenset({"abort", "aborted", "insufficient_system_resource", "network_error", "error", "server_error"}) | {
+    "internal_error", "failed", "cancelled", "canceled", "timeout",
+}  # fmt: skip
 # Lines that openai-python remembers: after an id, or beside a retry, it reads the next comment as an empty event and
 # fails.
 _REMEMBERED_LINES = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
 _EVENT_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
-CUT_SHORT = {"message": _NETWORK_ERROR, "code": _NETWORK_ERROR}
 UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
 # Never matches inside a text, where the quotes have backslashes.
 _FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')
@@ -37,9 +53,13 @@ def renamed(data: bytes, finishes: Mapping[str, str]) -> bytes:
     return _FINISH_REASON.sub(lambda m: b'%b"%b"' % (m[1], finishes.get(m[2].decode(), m[2].decode()).encode()), data)
 
 
-def cut_short(answer: bytes) -> bool:
-    """True if an answer that does not stream ended because of a network error behind the server."""
-    return any(match[2].decode() == _NETWORK_ERROR for match in _FINISH_REASON.finditer(answer))
+def failure(reason: Any) -> dict[str, str] | None:
+    """The error that a finish reason stands for; None if the reason is a good end."""
+    if isinstance(reason, dict):  # SGLang's own form
+        reason = reason.get("type")
+    if isinstance(reason, str) and (name := reason.lower()) in FAILURES:
+        return {"message": f"finish_reason {name}", "code": name}
+    return None
 
 
 class EventTooLarge(ValueError):
@@ -49,24 +69,27 @@ class EventTooLarge(ValueError):
 class Scanner:
     """The facts of one stream, as far as it has come.
 
-    `first_token`: there was output. `done`: [DONE] came. `error`: the content of an error event, `error_event` the
-    event to forward in its place. `over`: nothing more is read, because of [DONE] or an error. `usage`: as reported
-    last.
-    `events` counts events with readable data, `malformed` those without; comments count as neither.
+    `first_token`: there was output. `finished`: every choice has its finish reason. `done`: [DONE] came. `error`: the
+    content of an error event, `error_event` the event to forward in its place. `over`: nothing more is read, because of
+    [DONE] or an error. `usage`: as reported last. `events` counts events with readable data, `malformed` those without;
+    comments count as neither.
     """
 
     __slots__ = (
         "_begun",
+        "_doubted",
         "_finished",
         "_finishes",
         "_held",
         "_limit",
         "_must_finish",
+        "_read",
         "choices",
         "done",
         "error",
         "error_event",
         "events",
+        "finished",
         "first_token",
         "malformed",
         "over",
@@ -76,7 +99,7 @@ class Scanner:
     def __init__(
         self,
         choices: int = 1,
-        limit: int = 4 << 20,
+        limit: int = 32 << 20,
         finishes: Mapping[str, str] | None = None,
         *,
         must_finish: bool = False,
@@ -87,8 +110,10 @@ class Scanner:
         self.choices, self._limit, self._finishes, self._must_finish = choices, limit, finishes or {}, must_finish
         self._held: bytearray | None = None  # the beginning of an event whose end has not come yet
         self._begun = False  # a byte order mark has been looked for
-        self._finished: set[str] = set()  # choices that gave a finish reason
-        self.first_token = self.done = self.over = False
+        self._finished: set[int] = set()  # choices that gave a finish reason
+        self._doubted: set[int] = set()  # choices with output after their finish reason
+        self._read: Callable[[bytes], Event | LaterEvent] = read_event
+        self.first_token = self.finished = self.done = self.over = False
         self.error: Any = None
         self.error_event = b""
         self.usage: Usage | None = None
@@ -102,7 +127,12 @@ class Scanner:
     @property
     def whole(self) -> bool:
         """The answer is complete: every choice gave a finish reason, or the stream sent [DONE]."""
-        return self.error is None and (self.done or len(self._finished) >= self.choices)
+        return self.error is None and (self.done or self.finished)
+
+    @property
+    def held(self) -> bytes:
+        """The bytes of an event whose end has not come yet."""
+        return bytes(self._held or b"")
 
     def feed(self, chunk: bytes) -> bytes:
         """Read a piece of the stream; return the bytes to forward, none after [DONE] or an error.
@@ -203,7 +233,7 @@ class Scanner:
         if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
             return event  # a comment
         if data[:6] == b"[DONE]":
-            if self._must_finish and self.first_token and not self._finished:
+            if self._must_finish and self.first_token and not self._finished and not self._doubted:
                 return self._fail(UNFINISHED)
             self.done = self.over = True
             return b""
@@ -236,31 +266,21 @@ class Scanner:
         self.error_event = _ended(event) if event else b""
         return b""
 
-    def _unknown_form(self, data: bytes, event: bytes) -> bytes:
-        """Output that is no chunk of a completion: the client may know the form. Only JSON is forwarded."""
-        try:
-            read = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.malformed += 1
-            return b""
-        self.events += 1
-        if isinstance(read, dict) and read.get("error"):
-            return self._fail(read["error"], event)
-        self.first_token = True
-        return event
-
     def _data(self, data: bytes, event: bytes) -> bytes:
         """Read the data of an event; `event` may come with or without its blank line."""
         try:
-            read = read_later_event(data) if self.first_token else read_event(data)
-        except msgspec.ValidationError:
-            return self._unknown_form(data, event)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.malformed += 1
-            return b""
-        if not data.isascii() and not _is_utf8(data):
-            self.malformed += 1
-            return b""
+            read = self._read(data)
+        except Error:
+            lenient = self._leniently(data)
+            if lenient is None:
+                return b""
+            if isinstance(lenient, dict):
+                return self._unknown_form(lenient, event)
+            read = lenient
+        else:
+            if not data.isascii() and not _is_utf8(data):
+                self.malformed += 1
+                return b""
         self.events += 1
         if read.error:  # a text may have its kind in a key beside it, so the whole object is kept
             return self._fail(read.error if isinstance(read.error, dict) else _decoded(data) or read.error, event)
@@ -271,16 +291,76 @@ class Scanner:
             return event if choices is not None or read.usage is not None else self._no_output(data, event)
         forwarded = event
         for choice in choices:
-            if choice.finish_reason:
-                self._finished.add(str(choice.index))
-                self.first_token = True  # an empty answer is an answer
-                if choice.finish_reason == _NETWORK_ERROR:
-                    return self._fail(CUT_SHORT)
+            reason = choice.finish_reason
+            if reason and (reason in GOOD or has_finish(reason)):
+                failed = None if reason in GOOD else failure(reason)
+                if failed is not None:
+                    return self._fail(failed)
+                self._finish(choice)
                 if self._finishes and str(choice.finish_reason) in self._finishes:
                     forwarded = _ended(renamed(event, self._finishes))
-            elif not self.first_token and choice.has_output:
-                self.first_token = True
+            elif choice.has_output:
+                if not self.first_token:
+                    self.first_token, self._read = True, read_later_event
+                elif self._finished:
+                    self._take_back(choice)
         return forwarded
+
+    def _leniently(self, data: bytes) -> Event | LaterEvent | dict[str, Any] | None:
+        """An event that the strict reader does not read: JSON that only Python reads, or other JSON than a chunk.
+
+        Returns a dict if it has the form of no chunk; None, and counts it, if nobody can read it.
+        """
+        try:
+            value = read_leniently(data.decode())
+        except ValueError:
+            self.malformed += 1
+            return None
+        if not isinstance(value, dict):
+            return {}  # a heartbeat
+        later = self._read is read_later_event
+        try:
+            return convert(value, LaterEvent) if later else convert(value, Event)
+        except msgspec.ValidationError:
+            return value
+
+    def _unknown_form(self, value: dict[str, Any], event: bytes) -> bytes:
+        """JSON that is no chunk of a completion. If it has choices they are output: the client may know them."""
+        self.events += 1
+        if value.get("error"):
+            return self._fail(value["error"], event)
+        if value.get("choices") and not self.first_token:
+            self.first_token, self._read = True, read_later_event
+        return event
+
+    def _take_back(self, choice: Choice | Finish) -> bool:
+        """Output after a finish reason: the reason was none. True if the choice has, or had, such output.
+
+        Some adapters write a reason in every event. From then on only a reason without output counts.
+        """
+        index = self._counted(choice)
+        if index is not None and index in self._finished:
+            self._finished.discard(index)
+            self._doubted.add(index)
+            self.finished = False
+        return index in self._doubted
+
+    def _finish(self, choice: Choice | Finish) -> None:
+        """Note a finish reason. An empty answer is an answer, so it is a first token too."""
+        self.first_token, self._read = True, read_event  # output that follows takes the reason back
+        if choice.has_output and self._take_back(choice):
+            return
+        index = self._counted(choice)
+        if index is not None:
+            self._finished.add(index)
+            self.finished = len(self._finished) >= self.choices
+
+    def _counted(self, choice: Choice | Finish) -> int | None:
+        """The index of a choice; None if the call asked for no such choice."""
+        index = choice.index
+        if index is None:
+            return 0
+        return index if type(index) is int and 0 <= index < self.choices else None
 
     def _no_output(self, data: bytes, event: bytes) -> bytes:
         """An event with neither choices nor usage: a keep-alive, or an error without an `error` key."""
@@ -294,10 +374,14 @@ def _ended(event: bytes) -> bytes:
 
 
 def _decoded(data: bytes) -> Any:
-    """None if it is not JSON. Numbers out of range fail only here: the typed decoders skip them unread."""
+    """None if it is not JSON."""
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except Error:
+        pass
+    try:  # numbers out of range fail only here: the typed decoders skip them unread
+        return read_leniently(data.decode())
+    except ValueError:
         return None
 
 

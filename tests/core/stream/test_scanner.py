@@ -148,6 +148,8 @@ def test_an_event_is_forwarded_with_its_last_byte(end: bytes) -> None:
         delta(content="", reasoning_content="", reasoning="", tool_calls=[], function_call=None, audio=None),
         {"choices": [{"index": 0, "text": "", "finish_reason": None}]},
         {"choices": [{"index": 0, "text": "", "finish_reason": ""}]},
+        {"choices": [{"index": 0, "delta": {"role": "assistant"}, "finish_reason": "null"}]},
+        delta(role="assistant", reasoning_details=[], thinking="", audio={}, logprobs=None),
         {"choices": [{"index": 0, "delta": None}]},
         {"choices": []},
         {"choices": None},
@@ -174,6 +176,11 @@ def test_an_event_without_output_is_forwarded_and_no_first_token(data: object) -
         delta(tool_calls=[{"index": 0, "id": "call_1", "function": {"name": "f", "arguments": ""}}]),
         delta(function_call={"name": "f", "arguments": ""}),
         delta(audio={"id": "audio_1"}),
+        delta(reasoning_details=[{"type": "reasoning.text", "text": "hm "}]),
+        delta(thinking="hm"),
+        delta(reasoning_text="hm"),
+        delta(thinking_blocks=[{"type": "thinking", "thinking": "hm"}]),
+        delta(whatever_comes_next={"a": 1}),
         delta(content=[{"type": "text", "text": "x"}]),
         {"choices": [{"index": 0, "text": "x", "finish_reason": None}]},
         {"choices": [{"index": 0, "delta": {}}, {"index": 1, "delta": {"content": "x"}}]},
@@ -232,10 +239,15 @@ def test_an_error_that_is_null_is_no_error() -> None:
     assert forwarded
 
 
-def test_zhipus_network_error_is_an_error_without_an_event_to_forward() -> None:
-    scanner, forwarded = run(event(delta(content="x")) + event(finish("network_error")) + DONE)
-    assert forwarded == event(delta(content="x"))
+@pytest.mark.parametrize(
+    "reason", ["network_error", "abort", "error", "insufficient_system_resource", "Abort", {"type": "abort"}]
+)
+@pytest.mark.parametrize("before", [b"", event(ROLE), event(delta(content="x"))])
+def test_a_finish_reason_that_is_a_failure_is_an_error_without_an_event_to_forward(before: bytes, reason: Any) -> None:
+    scanner, forwarded = run(before + event(finish(reason)) + DONE)
+    assert forwarded == before
     assert scanner.error
+    assert scanner.first_token is (b"content" in before and b"role" not in before)
     assert scanner.error_event == b""
     assert not scanner.whole
 
@@ -391,6 +403,96 @@ def test_odd_usage_hides_no_error(usage: Any, _: object) -> None:
     for before in (b"", event(delta(content="x"))):
         scanner, forwarded = run(before + event({"usage": usage, "error": {"code": "boom"}}))
         assert (scanner.error, forwarded) == ({"code": "boom"}, before)
+
+
+# Reasons that are taken back, and choices that were not asked for.
+
+
+def both(reason: str = "stop", text: str = "x") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": reason}]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole"),
+    [
+        ([both()], True),
+        ([finish()], True),
+        ([finish(), delta(content="x")], False),
+        ([finish(), delta(content=""), delta(role="assistant"), {"choices": []}], True),
+        ([finish(), delta(content="x"), finish()], True),
+        ([both()] * 6, False),  # a reason in every event: only the end of the stream tells
+        ([*[both()] * 6, finish()], True),
+        ([both("null"), both("null")], False),
+        ([delta(content="x"), finish(""), finish("null")], False),
+        ([delta(content="x"), finish(index=1)], False),  # no such choice
+        ([delta(content="x"), {"choices": [{"index": None, "delta": {}, "finish_reason": "stop"}]}], True),
+        (
+            [delta(content="x"), *({"choices": [{"index": i, "finish_reason": "stop"}]} for i in ("0", 0.5, True))],
+            False,
+        ),
+    ],
+)
+def test_output_after_a_finish_reason_takes_it_back(sent: list[Any], whole: bool) -> None:
+    scanner, forwarded = run(*map(event, sent))
+    assert (scanner.whole, scanner.finished) == (whole, whole)
+    assert forwarded == b"".join(map(event, sent))
+    assert run(*map(event, sent), DONE)[0].whole
+
+
+def test_a_reason_of_one_choice_is_taken_back_by_its_own_output_only() -> None:
+    other = {"choices": [{"index": 1, "delta": {"content": "x"}}]}
+    scanner, _ = run(event(finish()), event(other), event(finish(index=1)), choices=2)
+    assert scanner.whole
+    scanner, _ = run(event(finish()), event(finish(index=1)), event(other), choices=2)
+    assert not scanner.whole
+
+
+def test_a_reason_in_every_event_is_one_for_an_endpoint_that_always_gives_one() -> None:
+    scanner = Scanner(must_finish=True)
+    scanner.feed(event(both()) * 6 + DONE)
+    assert (scanner.error, scanner.whole) == (None, True)
+
+
+def test_choices_that_were_not_asked_for_are_not_kept() -> None:
+    scanner, _ = run(*(event(finish(index=number)) for number in range(1, 2000)))
+    assert len(scanner._finished) == 0
+
+
+# JSON that only Python reads, and JSON that is no chunk.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices":[{"index":0,"delta":{"content":"\\ud83d"},"finish_reason":null}]}',
+        b'{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":{"content":[{"token":"x","logprob":-Infinity}]}}]}',
+        b'{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":NaN}]}',
+        b'{"choices":[{"index":0,"delta":{"content":1e999}}]}',
+    ],
+)
+@pytest.mark.parametrize("before", [b"", event(delta(content="x")), event(finish())])
+def test_what_python_reads_is_forwarded_byte_for_byte(before: bytes, data: bytes) -> None:
+    sent = b"data: " + data + b"\n\n"
+    scanner, forwarded = run(before + sent)
+    assert forwarded == before + sent
+    assert (scanner.first_token, scanner.malformed, scanner.error) == (True, 0, None)
+    assert not scanner.whole  # after a reason to finish it is output
+    scanner, forwarded = run(before + sent + b'data: {"error":{"code":"boom","x":NaN}}\n\n')
+    assert (forwarded, scanner.error["code"]) == (before + sent, "boom")
+
+
+@pytest.mark.parametrize("value", [b"1", b"null", b"true", b'"ping"', b"[]", b'[{"error":1}]', b"NaN"])
+def test_json_that_is_no_object_is_a_heartbeat(value: bytes) -> None:
+    sent = b"data: " + value + b"\n\n"
+    scanner, forwarded = run(sent)
+    assert (forwarded, scanner.first_token, scanner.malformed) == (sent, False, 0)
+
+
+@pytest.mark.parametrize("count", [-1, (1 << 31) + 1, 10**400, 1e400, True, "5", None])
+def test_a_count_of_tokens_that_no_answer_has_is_ignored(count: Any) -> None:
+    usage = json.dumps({"usage": {"prompt_tokens": count, "completion_tokens": 1 << 31}}).encode()
+    scanner, _ = run(event(delta(content="x")), b"data: " + usage + b"\n\n")
+    assert facts(scanner)[-1] == (None, 1 << 31)
 
 
 # The limit.
