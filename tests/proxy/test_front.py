@@ -92,10 +92,11 @@ async def test_an_unreadable_body_gets_an_error_body_of_openai(case: str) -> Non
 @on_uvloop
 @pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/completions", b"/v1/embeddings"])
 async def test_each_operation_is_served_and_counted(path: bytes) -> None:
+    body = b'{"data":[{"embedding":[0.5]}]}' if path.endswith(b"/embeddings") else JSON
     async with serving() as server, running(at(server)) as router:
         client = await router.client()
         client.send(post(b'{"model":"chat","input":"a","prompt":"b"}', path=path + b"?api-version=1"))
-        await (await server.accept()).answer(whole())
+        await (await server.accept()).answer(whole(body))
         answer = await client.answer()
         assert answer.status == 200
         assert is_stamped(answer)
