@@ -157,10 +157,10 @@ class Availability:
 
     # What is learned. An attempt begins with `begin`, ends with one of the others, then releases its slot.
 
-    def begin(self, demand: Demand, now: float) -> tuple[bool, bool]:
-        """An attempt begins: whether it is the breaker's trial, and whether it is a trial of its cooldown."""
-        cooldown = self.cooldown(demand) if self.cooldowns else None
-        return self.breaker.begin(), cooldown is not None and cooldown.begin(now)
+    def begin(self, demand: Demand, now: float) -> bool:
+        """An attempt begins; True if it is a trial of its cooldown. Call it only if there are cooldowns."""
+        cooldown = self.cooldown(demand)
+        return cooldown is not None and cooldown.begin(now)
 
     def accepted(self, attempt: Ending, now: float) -> None:
         """The attempt has its first token, so that its request was not refused. Call it only if there are cooldowns."""

@@ -100,7 +100,9 @@ class Attempt:
     def start(self) -> None:
         """Take a slot, and count as pending."""
         availability = self.endpoint.availability
-        self.trial, self.cooldown_trial = availability.begin(self.demand, self.began)
+        self.trial = availability.breaker.begin()
+        if availability.cooldowns:
+            self.cooldown_trial = availability.begin(self.demand, self.began)
         self._slots = availability.reserve()
         self.endpoint.forecast.begin(self)
 
