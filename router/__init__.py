@@ -10,9 +10,11 @@
     settings.py           the process's settings, from the environment
     errors.py             every error that the router sends to clients
     scheduler.py          time: a clock, and callbacks at a time of that clock
+    turns.py              the turns of the event loop: shared among connections, and measured
+    memory.py             how much memory the process may use
 
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
-                     call, demand, record, verdict, quote
+                     call, body, demand, record, verdict, quote
     core/stream/     reads the bytes of answers; knows no endpoint
                      scanner, events, progress, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
@@ -27,11 +29,11 @@
     upstream/        connections to endpoints
                      exchange, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
     proxy/           moves one request
-                     client, front, intake, reply, asgi, application; handler, admission, cors, serving, open_call,
-                     answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers, debug,
-                     context, models, unknown
+                     client, front, intake, body_budget, reply, asgi, application; handler, admission, cors, serving,
+                     open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers,
+                     debug, context, models, unknown
     ops/             runs beside requests
-                     asking, probes, signals, planner; keep, pause; telemetry, metrics, logs, changes; admin,
+                     asking, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
                      readiness
 
 Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,

@@ -19,12 +19,14 @@ from router.ops.admin import Admin
 from router.ops.changes import Changes
 from router.ops.keep import keep
 from router.ops.logs import AccessLog
+from router.ops.memory import trimmer
 from router.ops.metrics import Metrics
 from router.ops.planner import Planner
 from router.ops.telemetry import Telemetry
 from router.proxy.admission import Admission
 from router.proxy.application import Application
 from router.proxy.asgi import AsgiCalls
+from router.proxy.body_budget import BodyBudget
 from router.proxy.context import Context
 from router.proxy.drain import Drain
 from router.proxy.front import Front, expire
@@ -34,6 +36,7 @@ from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
 from router.scheduler import LoopScheduler
 from router.settings import Settings
+from router.turns import Turns
 from router.upstream.exchange import Limits
 from router.upstream.pool import Address, Pool, tls_context
 from router.upstream.resolver import Dns, Resolver, System
@@ -57,12 +60,20 @@ class Router:
         )
         self.listening = asyncio.Event()  # the server clears it until clients can connect; then pools are warmed up
         self.listening.set()
+        self.turns, self.bodies = Turns(asyncio.get_running_loop()), BodyBudget(settings.bodies)
         self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open, origins=config.cors)
         limits = Limits(settings.max_event, settings.max_answer)
         self.tables = Tables(Serving.of(rebuild(config, utilization=self.admission.utilization), self.pools, limits))
-        self.metrics = Metrics(self._table, lambda: self.pools, lambda: self.admission.calls, self.scheduler.now)
+        self.metrics = Metrics(
+            self._table,
+            lambda: self.pools,
+            lambda: self.admission.calls,
+            self.scheduler.now,
+            longest_turn=self.turns.watch.longest,
+            body_bytes=lambda: (self.bodies.held, self.bodies.limit),
+        )
         sinks = [self.metrics.ended, Changes(self.scheduler.now).ended]
         self.access_log = AccessLog() if settings.access_log else None
         if self.access_log is not None:
@@ -76,7 +87,7 @@ class Router:
         )
         self.handler = Handler(self.tables, self.admission, context, settings.max_body)
         bounds = Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
-        self.protocol = partial(Front, self.handler, bounds, self.scheduler.now)
+        self.protocol = partial(Front, self.handler, bounds, self.scheduler.now, turns=self.turns, bodies=self.bodies)
         self.connections: set[Any] = set()  # uvicorn's, once it runs
         self.admin = self._admin()
         self.asgi = self._application()
@@ -115,6 +126,7 @@ class Router:
             tls=self.tls,
             resolver=self.resolver,
             rng=self.rng,
+            turns=self.turns,
         )
 
     def _admin(self) -> Admin:
@@ -130,7 +142,7 @@ class Router:
         )
 
     def _application(self) -> Application:
-        calls = AsgiCalls(self.handler, self.scheduler, self.settings.max_body)
+        calls = AsgiCalls(self.handler, self.scheduler, self.settings.max_body, self.bodies)
         models = Models(self.tables, self.admission, int(time.time()))
         routes = [*models.routes, *self.admin.routes]
         return Application(calls, routes, self.handler, self.scheduler.now, self._lifespan)
@@ -167,7 +179,8 @@ class Router:
         return [
             ("warm-up", self._warm_up),
             ("sweep", self._sweep),
-            ("planner", Planner(self._table, self.scheduler).run),
+            *([("trimmer", trim.run)] if (trim := trimmer()) else []),
+            ("planner", Planner(self._table, self.scheduler, self.turns.watch.wake).run),
             *((repr(prober), prober.run) for prober in probers),
             *((repr(scraper), scraper.run) for scraper in scrapers),
         ]
@@ -179,4 +192,5 @@ class Router:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP / self.scheduler.speed)
+            self.turns.watch.wake()
             expire(self.connections, self.scheduler.now())

@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from router.memory import memory_limit
 from router.values import Duration, PositiveDuration
 
 _MIB = 1024 * 1024
 MAX_CALLS = 20_000  # calls that one process can handle, with sockets to spare
+BODY_SHARE = 4  # of the memory, request bodies may take one part in so many
 SPARE_FILES = 500  # for idle connections, hedges, and all other open files
 
 
@@ -76,6 +78,9 @@ class Settings(BaseSettings):
 
     max_body: Size = ByteSize(32 * _MIB)
     """Maximum size of a request body."""
+    body_budget: Size | None = None
+    """Maximum size of all request bodies together that are held; further ones wait, for at most 5 s. By default a
+    quarter of the memory."""
     max_header: Size = ByteSize(64 * 1024)
     """Maximum size of a header block, in a request and in an endpoint's answer."""
     max_event: Size = ByteSize(32 * _MIB)
@@ -117,6 +122,11 @@ class Settings(BaseSettings):
             return (), 53
         address, port = _nameserver(self.resolver)
         return (address,), port
+
+    @property
+    def bodies(self) -> int:
+        """`body_budget`, or a quarter of the memory that the process may use."""
+        return self.body_budget or memory_limit() // BODY_SHARE
 
     @property
     def calls(self) -> int:

@@ -57,7 +57,7 @@ SHAPES = {
 
 def refusing(play: Player, name: str, refusal: Script, serve: Script) -> None:
     """Let the endpoint refuse the marked requests, and serve the others."""
-    play[name].plays_by(lambda request: refusal if MARK.encode() in request.body else serve)
+    play[name].plays_by(lambda request: refusal if MARK.encode() in bytes(request.body) else serve)
 
 
 SERVES = streams("Hel", "lo", first=0.2, gap=0.2)

@@ -12,10 +12,18 @@ import pytest
 
 TOP = Path(__file__).resolve().parent.parent
 
-_BELOW = {"router.core", "router.dialects", "router.config", "router.scheduler"}  # what the upper layers may import
+# What the upper layers may import.
+_BELOW = {
+    "router.core",
+    "router.dialects",
+    "router.config",
+    "router.scheduler",
+    "router.turns",
+}
 
 # What all of core may import.
 _FACTS = {
+    "router.core.body",
     "router.core.call",
     "router.core.demand",
     "router.core.record",
@@ -32,8 +40,10 @@ MAY: dict[str, set[str]] = {
     "router.explaining": set(),  # it knows HTTP only
     "router.server": {"router.proxy.drain"},
     "router.app": {f"router.{part}" for part in ("core", "dialects", "upstream", "proxy", "ops")}
-    | {"router.config", "router.scheduler", "router.settings"},  # builds them all
-    "router.settings": {"router.values"},
+    | {"router.config", "router.scheduler", "router.settings", "router.turns"},  # builds them all
+    "router.settings": {"router.memory", "router.values"},
+    "router.memory": set(),
+    "router.turns": set(),  # as the scheduler, at the bottom
     "router.errors": set(),
     "router.scheduler": set(),  # the seam of time, at the bottom
     "router.values": set(),  # with yamlfile, how config reads; settings have durations too
@@ -46,7 +56,7 @@ MAY: dict[str, set[str]] = {
     "router.core.choice": {"router.core.choice", "router.core.endpoint", "router.config"} | _FACTS,
     "router.core.explain": {"router.core.explain", "router.core.choice", "router.core.endpoint"} | _FACTS,
     "router.dialects": {"router.dialects", "router.core.stream"} | _FACTS,
-    "router.upstream": {"router.upstream", "router.core", "router.dialects", "router.scheduler"},
+    "router.upstream": {"router.upstream", "router.core", "router.dialects", "router.scheduler", "router.turns"},
     "router.proxy": {"router.proxy", "router.upstream", "router.errors"} | _BELOW,
     "router.ops": {"router.ops", "router.upstream", "router.errors", "router"} | _BELOW,
     # The load tools know HTTP only, so that they can drive any router; and the three know nothing of each other.
@@ -62,7 +72,7 @@ NEVER: dict[str, set[str]] = {"router.upstream": {"router.core.choice", "router.
 
 # The only parts that may import these third-party packages. Packages that are not listed may be imported anywhere.
 ONLY: dict[str, set[str]] = {
-    "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "upstream")}
+    "asyncio": {f"router.{part}" for part in ("app", "ops", "proxy.asgi", "scheduler", "server", "turns", "upstream")}
     | {"loadtest"},
     "dns": {"router.upstream.resolver"},
     "httptools": {"router.proxy.front", "router.upstream", "loadtest.latency.client", "loadtest.latency.http"},
@@ -85,7 +95,7 @@ ONLY: dict[str, set[str]] = {
 
 # All that core may import from outside: no clock, no randomness but what is passed in, no I/O.
 CORE_USES = {
-    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
+    "__future__", "bisect", "codecs", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib",
     "itertools", "json", "math", "msgspec", "random.Random", "re", "types", "typing",
 }  # fmt: skip
 

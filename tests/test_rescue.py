@@ -360,7 +360,7 @@ def test_a_models_resume_overrides_the_defaults() -> None:
 
 
 def sent_body(play: Player, name: str = "b") -> dict[str, Any]:
-    body = json.loads(play[name].wires[0].request.body)
+    body = json.loads(bytes(play[name].wires[0].request.body))
     assert isinstance(body, dict)
     return body
 

@@ -9,22 +9,24 @@ from typing import Any, Literal
 
 import msgspec
 
+from router.core.body import ATTACHMENT, MAX_ATTACHMENTS, MAX_KEYS, Body, InvalidBody, too_many_keys
+from router.core.body import Fields as Fields  # its name for all who change fields
 from router.core.demand import Demand, DemandKind
 
 Operation = Literal["chat/completions", "completions", "embeddings"]
-Fields = dict[str, msgspec.Raw]
 
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LENIENT = 1 << 20  # bytes of a body that are read by Python's slower reader: about 10 ms
-ATTACHMENT = b";base64,"  # precedes the data of an attachment
 # Of JSON, for a token of English text. The effect of a prompt's size on the wait is measured in the same unit, so a
 # rough figure is enough.
 BYTES_PER_TOKEN = 4.0
-MAX_ATTACHMENTS = 1000  # attachments of a prompt that are looked for, in about 1 ms; more are counted as text
 MAX_MODEL_NAME = 256  # characters; the model's name goes into messages and metrics
+MAX_READ = 16 << 10  # bytes of a value that is decoded for routing, in some microseconds
+
+TOO_LONG = object()  # in place of a value of more than MAX_READ bytes
 
 
 class InvalidCall(ValueError):
@@ -43,10 +45,11 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     only some endpoints may see. `patience` is how many seconds the client waits.
     `retries` is how often the client has sent the request before. `conversation` is a key shared by calls that profit
     from the same endpoint; empty without affinity. `asks_why` is True if the client wants the routing explained.
+    `attached` is how many bytes of the body are attachments in base64; None if they have not been counted.
     """
 
     operation: Operation
-    body: bytes
+    body: bytes | bytearray
     fields: Fields
     headers: bytes
     model: str
@@ -57,6 +60,7 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     conversation: bytes = b""
     asks_why: bool = False
     optional_headers: Sequence[tuple[bytes, bytes]] = ()
+    attached: int | None = None
 
     def __repr__(self) -> str:
         """Leave out the prompt and the headers, which are the client's secrets."""
@@ -69,7 +73,9 @@ class Call(msgspec.Struct, frozen=True, eq=False):
         The size is four bytes of the body per token, without what is attached as base64.
         """
         size = len(self.body)
-        if ATTACHMENT in self.body:
+        if self.attached is not None:
+            size -= self.attached
+        elif ATTACHMENT in self.body:
             size -= sum(part.find(b'"') for part in self.body.split(ATTACHMENT, MAX_ATTACHMENTS)[1:])
         kind: DemandKind = "first_token" if self.stream else "embedding" if self.operation == "embeddings" else "answer"
         return Demand(kind, size / BYTES_PER_TOKEN, self.operation, self.body)
@@ -91,24 +97,21 @@ class Call(msgspec.Struct, frozen=True, eq=False):
 
 def parse(
     operation: Operation,
-    body: bytes,
+    body: bytes | Body,
     headers: bytes = b"",
     patience: float = inf,
     retries: int = 0,
     asks_why: bool = False,
 ) -> Call:
-    """Parse a request body. Raises InvalidCall."""
+    """Parse a request body, or look at one that was read while it arrived. Raises InvalidCall."""
+    data, fields = _split_body(body) if isinstance(body, bytes) else _read_body(body)
+    if len(fields) > MAX_KEYS:
+        raise _invalid(too_many_keys())
+    read = _read if isinstance(body, bytes) else _peek  # a long value may take many milliseconds
     try:
-        if not body.isascii():
-            body.decode()  # msgspec does not check the encoding of values that it only splits
-        fields = _split(body)
-        model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
-    except msgspec.ValidationError:
-        raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
+        model, stream, choices = read(fields, "model"), read(fields, "stream"), read(fields, "n")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if body.startswith(_BYTE_ORDER_MARK):
-            return parse(operation, body[3:], headers, patience, retries, asks_why)
-        fields = _with_half_pairs(body, error)
+        fields = _with_half_pairs(bytes(data), error)
         model, stream, choices = _read(fields, "model"), _read(fields, "stream"), _read(fields, "n")
     except RecursionError:
         raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None
@@ -124,7 +127,11 @@ def parse(
     choices = choices or 1
     if operation == "completions":
         choices *= _prompts(fields)
-    return Call(operation, body, fields, headers, model, streams, choices, patience, retries, asks_why=asks_why)
+    attached = None if isinstance(body, bytes) else body.attached
+    return Call(
+        operation, data, fields, headers, model, streams, choices, patience, retries,
+        asks_why=asks_why, attached=attached,
+    )  # fmt: skip
 
 
 def _prompts(fields: Fields) -> int:
@@ -156,14 +163,49 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
+def _split_body(body: bytes) -> tuple[bytes, Fields]:
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec does not check the encoding of values that it only splits
+        return body, _split(body)
+    except msgspec.ValidationError:
+        raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if body.startswith(_BYTE_ORDER_MARK):
+            return _split_body(body[len(_BYTE_ORDER_MARK) :])
+        return body, _with_half_pairs(body, error)
+    except RecursionError:
+        raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None
+
+
+def _read_body(body: Body) -> tuple[bytearray, Fields]:
+    try:
+        fields = body.end()
+    except InvalidBody as error:
+        raise _invalid(error) from None
+    return body.data, fields
+
+
+def _invalid(error: InvalidBody) -> InvalidCall:
+    return InvalidCall(str(error), error.code)
+
+
 def _read(fields: Fields, name: str) -> Any:
     raw = fields.get(name)
     return None if raw is None else _value(raw)
 
 
 def _peek(fields: Fields, name: str) -> Any:
-    """The value of a field; None if absent, or if it can't be decoded (1e999, say): only the endpoint may refuse it."""
+    """The value of a field; None if absent, or if it can't be decoded (1e999, say): only the endpoint may refuse it.
+
+    TOO_LONG in place of a long value.
+    """
+    raw = fields.get(name)
+    if raw is None:
+        return None
+    if len(memoryview(raw)) > MAX_READ:
+        return TOO_LONG
     try:
-        return _read(fields, name)
+        return _value(raw)
     except (msgspec.DecodeError, RecursionError):
         return None

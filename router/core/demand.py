@@ -26,10 +26,10 @@ class Demand:
     __slots__ = ("_body", "_fingerprint", "kind", "operation", "size")
 
     def __init__(
-        self, kind: DemandKind, size: float = 0.0, operation: str = "chat/completions", body: bytes = b""
+        self, kind: DemandKind, size: float = 0.0, operation: str = "chat/completions", body: bytes | bytearray = b""
     ) -> None:
         self.kind, self.size, self.operation = kind, size, operation
-        self._body: bytes | None = body
+        self._body: bytes | bytearray | None = body
 
     def __repr__(self) -> str:
         return f"<Demand {self.kind} {self.size:g}>"
@@ -43,11 +43,11 @@ class Demand:
         return self._fingerprint
 
 
-def _fingerprint(body: bytes) -> int:
+def _fingerprint(body: bytes | bytearray) -> int:
     if len(body) <= MAX_HASHED:
-        return hash(body)  # 0 if it is empty
+        return hash(bytes(body))  # 0 if it is empty
     half = MAX_HASHED // 2
-    return hash((len(body), body[:half], body[-half:]))
+    return hash((len(body), bytes(body[:half]), bytes(body[-half:])))
 
 
 FIRST_TOKEN = Demand("first_token")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Any
 
@@ -19,6 +19,7 @@ from router.core.explain.explanation import explain
 from router.errors import BadRequest, not_served
 from router.ops.metrics import POOL_COUNTERS, POOL_GAUGES, Metrics, PoolState
 from router.ops.readiness import served
+from router.turns import in_turns
 
 MAX_SIZE_DIGITS = 9  # of a prompt's size in tokens
 
@@ -83,20 +84,28 @@ class Admin:
 
     async def metrics(self, request: Request) -> Response:
         self._authorize(request)
-        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        page = await in_turns(self._metrics.parts())
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def endpoints(self, request: Request) -> Response:
         """The live state of every endpoint; disabled endpoints with the reason; the models and the budgets."""
         self._authorize(request)
         table, now = self._table(), self._now()
-        live = [self._state(endpoint, now) for endpoint in table.endpoints]
+        live = await in_turns(b"," + msgspec.json.encode(self._state(each, now)) for each in table.endpoints)
         disabled = [
             {"name": config.name, "kind": config.kind, "disabled": config.disabled}
             for config in table.config.endpoints
             if config.disabled
         ]
         budgets = {"hedge": round(table.hedges.level(now), 2), "retry": round(table.retries.level(now), 2)}
-        return JSONResponse({"endpoints": live, "disabled": disabled, "models": self._models(), "budgets": budgets})
+        models = await in_turns(b"," + msgspec.json.encode(model) for model in self._models())
+        page = b'{"endpoints":[%b],"disabled":%b,"models":[%b],"budgets":%b}' % (
+            live[1:],
+            msgspec.json.encode(disabled),
+            models[1:],
+            msgspec.json.encode(budgets),
+        )
+        return Response(page, media_type="application/json")
 
     async def explain(self, request: Request) -> Response:
         """Explain where a streaming call for a model would go now, and why."""
@@ -156,15 +165,13 @@ class Admin:
             "pool": {state: getattr(pool, state) for state in (*POOL_GAUGES, *POOL_COUNTERS)},
         }
 
-    def _models(self) -> list[dict[str, Any]]:
-        return [
-            {
+    def _models(self) -> Iterator[dict[str, Any]]:
+        for route in self._table().routes.values():
+            yield {
                 "model": route.model,
                 "tiers": [[endpoint.name for endpoint in tier.endpoints] for tier in route.tiers],
                 "queued": route.queue.waiting,
             }
-            for route in self._table().routes.values()
-        ]
 
 
 def _size(value: str | None) -> float | None:

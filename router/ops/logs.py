@@ -1,13 +1,17 @@
 """Log output: the router's messages on standard error and, if enabled, one line per call on standard output.
 
-Each is written by a thread of its own: a terminal, a pipe or a container's log may block, and a call must not.
+Each is written by a thread of its own: a terminal, a pipe or a container's log may block, and a call must not. Text
+from outside cannot forge a line or steer a terminal: control characters and those that change the direction of writing
+are escaped.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
+import re
 import select
 import sys
 import time
@@ -17,7 +21,6 @@ from typing import Any
 
 import msgspec
 
-from router.core.quote import escaped
 from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 
 MAX_WAITING = 10_000  # lines that wait to be written: some megabytes
@@ -25,30 +28,39 @@ CLOSE_TIMEOUT = 2.0  # seconds in which the reader can take the last lines
 # In place of a standard file that was closed when the process started: by now its number may stand for another file.
 CLOSED = -1
 
+# Errors after which a file will take no more: its reader is gone, or it is no open file.
+_FINAL = frozenset((errno.EPIPE, errno.EBADF))
+# Control characters, line and paragraph separators, and marks that change the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
 log = logging.getLogger(__name__)
+_ALL: dict[str, Lines] = {}  # by name
 # Fields that are not copied: a time of the internal clock, which means nothing outside, and the attempts.
 _CONVERTED = {"arrived", "attempts"}
 
 
 class Lines:
-    """A queue of lines for a file whose reader may be slow or gone. `put` never waits.
+    """A queue of lines for a file whose reader may be slow or gone, and whose disk may be full. `put` never waits.
 
         written ──MAX_WAITING lines wait──► dropped ──all are written──► written
+           ├──no room on the disk────────► lost ──room again──► written
            └──closed, or the file has no reader──► ended
 
-    Each transition is logged once. Dropped lines are counted; lines after the end are ignored.
+    Each transition is logged once. `dropped` counts the lines that were not written, for whatever reason.
     """
 
     def __init__(self, name: str, file: int, max_waiting: int = MAX_WAITING) -> None:
         self.dropped = 0
         self._name, self._file = name, file
-        self._dropping = self._ended = self._over = False
+        self._dropping = self._ended = self._over = self._failing = self._torn = False
         self._waiting: Queue[bytes | None] = Queue(max_waiting)
         self._thread = Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        _ALL[name] = self
 
     def put(self, line: bytes) -> None:
         if self._ended:
+            self.dropped += 1
             return
         try:
             self._waiting.put_nowait(line)
@@ -82,7 +94,7 @@ class Lines:
     def _run(self) -> None:
         try:
             while not self._over:
-                self._write(self._take())
+                self._write_or_lose(self._take())
                 if self._dropping and self._waiting.empty():
                     self._dropping = False
                     log.warning("%s: dropped -> written: %d lines have been dropped so far", self._name, self.dropped)
@@ -102,34 +114,76 @@ class Lines:
         self._over = True
         return b"".join(lines)
 
-    def _write(self, data: bytes) -> None:
-        while data:
-            try:
-                data = data[os.write(self._file, data) :]
-            except BlockingIOError:  # another process that shares the file has made it non-blocking
-                select.select([], [self._file], [])
+    def _write_or_lose(self, data: bytes) -> None:
+        """Write lines, or lose them if the file takes none at the moment. Raises OSError if it never will again."""
+        lines = data.count(b"\n")
+        if self._torn:
+            data = b"\n" + data
+        left = data
+        try:
+            while left:
+                left = self._write(left)
+        except OSError as error:
+            if error.errno in _FINAL:
+                raise
+            self.dropped += min(lines, left.count(b"\n"))
+            self._torn = not data[: -len(left)].endswith(b"\n") if left is not data else self._torn
+            if not self._failing:
+                self._failing = True
+                log.warning("%s: written -> lost: %s", self._name, error.strerror or error)
+        else:
+            self._torn = False
+            if self._failing:
+                self._failing = False
+                log.warning("%s: lost -> written: %d lines have been lost so far", self._name, self.dropped)
+
+    def _write(self, data: bytes) -> bytes:
+        """Write what the file takes, and return the rest."""
+        try:
+            return data[os.write(self._file, data) :]
+        except BlockingIOError:  # another process that shares the file has made it non-blocking
+            select.select([], [self._file], [])
+            return data
+
+
+def lost_lines() -> dict[str, int]:
+    """By log, how many lines were not written."""
+    return {name: lines.dropped for name, lines in _ALL.items()}
+
+
+def escaped(text: str) -> str:
+    """The text with its control characters, and those that change the direction of writing, as escapes."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Escaping(logging.Formatter):
+    """Formats a message as one line. The lines of a traceback that follow it are indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, info: Any) -> str:
+        return "\n".join("  " + escaped(line) for line in super().formatException(info).split("\n"))
+
+    def formatStack(self, stack_info: str) -> str:
+        return "\n".join("  " + escaped(line) for line in super().formatStack(stack_info).split("\n"))
 
 
 def configure(level: str) -> None:
     """Send the router's messages to standard error, with time and level."""
     messages = Lines("standard error", 2 if sys.stderr is not None else CLOSED)
     atexit.register(messages.close)
-    logging.basicConfig(stream=messages, level=level.upper(), force=True)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(message)s"))
+    handler = logging.StreamHandler(messages)
+    handler.setFormatter(Escaping("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-
-
-class OneLine(logging.Formatter):
-    """Escapes control characters in messages: an endpoint, or a client, must not forge a line or steer a terminal.
-
-    Tracebacks, which are the router's own, keep their lines.
-    """
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = escaped(record.message)
-        return super().formatMessage(record)
 
 
 class AccessLog:
@@ -143,7 +197,10 @@ class AccessLog:
         line["attempts"] = [_attempt(attempt, record.arrived) for attempt in record.attempts]
         if record.malformed is not None:
             line["malformed"] = record.malformed
-        self._lines.put(msgspec.json.encode(line) + b"\n")
+        text = msgspec.json.encode(line)
+        if not text.isascii() or b"\x7f" in text:  # JSON itself escapes only what is below 0x20
+            text = _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.decode()).encode()
+        self._lines.put(text + b"\n")
 
     def close(self) -> None:
         self._lines.close()

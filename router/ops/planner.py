@@ -15,12 +15,16 @@ EVERY = 1.0
 class Planner:
     """`run` is the loop. It yields after each model, so that calls never wait for the plans of all models."""
 
-    def __init__(self, table: Callable[[], Table], scheduler: Scheduler) -> None:
-        self._table, self._scheduler = table, scheduler
+    def __init__(
+        self, table: Callable[[], Table], scheduler: Scheduler, begins: Callable[[], None] = lambda: None
+    ) -> None:
+        """`begins` is called before each computation."""
+        self._table, self._scheduler, self._begins = table, scheduler, begins
 
     async def run(self) -> None:
         while True:
             await asyncio.sleep(EVERY / self._scheduler.speed)
+            self._begins()
             for route in self._table().routes.values():
                 route.replan(self._scheduler.now())
                 await asyncio.sleep(0)

@@ -6,14 +6,16 @@ It is slower than `front.py`, and replaces it should uvicorn's internals change.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from router.errors import RouterError
-from router.proxy.client import Owner, Request
+from router.proxy.body_budget import MAX_WAIT, BodyBudget, no_memory
+from router.proxy.client import Owner
 from router.proxy.handler import Handler
 from router.proxy.headers import pairs
-from router.proxy.intake import body_too_large
+from router.proxy.intake import Bounds, Intake
 from router.scheduler import Scheduler
 
 Message = MutableMapping[str, Any]
@@ -26,39 +28,55 @@ HIGH_WATER = 64 << 10  # bytes that may wait for a slow client, as in a transpor
 class AsgiCalls:
     """An ASGI application for the paths of the handler's operations."""
 
-    def __init__(self, handler: Handler, scheduler: Scheduler, max_body: int) -> None:
+    def __init__(self, handler: Handler, scheduler: Scheduler, max_body: int, bodies: BodyBudget | None = None) -> None:
         self._handler, self._scheduler, self._max_body = handler, scheduler, max_body
+        self._bodies = bodies or BodyBudget(sys.maxsize)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         arrived = self._scheduler.now()
         client = AsgiClient()
         path = scope["path"].encode()
         headers = [(name.lower(), value) for name, value in scope["headers"]]
+        intake = Intake(Bounds(body=self._max_body), arrived, self._bodies)
+        intake.url, intake.headers = path, headers
         try:
-            self._handler.authorize(headers)
-            body = await self._read(receive)
-        except RouterError as error:
-            self._handler.refuse(client, self._handler.record(path, arrived), error)
-        else:
-            if body is None:
-                self._handler.left(self._handler.record(path, arrived))
-                return
-            self._handler.handle(Request(path, headers, body, arrived), client)
-        await client.run(receive, send)
+            try:
+                self._handler.authorize(headers)
+                await self._wait_for_memory()
+                if not await self._read(receive, intake):
+                    self._handler.left(self._handler.record(path, arrived))
+                    return
+                self._handler.handle(intake.take(), client)
+            except RouterError as error:
+                self._handler.refuse(client, self._handler.record(path, arrived), error)
+            await client.run(receive, send)
+        finally:
+            intake.release()
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Read the body; None if the client left. Raises BodyTooLarge."""
-        chunks, size, more = [], 0, True
+    async def _wait_for_memory(self) -> None:
+        """Raises NoMemory if other bodies are held for too long."""
+        if not self._bodies.used_up:
+            return
+        free = asyncio.Event()
+        self._bodies.wait(free.set)
+        try:
+            async with asyncio.timeout(MAX_WAIT):
+                await free.wait()
+        except TimeoutError:
+            raise no_memory(self._bodies.limit) from None
+        finally:
+            self._bodies.give_up(free.set)
+
+    async def _read(self, receive: Receive, intake: Intake) -> bool:
+        """Read the body; False if the client left. Raises BodyTooLarge."""
+        more = True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return None
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self._max_body:
-                raise body_too_large(self._max_body)
+                return False
+            intake.add_body(message.get("body", b""))
             more = message.get("more_body", False)
-        return b"".join(chunks)
+        return True
 
 
 class AsgiClient:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from router.core.body import Body
 from router.errors import RouterError
 
 Headers = list[tuple[bytes, bytes]]
@@ -20,12 +21,13 @@ class Request(msgspec.Struct, frozen=True):
 
     path: bytes
     headers: Headers
-    body: bytes
+    body: bytes | Body  # the latter if it is large, and was read while it arrived
     arrived: float
 
     def __repr__(self) -> str:
         """Leave out the headers, which hold the client's key, and the body, which holds its prompt."""
-        return f"<Request {self.path!r} {len(self.body)} bytes>"
+        body = self.body if isinstance(self.body, bytes) else self.body.data
+        return f"<Request {self.path!r} {len(body)} bytes>"
 
 
 class Owner(Protocol):

@@ -11,6 +11,7 @@ answer, and then the connection closes: no client is known that does it, and RFC
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,24 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, SlowRequest
+from router.proxy.body_budget import MAX_WAIT, BodyBudget, no_memory
 from router.proxy.handler import OPERATIONS, Handler
-from router.proxy.intake import ACCEPTED, BODY, FORWARDED, FRAMING, HEAD, IDLE, OFFER, REFUSED, SKIPPED, Bounds, Intake
+from router.proxy.intake import (
+    ACCEPTED,
+    BODY,
+    FORWARDED,
+    FRAMING,
+    HEAD,
+    IDLE,
+    MAX_HEADERS,
+    OFFER,
+    REFUSED,
+    SKIPPED,
+    Bounds,
+    Intake,
+)
 from router.proxy.reply import DUE, ENDED, Reply
+from router.turns import SLICE, Turns
 
 FRESH = 0.25  # seconds of silence before a stopping router closes a connection: until then a request may be on its way
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
@@ -36,14 +52,26 @@ class Front(HttpToolsProtocol):
     `now` is the clock of the handler's calls.
     """
 
-    __slots__ = ("_handler", "_held_back", "_now", "_unsent", "intake", "reply")
+    __slots__ = ("_handler", "_held_back", "_kept", "_now", "_turns", "_unsent", "_waits", "_whole", "intake", "reply")
 
     reply: Reply  # from `connection_made` on
 
-    def __init__(self, handler: Handler, bounds: Bounds, now: Callable[[], float], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        bounds: Bounds,
+        now: Callable[[], float],
+        *args: Any,
+        turns: Turns | None = None,
+        bodies: BodyBudget | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._handler, self._now = handler, now
-        self.intake = Intake(bounds, now())
+        self._handler, self._now, self._turns = handler, now, turns or Turns()
+        self.intake = Intake(bounds, now(), bodies or BodyBudget(sys.maxsize))
+        self._kept = False  # a part of what was read is kept for later turns
+        self._waits = -1.0  # since when the request waits for memory; negative if it does not
+        self._whole = False  # the request that waits is complete
         self._unsent = 0  # bytes that the client had not read when `expire` last looked
         self._held_back = False  # reading is paused until the client has read its answers
 
@@ -54,8 +82,16 @@ class Front(HttpToolsProtocol):
         self.reply = Reply(transport, self.server_state, self._handler, self._answered)
 
     def data_received(self, data: bytes) -> None:
+        turns = self._turns
+        turns.read += len(data)
+        if turns.read <= SLICE or not turns.defer(self, data):
+            self.read(data)
+
+    # For the turns (a Reader).
+
+    def read(self, data: bytes) -> None:
         intake = self.intake
-        if intake.state is REFUSED:
+        if intake.state is REFUSED or intake.state is SKIPPED:
             return
         if self.reply.state is not ENDED:
             self._skip_rest()  # pipelined
@@ -67,11 +103,36 @@ class Front(HttpToolsProtocol):
             self._unread(error, data)
         if intake.state is not IDLE:
             self._incomplete()
+            if self._kept and (intake.state is SKIPPED or intake.state is REFUSED):
+                self._turns.drop(self)
+
+    def hold(self) -> None:
+        if self.intake.state is SKIPPED or self.intake.state is REFUSED:
+            self._turns.drop(self)  # nobody wants it
+            return
+        self._kept = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        self._kept = False
+        self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        """Read on, unless there is another reason not to."""
+        paused = self._kept or self._held_back or self._waits >= 0.0 or self.flow.read_paused
+        if not paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    # The transport reports again.
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.intake.half_read and self.reply.state is ENDED:
             self._handler.left(self._record())
+        self._turns.drop(self)
+        self._wait_no_longer()
         self.reply.lost()
+        self.intake.release()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -107,6 +168,8 @@ class Front(HttpToolsProtocol):
                 self.transport.abort()
         elif self.reply.state is not ENDED:
             return
+        elif 0.0 <= self._waits <= now - MAX_WAIT:
+            self._give_up(no_memory(intake.bodies.limit))
         elif intake.state is IDLE or intake.state is SKIPPED:
             if self._free():
                 self._rest(now)
@@ -133,6 +196,8 @@ class Front(HttpToolsProtocol):
         intake = self.intake
         if intake.state is HEAD:
             intake.headers.append((name.lower(), value))
+            if len(intake.headers) > MAX_HEADERS:
+                self._give_up(intake.too_many_headers())
         elif intake.state is not SKIPPED and intake.state is not REFUSED:
             try:
                 intake.add_trailer(name, value)
@@ -177,6 +242,9 @@ class Front(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         intake, reply = self.intake, self.reply
         if intake.state is ACCEPTED or intake.state is BODY:
+            if self._waits >= 0.0:
+                self._whole = True
+                return
             reply.state = DUE
             self._handler.handle(intake.take(), reply)
             if self.flow.write_paused and reply.owner is not None:
@@ -199,6 +267,30 @@ class Front(HttpToolsProtocol):
             reply.cors = self._handler.authorize(self.intake.headers)
         except RouterError as error:
             self._refuse(error)
+            return
+        if self.intake.bodies.used_up:
+            self._wait_for_memory()
+
+    def _wait_for_memory(self) -> None:
+        """Read no more until other bodies are no longer held; `expire` ends the wait."""
+        self._waits, self._whole = self._now(), False
+        self.intake.bodies.wait(self._memory_is_free)
+        self.transport.pause_reading()
+
+    def _memory_is_free(self) -> None:
+        self._waits = -1.0
+        if self._whole:
+            self._whole = False
+            self.on_message_complete()
+        elif self.intake.state is ACCEPTED:
+            self._incomplete()
+        self._resume_reading()
+
+    def _wait_no_longer(self) -> None:
+        if self._waits >= 0.0:
+            self._waits, self._whole = -1.0, False
+            self.intake.bodies.give_up(self._memory_is_free)
+            self._resume_reading()
 
     def _forward(self) -> None:
         """Hand a request to the application: uvicorn's own callbacks are given its head again."""
@@ -220,6 +312,18 @@ class Front(HttpToolsProtocol):
         """Answer no further request: the connection closes after the answers due, or now if the client reads none."""
         self.intake.state, self.reply.keep = SKIPPED, False
         if self._held_back:
+            self._close()
+
+    def _close(self) -> None:
+        """Close the connection after the last answer.
+
+        Not at once if the client's next bytes are unread: the close would be a reset, which discards the answer.
+        """
+        if self._kept and self.transport.can_write_eof():
+            self.intake.refuse()
+            self.intake.since = self._now()
+            self.transport.write_eof()  # `expire` closes the connection
+        else:
             self.transport.close()
 
     def _incomplete(self) -> None:
@@ -228,6 +332,8 @@ class Front(HttpToolsProtocol):
         Invite its body where the client asks, and refuse now what would be refused then.
         """
         intake = self.intake
+        if self._waits >= 0.0:
+            return
         if intake.state is SKIPPED or intake.state is REFUSED or self.reply.state is not ENDED:
             return
         try:
@@ -252,6 +358,7 @@ class Front(HttpToolsProtocol):
         Not at once: a reset in reply to what the client still sends would discard our answer (RFC 9112 §9.6).
         """
         reply = self.reply
+        self._wait_no_longer()
         self.intake.refuse()
         reply.state, reply.keep = DUE, False
         reply.cors = self._handler.cors.lines(self.intake.headers)
@@ -314,12 +421,13 @@ class Front(HttpToolsProtocol):
 
     def _answered(self) -> None:
         """A response of ours has ended."""
+        self.intake.release()
         self.intake.since = self._now()
         self.server_state.total_requests += 1
         if self.intake.state is REFUSED and self.transport.can_write_eof():
             self.transport.write_eof()  # `expire` closes the connection
         elif not self.reply.keep:
-            self.transport.close()
+            self._close()
         elif self.flow.write_paused:
             self._held_back = True
             self.flow.pause_reading()

@@ -50,8 +50,9 @@ class Handler:
 
     def handle(self, request: Request, client: Client) -> None:
         """Answer an authorized request: at once with an error, or later, as its attempts end."""
-        if request.body[:1] != b"{" and (codings := codings_of(request.headers)):
-            self._unpack(request, codings, client)
+        body = request.body if isinstance(request.body, bytes) else request.body.data
+        if body[:1] != b"{" and (codings := codings_of(request.headers)):
+            self._unpack(request, bytes(body), codings, client)
             return
         record = self.record(request.path, request.arrived)
         try:
@@ -71,7 +72,7 @@ class Handler:
         open_call = OpenCall(call, route, serving.targets, client, record, self._context, self._ended)
         FirstAnswer(open_call).start()
 
-    def _unpack(self, request: Request, codings: Sequence[bytes], client: Client) -> None:
+    def _unpack(self, request: Request, body: bytes, codings: Sequence[bytes], client: Client) -> None:
         """Decode a compressed body, then answer."""
         path, arrived = request.path, request.arrived
         headers = [header for header in request.headers if header[0] != b"content-encoding"]
@@ -80,7 +81,7 @@ class Handler:
             self.refuse(client, self.record(path, arrived), error)
 
         try:
-            pieces = decoded(request.body, codings, self._max_body)
+            pieces = decoded(body, codings, self._max_body)
         except RouterError as error:
             failed(error)
             return

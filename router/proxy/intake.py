@@ -17,12 +17,17 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+from router.core.body import Body
 from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge
+from router.proxy.body_budget import BodyBudget
 from router.proxy.client import Headers, Request
+from router.proxy.compression import codings_of
 from router.proxy.headers import lines
 
 # Bytes that a piece of a chunked body may take beside its data: a size of 16 digits, and two line ends.
 FRAMING = 20
+MAX_HEADERS = 100  # of a request, as at many servers: each costs some hundred bytes more in memory than on the wire
+LARGE = 128 << 10  # bytes from which on a body is read while it arrives, and not at once
 
 
 class Bounds(NamedTuple):
@@ -54,14 +59,21 @@ IDLE, HEAD, ACCEPTED, BODY, FORWARDED, OFFER, SKIPPED, REFUSED = State
 class Intake:
     """The request that a connection reads at the moment; one object serves all requests of a connection."""
 
-    __slots__ = ("body", "body_size", "bounds", "headers", "overhead", "since", "state", "trailer_size", "url")
+    __slots__ = (
+        "_large", "_parts", "bodies", "body", "body_size", "bounds", "headers", "held", "overhead", "since", "state",
+        "trailer_size", "url",
+    )  # fmt: skip
 
-    def __init__(self, bounds: Bounds, now: float) -> None:
-        self.bounds, self.state = bounds, IDLE
+    def __init__(self, bounds: Bounds, now: float, bodies: BodyBudget) -> None:
+        """`bodies` is shared by all connections."""
+        self.bounds, self.state, self.bodies = bounds, IDLE, bodies
+        self.held = 0  # bytes of `bodies` that this connection has, until its answer has ended
         self.since = now  # when the request began; between two requests, when the silence began
         self.url = b""
         self.headers: Headers = []
-        self.body: list[bytes] = []
+        self.body = b""  # as long as it came in one piece
+        self._parts: bytearray | None = None  # in place of `body`, once it came in several
+        self._large: Body | None = None  # in place of both, once it is large
         self.body_size = self.trailer_size = 0
         self.overhead = 0  # bytes read of the head; after it, bytes read that are not body
 
@@ -113,10 +125,38 @@ class Intake:
 
     def add_body(self, piece: bytes) -> None:
         """Keep a piece of the body. Raises BodyTooLarge."""
-        self.body_size += len(piece)
+        size = len(piece)
+        self.held += size
+        self.bodies.held += size
+        self.body_size += size
         if self.body_size > self.bounds.body:
             raise body_too_large(self.bounds.body)
-        self.body.append(piece)
+        if self.body_size == size <= LARGE:
+            self.body = piece
+        else:
+            self._add_to_parts(piece)
+
+    def _add_to_parts(self, piece: bytes) -> None:
+        """Join pieces as they come: there may be millions of small ones. A large body is read, unless it is encoded."""
+        if self._large is None and self.body_size > LARGE and not codings_of(self.headers):
+            begun = self.body if self._parts is None else bytes(self._parts)
+            self.body, self._parts, self._large = b"", None, Body()
+            self._large.feed(begun)
+        if self._large is not None:
+            self._large.feed(piece)
+        elif self._parts is None:
+            self._parts, self.body = bytearray(self.body + piece), b""
+        else:
+            self._parts += piece
+
+    def release(self) -> None:
+        """The body is no longer held: its answer has ended, or there will be none."""
+        if self.held:
+            held, self.held = self.held, 0
+            self.bodies.release(held)
+
+    def too_many_headers(self) -> HeaderTooLarge:
+        return HeaderTooLarge(f"The request has more than {MAX_HEADERS} headers.")
 
     def add_trailer(self, name: bytes, value: bytes) -> None:
         """Count a trailer. Trailers are dropped: they are no headers (RFC 9110 §6.5.1). Raises HeaderTooLarge."""
@@ -135,10 +175,10 @@ class Intake:
 
     def take(self) -> Request:
         """The complete request; another one may begin."""
-        body = self.body[0] if len(self.body) == 1 else b"".join(self.body)
-        request = Request(self.url.partition(b"?")[0], self.headers, body, self.since)
-        self.state, self.overhead = IDLE, 0
-        self.body, self.body_size, self.headers = [], 0, []
+        body = self.body if self._parts is None else bytes(self._parts)
+        request = Request(self.url.partition(b"?")[0], self.headers, self._large or body, self.since)
+        self.state, self.overhead, self.body_size, self.headers = IDLE, 0, 0, []
+        self._drop_body()
         return request
 
     def end(self, now: float) -> None:
@@ -146,7 +186,12 @@ class Intake:
         self.state, self.overhead, self.since = IDLE, 0, now
 
     def refuse(self) -> None:
-        self.state, self.body = REFUSED, []
+        self.state = REFUSED
+        self._drop_body()
+        self.release()
+
+    def _drop_body(self) -> None:
+        self.body, self._parts, self._large = b"", None, None
 
     def _header_too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"The request's header is larger than the limit of {self.bounds.header} bytes.")

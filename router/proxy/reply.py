@@ -100,7 +100,8 @@ class Reply:
             data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
         if self.state is STARTED:
             data = self._head + data
-        self._transport.write(data)
+        if data:
+            self._transport.write(data)
         self.state, self.owner = ENDED, None
         self._on_end()
 

@@ -19,13 +19,15 @@ from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on
 from router.proxy.headers import NO_NAMES, Names, lines, without
 from router.proxy.parameters import takes
-from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
+from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request, Spliced
 from router.upstream.masking import Mask
 from router.upstream.pool import Address
 
 # Headers of every request: the first unless the operator configures another value, the second in any case.
 _DEFAULT = {b"content-type": b"application/json"}
 _FIXED = {b"accept-encoding": b"identity"}
+
+MAX_CONTINUED = 1 << 20  # bytes of a body that is decoded to be continued: some milliseconds
 
 
 class Pool(Protocol):
@@ -100,7 +102,12 @@ class Target:
         return exchange
 
     def going_on(self, call: Call, text: str, tokens: int) -> Call | None:
-        """The call that asks this endpoint to continue a text of so many tokens; None where it can't."""
+        """The call that asks this endpoint to continue a text of so many tokens; None where it can't.
+
+        A body that is large can't be continued: its messages would all have to be decoded.
+        """
+        if len(call.body) > MAX_CONTINUED:
+            return None
         return going_on(call, text, tokens, None if self._prefill == "off" else self._prefill)
 
     def request(self, call: Call) -> Request:
@@ -110,7 +117,7 @@ class Target:
             headers += lines([header for header in call.optional_headers if header[0] in self.passed])
         return Request(b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[call.operation], headers, len(body)), body)
 
-    def _body(self, call: Call) -> bytes:
+    def _body(self, call: Call) -> bytes | bytearray | Spliced:
         """The client's bytes, with the values that this endpoint needs changed; configured values come last."""
         fields, changes = call.fields, self._changes.get(call.operation)
         if self._adapt is None and changes is None and call.model == self._name:
@@ -123,7 +130,7 @@ class Target:
             self._adapt(fields)
         if changes is not None:
             changes.apply(fields)
-        return msgspec.json.encode(fields)
+        return msgspec.json.encode(fields) if call.attached is None else Spliced(fields)
 
 
 def _secrets(config: EndpointConfig) -> Iterator[str]:

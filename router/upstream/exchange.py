@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -39,7 +39,9 @@ from router.upstream.masking import NO_MASK, Mask
 
 Headers = list[tuple[bytes, bytes]]
 
+SPLICED = 16 << 10  # bytes of a value from which on it is not copied into a changed body
 MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
+MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
 MAX_SILENT = 1 << 20  # bytes of comments and empty events before the first token
 MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some servers send `inf`
 MAX_CODE = 40  # characters of an error's code that a reason repeats
@@ -56,11 +58,38 @@ MAX_HEAD = 4096  # bytes of a read in which an answer's beginning is looked for
 MAX_BEGINNING = 16  # bytes that are enough to recognise a stream; white space before it not counted
 
 
+class Spliced:
+    """A large body in pieces: to join them would take as long as to read all of them."""
+
+    __slots__ = ("_size", "pieces")
+
+    def __init__(self, fields: Mapping[str, msgspec.Raw]) -> None:
+        """The object with these fields."""
+        self.pieces: list[bytes | memoryview] = []
+        small = b"{"
+        for name, value in fields.items():
+            small += msgspec.json.encode(name) + b":"
+            view = memoryview(value)
+            if len(view) > SPLICED:
+                self.pieces += (small, view)
+                small = b","
+            else:
+                small += bytes(view) + b","
+        self.pieces.append(small[:-1] + b"}" if small != b"," else b"}")
+        self._size = sum(map(len, self.pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
 class Request(msgspec.Struct, frozen=True):
     """The bytes of one HTTP/1.1 request."""
 
     head: bytes
-    body: bytes
+    body: bytes | bytearray | Spliced
 
     def __repr__(self) -> str:
         """Leave out the head, which holds the endpoint's key, and the body, which holds a prompt."""
@@ -118,11 +147,13 @@ class Exchange:
         "_chunks",
         "_dialect",
         "_encoding",
+        "_events",
         "_habits",
         "_kind",
         "_limits",
         "_mask",
         "_news",
+        "_noise",
         "_operation",
         "_retry_after",
         "_scanner",
@@ -158,7 +189,7 @@ class Exchange:
         self._mask = mask
         self._scanner: Scanner | None = None  # of a token stream
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._noise = self._events = 0
         self._news = False
         self._retry_after: float | None = None  # seconds, from the headers
         self._kind = b""  # the Content-Type
@@ -205,6 +236,11 @@ class Exchange:
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         chunks.clear()
         return data
+
+    def pieces(self) -> list[bytes]:
+        """The same bytes as `take` returns, in several pieces if they are many."""
+        pieces, self._chunks = self._chunks, []
+        return pieces
 
     def pause(self) -> None:
         if self.wire is not None:
@@ -253,6 +289,10 @@ class Exchange:
             self._end(Outcome(Verdict.FAULT, str(error), passing=False, doubt=Doubt.REQUEST))
             return
         self.finished = scanner.finished
+        if scanner.events != self._events:
+            self._events, self._noise = scanner.events, 0
+        elif self._is_noise(scanner, data):
+            return
         if ready:
             self._chunks.append(ready)
             self._news = True
@@ -293,6 +333,17 @@ class Exchange:
         if self._news and self.listener is not None:
             self._news = False
             self.listener.news(self)
+
+    def _is_noise(self, scanner: Scanner, data: bytes) -> bool:
+        """Count a read without an event that can be read; fail if there were too many. An event that is being put
+        together is not counted: it has a limit of its own.
+        """
+        if len(scanner.held) < len(data) and not scanner.over:
+            self._noise += len(data)
+        if self._noise <= MAX_SILENT and scanner.malformed <= MAX_MALFORMED:
+            return False
+        self.fail(f"more than {MAX_SILENT} bytes, or {MAX_MALFORMED} events, that cannot be read")
+        return True
 
     # Ends.
 

@@ -17,7 +17,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from router.upstream.exchange import Exchange, Headers, Request
+from router.turns import SLICE, Turns
+from router.upstream.exchange import Exchange, Headers, Request, Spliced
 
 # Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.
 MAX_OVERHEAD = 64 << 10
@@ -34,6 +35,8 @@ class Owner(Protocol):
     def keepalive(self) -> float: ...
     @property
     def max_overhead(self) -> int: ...
+    @property
+    def turns(self) -> Turns: ...
     def now(self) -> float: ...
     def released(self, connection: Connection) -> None:
         """The connection is free again."""
@@ -58,12 +61,14 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_headers",
+        "_held",
         "_informational",
         "_overhead",
         "_parser",
         "_paused",
         "_progress",
         "_reusable",
+        "_turns",
         "exchange",
         "idle_since",
         "max_served",
@@ -85,10 +90,12 @@ class Connection(asyncio.Protocol):
         self.rested = False
         self.idle_since = self.sent_at = 0.0
         self.retire_at, self.max_served = inf, MAX_SERVED
+        self._turns = pool.turns
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._overhead = 0
         self._complete = self._informational = self._paused = self._reusable = self._progress = False
+        self._held = False  # a part of what was read is kept for later turns
 
     @property
     def open(self) -> bool:
@@ -101,7 +108,9 @@ class Connection(asyncio.Protocol):
         exchange.wire = self
         self._complete, self._overhead = False, 0
         body = request.body
-        if len(body) <= MAX_COPIED:
+        if isinstance(body, Spliced):
+            self.transport.writelines((request.head, *body.pieces))
+        elif len(body) <= MAX_COPIED:
             self.transport.write(request.head + body)
         else:
             self.transport.writelines((request.head, body))
@@ -116,7 +125,8 @@ class Connection(asyncio.Protocol):
     def resume(self) -> None:
         if self._paused and self.open:
             self._paused = False
-            self.transport.resume_reading()
+            if not self._held:
+                self.transport.resume_reading()
 
     def close(self) -> None:
         """Close at once: only that stops an endpoint from generating."""
@@ -131,6 +141,14 @@ class Connection(asyncio.Protocol):
         keep_alive(transport.get_extra_info("socket"), self.pool.keepalive)
 
     def data_received(self, data: bytes) -> None:
+        turns = self._turns
+        turns.read += len(data)
+        if turns.read <= SLICE or not turns.defer(self, data):
+            self.read(data)
+
+    # For the turns (a Reader).
+
+    def read(self, data: bytes) -> None:
         exchange = self.exchange
         if exchange is None:
             self.transport.abort()  # there was no request
@@ -156,6 +174,18 @@ class Connection(asyncio.Protocol):
             self._count_overhead(exchange, len(data))
         exchange.flush()
 
+    def hold(self) -> None:
+        if self.open:
+            self._held = True
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        self._held = False
+        if self.open and not self._paused:
+            self.transport.resume_reading()
+
+    # For the transport again.
+
     def eof_received(self) -> bool:
         return False  # closes the connection: no more can come
 
@@ -163,6 +193,7 @@ class Connection(asyncio.Protocol):
         exchange, request = self.exchange, self.request
         self.exchange = self.request = None
         unread = request is not None and self._died_unused
+        self._turns.drop(self)
         self.pool.lost(self, crashed=exchange is not None and not unread)
         if exchange is None:
             return

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from router.core.verdict import Verdict
 from router.scheduler import Scheduler, Timer
+from router.turns import Turns
 from router.upstream.dial import Address as Address
 from router.upstream.dial import Dialer, NoConnection
 from router.upstream.dial import tls_context as tls_context
@@ -77,8 +78,10 @@ class Pool:
         tls: ssl.SSLContext | None = None,  # shared by all pools: reading the system's roots takes 45 ms
         resolver: Resolver | None = None,  # shared by all pools
         rng: Random | None = None,
+        turns: Turns | None = None,
     ) -> None:
         """`learn`: no idle limit is configured. `known`: this kind of server has one, so closings teach nothing."""
+        self.turns = turns or Turns()
         self.name, self.address, self.keepalive, self.max_overhead = name, address, keepalive, max_overhead
         self.now, self._scheduler, self._min_idle, self._limit = scheduler.now, scheduler, min_idle, limit
         self._limits = IdleLimit(idle_limit, heed=learn, learn=learn and not known)

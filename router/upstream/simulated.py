@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.scheduler import Scheduler, Timer
-from router.upstream.exchange import Exchange, Request
+from router.upstream.exchange import Exchange, Request, Spliced
 
 UNREADABLE = {
     "error": {"message": "The simulated endpoint cannot read this request.", "type": "invalid_request_error"},
@@ -70,7 +70,8 @@ class _Answering:
         self._asked: _Asked | None = None  # None if it cannot be read
         self._words: list[str] = []
         try:
-            asked = _read(request.body)
+            body = request.body
+            asked = _read(body if not isinstance(body, Spliced) else bytes(body))
             self._words = _words(pool.name, asked)
             self._asked = asked
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

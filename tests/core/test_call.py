@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.call import BYTES_PER_TOKEN, MAX_ATTACHMENTS, MAX_MODEL_NAME, Call, InvalidCall, Operation, parse
+from router.core.body import MAX_ATTACHMENTS
+from router.core.call import BYTES_PER_TOKEN, MAX_MODEL_NAME, Call, InvalidCall, Operation, parse
 from tests.core.helpers import properties
 
 OPERATIONS: tuple[Operation, ...] = ("chat/completions", "completions", "embeddings")

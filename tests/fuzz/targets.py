@@ -11,7 +11,9 @@ from random import Random
 from typing import NamedTuple, get_args
 
 import httptools
+import msgspec
 
+from router.core.body import MAX_DEPTH, MAX_KEYS, Body, InvalidBody
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
 from router.core.record import CallRecord
@@ -321,7 +323,11 @@ def front(data: bytes, rng: Random) -> None:
 
 
 def _received(handler: Answering) -> list[tuple[bytes, bytes]]:
-    return [(request.path, request.body) for request in handler.asked]
+    return [(request.path, _bytes(request.body)) for request in handler.asked]
+
+
+def _bytes(body: bytes | Body) -> bytes:
+    return body if isinstance(body, bytes) else bytes(body.data)
 
 
 def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = None) -> Answering:
@@ -336,9 +342,9 @@ def _connection(pieces: Sequence[bytes], bounds: Bounds, later: Random | None = 
         if later is not None and handler.waiting and later.random() < 0.5:
             handler.answer(handler.waiting.pop())
     assert len(handler.waiting) <= 1
-    assert sum(map(len, made.intake.body)) <= bounds.body + (64 << 10)
+    assert made.intake.held <= bounds.body + (64 << 10)
     for request in handler.asked:
-        assert len(request.body) <= bounds.body
+        assert len(_bytes(request.body)) <= bounds.body
         _plain_headers(request.headers)
         _plain_headers(pairs(passed_on(request.headers)))
         _plain_headers(optional(request.headers, frozenset((b"x-1", b"cookie"))))
@@ -398,6 +404,7 @@ def _no_smuggling(data: bytes, handler: Answering) -> None:
 
 # Bodies of requests.
 
+_split = msgspec.json.Decoder(Fields).decode
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
@@ -418,6 +425,34 @@ def call(data: bytes, rng: Random) -> None:
     assert key_of("prefix", made, ()) == key_of("prefix", parse(made.operation, data + b" "), ())
     for dialect in DIALECTS.values():
         _adapted(made, dialect.adapt)
+
+
+def body(data: bytes, rng: Random) -> None:
+    """A body that is read while it arrives has the fields that the decoder finds, and is refused where it refuses.
+
+    Of values that are too long to be decoded more may be accepted.
+    """
+    wanted: dict[str, bytes] | None = None
+    try:
+        data.decode()
+        wanted = {name: bytes(value) for name, value in _split(data).items()}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    found = _read_in_pieces(cut(data, rng), 1 << 20)
+    deep, many = data.count(b"[") + data.count(b"{") > MAX_DEPTH, data.count(b":") > MAX_KEYS
+    assert found == wanted or (found is None and (deep or many)), (found, wanted)
+    lenient = _read_in_pieces(cut(data, rng), 0)
+    assert wanted is None or found is None or lenient == wanted, (lenient, wanted)
+
+
+def _read_in_pieces(pieces: Sequence[bytes], max_checked: int) -> dict[str, bytes] | None:
+    made = Body(max_checked)
+    for piece in pieces:
+        made.feed(piece)
+    try:
+        return {name: bytes(value) for name, value in made.end().items()}
+    except InvalidBody:
+        return None
 
 
 def _adapted(made: Call, adapt: Callable[[Fields], None] | None) -> None:
@@ -463,5 +498,6 @@ TARGETS: Mapping[str, Target] = {
     "error": Target(corpus.ERRORS, error),
     "front": Target(corpus.REQUESTS, front),
     "call": Target(corpus.BODIES, call),
+    "body": Target(corpus.BODIES, body),
     "load": Target(corpus.PAGES, load),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import pytest
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.core.verdict import Outcome, Verdict
-from router.ops.logs import CLOSED, AccessLog, Lines
+from router.ops.logs import CLOSED, AccessLog, Escaping, Lines, lost_lines
 
 PIPE = 65_536  # bytes that a pipe holds, by Linux's default
 
@@ -161,3 +162,85 @@ def test_a_call_is_logged_as_a_line_of_json_without_its_content(pipe: tuple[int,
         ],
         "why": {"asked": "a"},
     }
+
+
+# Text from outside.
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("code x\n2026-01-01 CRITICAL forged", "code x\\x0a2026-01-01 CRITICAL forged"),
+        ("\x1b[2J\x07\r\x00", "\\x1b[2J\\x07\\x0d\\x00"),
+        ("\x7f\x85\x9b31m", "\\x7f\\x85\\x9b31m"),
+        ("a\u202eb\u2066c\u200fd\u2028e\u061cf", "a\\u202eb\\u2066c\\u200fd\\u2028e\\u061cf"),
+        ("Grüße, 模型 🙂", "Grüße, 模型 🙂"),
+    ],
+)
+def test_text_from_outside_can_neither_forge_a_line_nor_steer_a_terminal(text: str, written: str) -> None:
+    assert Escaping("%(message)s").format(logging.makeLogRecord({"msg": "%s", "args": (text,)})) == written
+
+
+def test_the_lines_of_a_traceback_are_indented_and_escaped() -> None:
+    try:
+        raise ValueError("x\n2026-01-01 CRITICAL forged \x1b[2J")
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "failed", "exc_info": (type(error), error, error.__traceback__)})
+    first, *others = Escaping("%(message)s").format(record).split("\n")
+    assert first == "failed"
+    assert all(line.startswith("  ") for line in others)
+    assert others[-1] == "  2026-01-01 CRITICAL forged \\x1b[2J"
+
+
+def test_the_access_log_escapes_what_json_does_not(pipe: tuple[int, int]) -> None:
+    record = CallRecord("req_1", "chat/completions", 1000.0, model="a\u202eb\x9bc\x7f\nü")
+    log = AccessLog(pipe[1])
+    log.ended(record)
+    log.close()
+    line = os.read(pipe[0], PIPE)
+    assert b'"model":"a\\u202eb\\u009bc\\u007f\\n\xc3\xbc"' in line
+    assert json.loads(line)["model"] == record.model
+
+
+# A disk that is full.
+
+
+def test_a_full_disk_loses_lines_counts_them_and_recovers(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write, room = os.write, [6]
+
+    def write_to_a_disk(file: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(file, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_to_a_disk)
+    lines = Lines("here", pipe[1])
+    before = lost_lines()["here"]
+    lines.put(b"first line\n")
+    until(lambda: lines.dropped == 1)
+    lines.put(b"second\n")
+    until(lambda: lines.dropped == 2)
+    room[0] = 1000
+    lines.put(b"third\n")
+    until(lambda: len(caplog.records) == 2)
+    lines.close()
+    assert read(pipe[0], 13) == b"first \nthird\n"
+    assert messages(caplog) == [
+        "here: written -> lost: No space left on device",
+        "here: lost -> written: 2 lines have been lost so far",
+    ]
+    assert lost_lines()["here"] - before == 2
+
+
+def test_lines_after_the_end_count_as_lost(pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    lines = Lines("here", pipe[1])
+    lines.put(b"x\n")
+    until(lambda: not lines._thread.is_alive())
+    lines.put(b"x\n")
+    assert lines.dropped >= 1

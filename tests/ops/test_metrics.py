@@ -15,7 +15,7 @@ from router.core.choice.table import rebuild
 from router.core.endpoint.endpoint import Endpoint
 from router.core.record import CallRecord
 from router.core.verdict import Outcome, Verdict
-from router.ops.metrics import BUCKETS, Metrics
+from router.ops.metrics import BUCKETS, PART, Metrics
 from tests.proxy.running import CHAT, STREAMING, at, get, post, running
 from tests.upstream.servers import DONE, FINISH, LAST, ROLE, SSE, chunk, on_uvloop, serving, token, whole
 
@@ -218,3 +218,43 @@ async def test_the_page_counts_the_calls_of_a_running_router() -> None:
         assert value(page["pool_events_total"], endpoint="there-1", event="opened") == 1
         assert value(page["pool_events_total"], endpoint="there-1", event="reused") == 1
         assert (value(page["calls_in_flight"]), value(page["attempts_in_flight"], **named)) == (0, 0)
+
+
+def test_no_count_of_an_endpoint_breaks_the_page() -> None:
+    """A sample that cannot be rendered is left out, and all others are there."""
+    made = metrics()
+    made.ended(ended(prompt_tokens=10**400, completion_tokens=5))
+    made.ended(ended(prompt_tokens=10**400, completion_tokens=6))
+    page = read(made.render())
+    assert page["tokens_total"] == {(("endpoint", "one"), ("kind", "output")): 11.0}
+    made._calls["a", "b", 10, ""] = 10**400
+    assert ("model", "chat") in next(iter(read(made.render())["calls_total"]))
+
+
+def test_a_page_of_a_thousand_endpoints_comes_in_small_parts_and_is_whole() -> None:
+    entries = "".join(f'  - {{name: e{n}, base_url: "http://e{n}", models: {{chat: m}}}}\n' for n in range(1000))
+    table = rebuild(parse(f"endpoints:\n{entries}", "endpoints.yaml", {}))
+    pools = {f"e{n}": POOL for n in range(1000)}
+    made = Metrics(lambda: table, lambda: pools, lambda: 0, lambda: 1000.0)
+    parts = list(made.parts())
+    assert max(part.count(b"\n") for part in parts) <= PART + 2
+    page = read(b"".join(parts))
+    assert len(page["endpoint_up"]) == 1000
+    assert len(page["breaker_state"]) == 3000
+    assert b"".join(parts).count(b"# TYPE firsttoken_breaker_state gauge\n") == 1
+
+
+def test_the_longest_turn_the_held_bytes_and_the_lost_lines_are_on_the_page() -> None:
+    made = Metrics(
+        lambda: TABLE,
+        dict,
+        lambda: 0,
+        lambda: 1000.0,
+        longest_turn=lambda: 0.0125,
+        body_bytes=lambda: (5, 100),
+        lost_lines=lambda: {"access log": 7},
+    )
+    page = read(made.render())
+    assert page["longest_turn_seconds"] == {(): 0.0125}
+    assert page["body_bytes"] == {(("kind", "held"),): 5.0, (("kind", "limit"),): 100.0}
+    assert page["lost_log_lines_total"] == {(("log", "access log"),): 7.0}

@@ -6,6 +6,7 @@ import pytest
 
 from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge
 from router.proxy import intake
+from router.proxy.body_budget import BodyBudget
 from router.proxy.intake import ACCEPTED, BODY, HEAD, IDLE, REFUSED, Bounds, Intake, State
 
 BOUNDS = Bounds(body=100, header=200)
@@ -13,7 +14,7 @@ BOUNDS = Bounds(body=100, header=200)
 
 def reading(*headers: tuple[bytes, bytes], read: int = 50, url: bytes = b"/v1/embeddings?a=b") -> Intake:
     """An intake whose head has come, in `read` bytes."""
-    made = Intake(BOUNDS, 1.0)
+    made = Intake(BOUNDS, 1.0, BodyBudget(1000))
     made.begin(2.0)
     made.url, made.headers, made.overhead = url, list(headers), read
     return made
@@ -32,7 +33,7 @@ def test_a_complete_request_is_taken_and_the_next_may_begin() -> None:
     request = made.take()
     assert (request.path, request.headers, request.body) == (b"/v1/embeddings", [(b"host", b"a")], b"something")
     assert request.arrived == 2.0
-    assert (made.state, made.body, made.body_size, made.overhead) == (IDLE, [], 0, 0)
+    assert (made.state, made.body, made.body_size, made.overhead) == (IDLE, b"", 0, 0)
     made.begin(3.0)
     assert (made.state, made.since, made.url, made.headers) == (HEAD, 3.0, b"", [])
 
@@ -103,4 +104,4 @@ def test_a_refused_request_keeps_no_body() -> None:
     made = reading()
     made.add_body(b"x")
     made.refuse()
-    assert (made.state, made.body) == (REFUSED, [])
+    assert (made.state, made.body, made.held, made.bodies.held) == (REFUSED, b"", 0, 0)

@@ -214,7 +214,7 @@ class ScriptedWire:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.request.body)
+        return json.loads(bytes(self.request.body))
 
     @property
     def _head(self) -> list[str]:

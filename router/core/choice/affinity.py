@@ -24,6 +24,7 @@ from router.core.demand import DemandKind
 from router.core.endpoint.endpoint import Endpoint
 
 MAX_MESSAGE = 4096  # bytes read of a message, about a thousand tokens: calls with as much in common share a cache too
+MAX_BODY = 1 << 20  # bytes, in which messages are found within some milliseconds; of more, the beginning is the key
 MAX_MESSAGES = 8  # messages read; the beginning ends with the user's first message among them
 
 
@@ -55,7 +56,9 @@ def key_of(affinity: str, call: Call, headers: Iterable[tuple[bytes, bytes]]) ->
 def _beginning(call: Call) -> bytes:
     """The messages up to the user's first, or the beginning of a prompt; empty if unreadable."""
     if call.operation != "chat/completions":
-        return bytes(call.fields.get("prompt", b""))[:MAX_MESSAGE]
+        return bytes(memoryview(call.fields.get("prompt", b""))[:MAX_MESSAGE])
+    if len(call.body) > MAX_BODY:
+        return bytes(memoryview(call.fields.get("messages", msgspec.Raw()))[:MAX_MESSAGE])
     first = []
     try:
         for message in filter(None, astuple(_first(call.fields.get("messages", b"")))):

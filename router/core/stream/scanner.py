@@ -156,6 +156,8 @@ class Scanner:
         events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
         del events[-1]
         for index, event in enumerate(events):
+            if not event:  # line ends only, of which a read may hold thousands
+                continue
             read = self._event(event)
             if read is not event:
                 if self.done and index == len(events) - 1:

@@ -1,0 +1,210 @@
+"""The turns of the loop: shared among connections by processor time, and measured; both on a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from router.turns import IDLE_PERIODS, PERIOD, SHARE, SLICE, WINDOW, Turns, Watch, in_turns
+
+
+class Loop:
+    """The two calls of a loop that are used, and the clocks: `spent` is the thread's processor time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.spent = self.time = 1000.0
+        self.soon: list[Callable[[], None]] = []
+        self.later: list[Callable[[], None]] = []
+        monkeypatch.setattr(time, "thread_time", lambda: self.spent)
+        monkeypatch.setattr("router.turns.time.monotonic", lambda: self.time)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> None:
+        assert delay == PERIOD
+        self.later.append(callback)
+
+    def turn(self) -> None:
+        """Begin a turn."""
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+    def look(self, spent: float) -> None:
+        """Let so much processor time pass, and the watch look."""
+        self.spent += spent
+        callback = self.later.pop()
+        callback()
+
+
+class Reader:
+    """A connection that counts what it reads; each byte takes `cost` seconds."""
+
+    def __init__(self, loop: Loop, shared: Turns, cost: float = 0.0) -> None:
+        self._loop, self._turns, self._cost = loop, shared, cost
+        self.got = b""
+        self.held = False
+
+    def receive(self, data: bytes) -> None:
+        """Do what a connection does with a read."""
+        self._turns.read += len(data)
+        if self._turns.read <= SLICE or not self._turns.defer(self, data):
+            self.read(data)
+
+    def read(self, data: bytes) -> None:
+        assert len(data) <= SLICE
+        self.got += data
+        self._loop.spent += len(data) * self._cost
+
+    def hold(self) -> None:
+        self.held = True
+
+    def go_on(self) -> None:
+        self.held = False
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    return Loop(monkeypatch)
+
+
+def shared_by(loop: Loop) -> Turns:
+    return Turns(cast(asyncio.AbstractEventLoop, cast(Any, loop)))
+
+
+def test_small_reads_are_handled_at_once(loop: Loop) -> None:
+    shared = shared_by(loop)
+    readers = [Reader(loop, shared) for _ in range(5)]
+    for reader in readers:
+        reader.receive(b"x" * 1000)
+    assert [len(reader.got) for reader in readers] == [1000] * 5
+    assert loop.soon == []
+
+
+def test_a_large_read_is_cut_and_continued_in_later_turns(loop: Loop) -> None:
+    shared = shared_by(loop)
+    data = bytes(range(256)) * 1000
+    reader = Reader(loop, shared, cost=SHARE / SLICE * 0.51)
+    reader.receive(data)
+    assert (reader.got, reader.held) == (data[: 2 * SLICE], True)
+    count = 0
+    while reader.held:
+        before = len(reader.got)
+        loop.turn()
+        count += 1
+        assert len(reader.got) - before <= 2 * SLICE
+    assert reader.got == data
+    assert count == -(-len(data) // SLICE) // 2 - 1
+    loop.turn()
+    assert loop.soon == []
+
+
+def test_many_connections_share_a_turn_and_each_has_its_turn(loop: Loop) -> None:
+    shared = shared_by(loop)
+    readers = [Reader(loop, shared, cost=SHARE / SLICE * 1.01) for _ in range(10)]
+    began = loop.spent
+    for reader in readers:
+        reader.receive(b"x" * SLICE)
+    assert loop.spent - began <= 2.1 * SHARE  # the first read of a turn, and the share
+    for _ in range(10):
+        began = loop.spent
+        loop.turn()
+        assert loop.spent - began <= 1.1 * SHARE
+    assert [(len(reader.got), reader.held) for reader in readers] == [(SLICE, False)] * 10
+
+
+def test_what_comes_in_spite_of_a_pause_stays_in_order(loop: Loop) -> None:
+    shared = shared_by(loop)
+    reader = Reader(loop, shared, cost=SHARE / SLICE * 1.01)
+    reader.receive(b"a" * 3 * SLICE)
+    reader.receive(b"b")
+    while reader.held:
+        loop.turn()
+    assert reader.got == b"a" * 3 * SLICE + b"b"
+
+
+def test_nothing_is_handed_to_a_connection_that_was_dropped(loop: Loop) -> None:
+    shared = shared_by(loop)
+    reader = Reader(loop, shared, cost=SHARE / SLICE * 1.01)
+    reader.receive(b"a" * 3 * SLICE)
+    shared.drop(reader)
+    loop.turn()
+    assert reader.got == b"a" * SLICE
+
+
+def test_without_a_loop_all_is_handled_at_once(loop: Loop) -> None:
+    shared = Turns()
+    assert not shared.defer(Reader(loop, shared), b"x" * 10 * SLICE)
+
+
+# The longest turn.
+
+
+def test_a_read_wakes_the_watch_and_a_rest_lets_it_sleep(loop: Loop) -> None:
+    shared = shared_by(loop)
+    reader = Reader(loop, shared)
+    states = [shared.watch.asleep]
+    reader.receive(b"x")
+    states.append(shared.watch.asleep)
+    for _ in range(IDLE_PERIODS):
+        loop.look(0.0)
+    states.append(shared.watch.asleep)
+    assert loop.later == []
+    reader.receive(b"x")
+    assert [*states, shared.watch.asleep] == [True, False, True, False]
+
+
+def watched(loop: Loop) -> Watch:
+    watch = Watch(cast(asyncio.AbstractEventLoop, cast(Any, loop)))
+    watch.wake()
+    return watch
+
+
+def test_the_longest_turn_is_reported_once_and_then_for_a_minute(loop: Loop) -> None:
+    watch = watched(loop)
+    for spent in (0.001, 0.05, 0.002):
+        loop.look(spent)
+    assert watch.longest() == pytest.approx(0.05)
+    assert watch.longest() == pytest.approx(0.05)
+    loop.time += WINDOW + 1
+    assert watch.longest() == pytest.approx(0.05)  # of the window before
+    loop.time += WINDOW + 1
+    assert watch.longest() == 0.0
+
+
+def test_the_longest_turn_is_kept_until_it_is_reported(loop: Loop) -> None:
+    watch = watched(loop)
+    loop.look(0.05)
+    loop.time += 10 * WINDOW
+    loop.look(0.001)
+    assert watch.longest() == pytest.approx(0.05)
+    assert watch.longest() == pytest.approx(0.001)
+
+
+def test_a_page_is_made_in_as_many_turns_as_it_takes(loop: Loop) -> None:
+    turned = 0
+
+    async def others() -> None:
+        nonlocal turned
+        while True:
+            turned += 1
+            await asyncio.sleep(0)
+
+    async def run() -> bytes:
+        def parts() -> Any:
+            for number in range(10):
+                loop.spent += SHARE * 0.51
+                yield b"%d" % number
+
+        beside = asyncio.ensure_future(others())
+        page = await in_turns(parts())
+        beside.cancel()
+        return page
+
+    assert asyncio.run(run()) == b"0123456789"
+    assert turned > 3
