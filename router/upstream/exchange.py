@@ -291,7 +291,7 @@ class Exchange:
         self.finished = scanner.finished
         if scanner.events != self._events:
             self._events, self._noise = scanner.events, 0
-        elif self._is_noise(scanner, data):
+        elif self._is_noise(scanner, data, ready):
             return
         if ready:
             self._chunks.append(ready)
@@ -334,11 +334,11 @@ class Exchange:
             self._news = False
             self.listener.news(self)
 
-    def _is_noise(self, scanner: Scanner, data: bytes) -> bool:
+    def _is_noise(self, scanner: Scanner, data: bytes, ready: bytes) -> bool:
         """Count a read without an event that can be read; fail if there were too many. An event that is being put
         together is not counted: it has a limit of its own.
         """
-        if len(scanner.held) < len(data) and not scanner.over:
+        if len(scanner.held) < len(data) and not scanner.over and (scanner.first_token or not ready):
             self._noise += len(data)
         if self._noise <= MAX_SILENT and scanner.malformed <= MAX_MALFORMED:
             return False

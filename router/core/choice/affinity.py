@@ -57,7 +57,7 @@ def _beginning(call: Call) -> bytes:
     """The messages up to the user's first, or the beginning of a prompt; empty if unreadable."""
     if call.operation != "chat/completions":
         return bytes(memoryview(call.fields.get("prompt", b""))[:MAX_MESSAGE])
-    if len(call.body) > MAX_BODY:
+    if call.attached is not None and len(call.body) > MAX_BODY:
         return bytes(memoryview(call.fields.get("messages", msgspec.Raw()))[:MAX_MESSAGE])
     first = []
     try:
