@@ -207,7 +207,7 @@ def _settings(options: dict[str, object]) -> Settings:
 
 
 def _load(path: Path | None) -> tuple[Config, Places]:
-    """Read the endpoints file, by default the one in this directory. Nothing is served that nobody has chosen."""
+    """Read the endpoints file, by default the one in this directory. Nothing is served that was not chosen."""
     problem = unusable_roots()
     if problem is not None:
         _stop(problem)

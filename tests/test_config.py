@@ -896,7 +896,8 @@ def test_the_defaults_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"FIRSTTOKEN_{name.upper()}", raising=False)
     assert Settings().model_dump() == {
         "host": "127.0.0.1", "port": 8080, "config": None, "allow_open": False,
-        "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 4 * 2**20, "max_answer": 64 * 2**20,
+        "max_body": 32 * 2**20, "max_header": 64 * 2**10, "max_event": 32 * 2**20, "max_answer": 64 * 2**20,
+        "body_budget": None,
         "max_calls": None, "request_timeout": 60.0, "keep_alive": 75.0, "ping_after": 10.0, "ping_every": 15.0,
         "connect_timeout": 5.0, "resolver": "dns", "drain": 120.0, "notice": 10.0, "speed": 1.0, "log_level": "info",
         "access_log": False,

@@ -60,7 +60,7 @@ _VERDICTS = {
 
 OURS = frozenset({Cause.DENIED, Cause.MISCONFIGURED})  # faults that only the operator can correct
 
-# The statuses that blame the request, whoever is asked: its syntax, its length, its size, its media type, its content.
+# The statuses that blame the request, at any endpoint: its syntax, its length, its size, its media type, its content.
 # A code for a rejected content (POLICY) blames the request with any status. Every other 4xx is about the endpoint, the
 # path to it, or our account there: another endpoint may serve the same request.
 REQUESTS_FAULT = frozenset({400, 411, 413, 414, 415, 416, 422, 431})
@@ -69,7 +69,7 @@ REQUESTS_FAULT = frozenset({400, 411, 413, 414, 415, 416, 422, 431})
 _DENIED = frozenset({401, 402})
 _MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # path, model, proxy authentication, protocol version
 _FAILED_DEPENDENCY = 424  # the status of a failure in Text Generation Inference
-_OF_THE_ENDPOINT = frozenset({502, 503, 504})  # no answer from what stands behind the address, whoever asked
+_OF_THE_ENDPOINT = frozenset({502, 503, 504})  # no answer from what stands behind the address, for any client
 
 
 def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
@@ -108,7 +108,7 @@ def doubt_of(status: int, cause: Cause, *, retry_after: bool) -> Doubt:
 class Doubt(Enum):
     """Whether an unfavourable outcome may concern the call alone, and what confirms that it concerns the endpoint."""
 
-    NONE = "none"  # no connection, a timeout, a cut, 502, 503, 504: about the endpoint, whoever asked
+    NONE = "none"  # no connection, a timeout, a cut, 502, 503, 504: about the endpoint, for every client
     CALL = "call"  # 401, 403, 404, 429, 503 with Retry-After, their codes: until a second call is refused too
     REQUEST = "request"  # 500, 501, an unknown error inside a 200: until a different request is refused too
 

@@ -2,7 +2,7 @@
 
     breaker     closed -> open, open -> closed; half-open is not logged: it follows from the time alone
     cooldown    available -> cooling down, if for longer than LONG; back when a call that began later is served
-    events      an endpoint's first events that nobody can read, which are skipped; logged once, counted in the metrics
+    events      an endpoint's first unreadable events, which are skipped; logged once, counted in the metrics
     refusal     accepted -> refused: a key, an account, a name or a path that an operator must correct; back likewise.
                 Logged as critical, the one level that no setting turns off, once a second call has confirmed it
 

@@ -191,7 +191,7 @@ class Metrics:
         )
         yield from _counter(
             "malformed_events",
-            "Events of streams that were skipped because nobody can read them.",
+            "Unreadable events of streams, which were skipped.",
             ("endpoint",),
             [*self._malformed.items()],
         )

@@ -21,7 +21,7 @@ from router.scheduler import Scheduler, Timer
 
 PIECE = 1 << 20  # bytes that are decoded in one turn of the loop: some 3 ms
 MAX_WINDOW = 8 << 20  # bytes that zstd may look back, and so allocate (RFC 8878 recommends to support 8 MiB)
-MAX_CODINGS = 2  # one upon the other; nobody needs more
+MAX_CODINGS = 2  # one upon the other; no client needs more
 _BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)  # what the decoders raise
 
 

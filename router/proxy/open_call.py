@@ -48,7 +48,7 @@ class OpenCall:
             self.record.prompt_tokens, self.record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
 
     def note_malformed(self, exchange: Exchange, attempt: Attempt) -> None:
-        """Record the events of an ended attempt that nobody can read."""
+        """Record the unreadable events of an ended attempt."""
         found, name = self.record.malformed or {}, attempt.endpoint.name
         self.record.malformed = {**found, name: found.get(name, 0) + exchange.malformed}
 

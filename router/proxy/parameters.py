@@ -1,4 +1,4 @@
-"""Which configured parameters (`params`) belong to which operation.
+"""The configured parameters (`params`) that each operation takes.
 
 One endpoint may serve chats, completions and embeddings, and its `params` stand in the file once. Strict servers answer
 400 to a parameter that they do not know.

@@ -137,7 +137,7 @@ class Exchange:
     """One attempt's answer as it arrives; `outcome` is None until the answer has ended.
 
     `finished`: every choice of a token stream has its finish reason; `done`: the stream sent its own end. `malformed`
-    counts events that nobody can read. `final`: no endpoint is to be asked again, because the next answer would be as
+    counts unreadable events. `final`: no endpoint is to be asked again, because the next answer would be as
     large. `resent`: the request was sent a second time, because its first connection had died unused. `error` is the
     error object of an answer that is not a stream.
     """

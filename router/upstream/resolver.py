@@ -96,7 +96,7 @@ class Resolver:
                 name.task.cancel()
 
     async def _refresh(self, host: str, name: _Name) -> None:
-        """Look a name up. Never raises: a look-up may have nobody who waits for it."""
+        """Look a name up. Never raises: a look-up may have no waiting caller."""
         was, failed = name.error, "the look-up was ended"
         try:
             found = await self._look_up(host)

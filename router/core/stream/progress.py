@@ -21,7 +21,7 @@ _TOOL_CALL = re.compile(rb'"(?:tool_calls"\s*:\s*\[\s*\{|function_call"\s*:\s*\{
 
 
 class Progress:
-    """When a stream last made progress (`at`), and whether it has begun a call of a tool (`tool_call`).
+    """The time of a stream's last progress (`at`), and whether it has begun a call of a tool (`tool_call`).
 
     The owner adds the events of each read to `unread`, with their time. It calls `look` before it reads the attributes,
     and where too much is unread (MAX_READS, LONG_READ).

@@ -311,7 +311,7 @@ class Scanner:
     def _leniently(self, data: bytes) -> Event | LaterEvent | dict[str, Any] | None:
         """An event that the strict reader does not read: JSON that only Python reads, or other JSON than a chunk.
 
-        Returns a dict if it has the form of no chunk; None, and counts it, if nobody can read it.
+        Returns a dict if it has the form of no chunk; None, and counts it, if it cannot be read.
         """
         try:
             value = read_leniently(data.decode())

@@ -10,7 +10,7 @@ from router.core.stream.progress import LONG_READ, MAX_READS, Progress, progress
 
 
 def note(progress: Progress, events: bytes, at: float) -> None:
-    """What the relay does."""
+    """Feed a progress as the relay does."""
     progress.unread.append((at, events))
     if len(progress.unread) > MAX_READS or len(events) > LONG_READ:
         progress.look()
