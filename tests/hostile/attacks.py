@@ -53,13 +53,13 @@ class Endpoint:
     def __init__(self, scale: float) -> None:
         self._answers = answers(scale)
         self.port = 0
-        self._ready, self._loop = Event(), asyncio.new_event_loop()
-        self._thread = Thread(target=lambda: self._loop.run_until_complete(self._run()), daemon=True)
+        self._ready = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     async def _run(self) -> None:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=500)
         self.port = server.sockets[0].getsockname()[1]
-        self._stopped = asyncio.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         self._ready.set()
         await self._stopped.wait()
         server.close()
