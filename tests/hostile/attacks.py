@@ -158,7 +158,7 @@ async def _many(count: int, attack: Callable[[], Awaitable[None]]) -> None:
 
 
 def _sized(body: bytes, more: int = 0) -> bytes:
-    return HEAD + b"content-length: %d\r\n\r\n" % (len(body) + more) + body
+    return HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % (len(body) + more) + body
 
 
 def _chunks(body: bytes, size: int) -> bytes:
@@ -221,7 +221,7 @@ async def pages(target: Target) -> None:
 
 
 async def _ask(target: Target, model: bytes) -> None:
-    await _send(target, HEAD + b"connection: close\r\n" + _sized(CHAT % model)[len(HEAD) :], hold=60.0)
+    await _send(target, _sized(CHAT % model), hold=60.0)
 
 
 def _of_endpoint(model: str) -> Callable[[Target], Awaitable[None]]:
