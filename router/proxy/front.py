@@ -108,7 +108,7 @@ class Front(HttpToolsProtocol):
 
     def hold(self) -> None:
         if self.intake.state is SKIPPED or self.intake.state is REFUSED:
-            self._turns.drop(self)  # nobody wants it
+            self._turns.drop(self)  # its rest is not needed
             return
         self._kept = True
         if not self.transport.is_closing():
