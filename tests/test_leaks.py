@@ -267,6 +267,7 @@ def test_nothing_is_left_and_every_answer_is_honest(first: int) -> None:
             raise
 
 
+@pytest.mark.timeout(400)  # it plays all seeds
 def test_the_timelines_cover_every_kind_of_end() -> None:
     """Every kind of end of a call and of an attempt occurs; otherwise the timelines above prove nothing."""
     calls = [call for seed in range(SEEDS) for call in play(seed).calls]
