@@ -27,7 +27,7 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
+                     exchange, spliced, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
     proxy/           moves one request
                      client, front, intake, body_budget, reply, asgi, application; handler, admission, cors, serving,
                      open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers,

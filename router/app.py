@@ -47,9 +47,7 @@ WATCHED = 60.0  # seconds: who asks /readyz more seldom does not depend on it
 
 
 class Router:
-    """Everything of one process. `protocol` is for uvicorn's `http`, `asgi` its application; to be built inside a
-    running loop.
-    """
+    """All objects of one process, built inside a running loop. `protocol` is for uvicorn's `http`, `asgi` its app."""
 
     def __init__(self, config: Config, settings: Settings) -> None:
         self.config, self.settings = config, settings
@@ -61,7 +59,9 @@ class Router:
         self.listening = asyncio.Event()  # the server clears it until clients can connect; then pools are warmed up
         self.listening.set()
         self.turns, self.bodies = Turns(asyncio.get_running_loop()), BodyBudget(settings.bodies)
-        self.pools: dict[str, Pool | Simulated] = {told.name: self._pool(told) for told in config.enabled}
+        self.pools: dict[str, Pool | Simulated] = {
+            configured.name: self._pool(configured) for configured in config.enabled
+        }
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open, origins=config.cors)
         limits = Limits(settings.max_event, settings.max_answer)
@@ -104,23 +104,25 @@ class Router:
 
     # Building.
 
-    def _pool(self, told: EndpointConfig) -> Pool | Simulated:
-        if told.kind == "simulated":
-            simulate = told.simulate
-            return Simulated(told.name, self.scheduler, self.rng, first_token=simulate.first_token, rate=simulate.rate)
-        idle = told.pool.idle
+    def _pool(self, configured: EndpointConfig) -> Pool | Simulated:
+        if configured.kind == "simulated":
+            simulate = configured.simulate
+            return Simulated(
+                configured.name, self.scheduler, self.rng, first_token=simulate.first_token, rate=simulate.rate
+            )
+        idle = configured.pool.idle
         return Pool(
-            told.name,
-            Address.of(told.base_url or ""),
+            configured.name,
+            Address.of(configured.base_url or ""),
             self.scheduler,
-            min_idle=told.pool.min_idle,
-            limit=told.pool.max,
-            idle_limit=DIALECTS[told.kind].idle if idle == "auto" else idle,
+            min_idle=configured.pool.min_idle,
+            limit=configured.pool.max,
+            idle_limit=DIALECTS[configured.kind].idle if idle == "auto" else idle,
             learn=idle == "auto",
-            known=DIALECTS[told.kind].idle != HOSTED_IDLE,
-            max_age=told.pool.max_age,
+            known=DIALECTS[configured.kind].idle != HOSTED_IDLE,
+            max_age=configured.pool.max_age,
             first_alone=True,
-            keepalive=told.pool.keepalive,
+            keepalive=configured.pool.keepalive,
             connect_timeout=self.settings.connect_timeout,
             max_overhead=self.settings.max_header,
             tls=self.tls,

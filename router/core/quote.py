@@ -9,9 +9,7 @@ MASK = "***"
 
 # C0 and C1 controls, DEL, separators of lines; the marks that change the direction of text; halves of surrogate pairs,
 # which no UTF-8 has. Any of them can forge a line, or hide or reorder what a terminal or a page shows.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]")
 # Text that looks like a key, wherever it comes from: a known prefix, or what follows `Bearer`.
 _KEY = re.compile(
     r"(?i:\bbearer\s+)[^\s\"',;]{4,}"
@@ -24,7 +22,7 @@ def escaped(text: str) -> str:
     """The text with its unsafe characters as Python escapes (`\\n`, `\\x1b`, `\\u202e`)."""
     if text.isascii() and text.isprintable():
         return text
-    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def quoted(text: str, limit: int = MAX_QUOTE) -> str:

@@ -11,7 +11,6 @@ import atexit
 import errno
 import logging
 import os
-import re
 import select
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from router.core.quote import UNSAFE, escaped
 from router.core.record import RECORD_FIELDS, AttemptRecord, CallRecord
 
 MAX_WAITING = 10_000  # lines that wait to be written: some megabytes
@@ -30,8 +30,6 @@ CLOSED = -1
 
 # Errors after which a file will take no more: its reader is gone, or it is no open file.
 _FINAL = frozenset((errno.EPIPE, errno.EBADF))
-# Control characters, line and paragraph separators, and marks that change the direction of writing.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 log = logging.getLogger(__name__)
 _ALL: dict[str, Lines] = {}  # by name
@@ -151,16 +149,6 @@ def lost_lines() -> dict[str, int]:
     return {name: lines.dropped for name, lines in _ALL.items()}
 
 
-def escaped(text: str) -> str:
-    """The text with its control characters, and those that change the direction of writing, as escapes."""
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 class Escaping(logging.Formatter):
     """Formats a message as one line. The lines of a traceback that follow it are indented."""
 
@@ -199,7 +187,7 @@ class AccessLog:
             line["malformed"] = record.malformed
         text = msgspec.json.encode(line)
         if not text.isascii() or b"\x7f" in text:  # JSON itself escapes only what is below 0x20
-            text = _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.decode()).encode()
+            text = UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text.decode()).encode()
         self._lines.put(text + b"\n")
 
     def close(self) -> None:

@@ -19,9 +19,10 @@ from router.dialects.base import PATHS, Dialect
 from router.dialects.prefill import going_on
 from router.proxy.headers import NO_NAMES, Names, lines, without
 from router.proxy.parameters import takes
-from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request, Spliced
+from router.upstream.exchange import Exchange, Habits, Limits, Listener, Request
 from router.upstream.masking import Mask
 from router.upstream.pool import Address
+from router.upstream.spliced import Spliced
 
 # Headers of every request: the first unless the operator configures another value, the second in any case.
 _DEFAULT = {b"content-type": b"application/json"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -36,10 +36,10 @@ from router.core.stream.scanner import EventTooLarge, Scanner, data_of, failure,
 from router.core.verdict import OURS, SERVED, Doubt, Outcome, Verdict, doubt_of
 from router.dialects.base import Dialect
 from router.upstream.masking import NO_MASK, Mask
+from router.upstream.spliced import Spliced
 
 Headers = list[tuple[bytes, bytes]]
 
-SPLICED = 16 << 10  # bytes of a value from which on it is not copied into a changed body
 MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
 MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
 MAX_SILENT = 1 << 20  # bytes of comments and empty events before the first token
@@ -56,33 +56,6 @@ _PAGE = re.compile(rb"\s*<")  # HTML or XML: no words for people
 MAX_TEXT = 2000  # bytes of an error in plain text that are read
 MAX_HEAD = 4096  # bytes of a read in which an answer's beginning is looked for
 MAX_BEGINNING = 16  # bytes that are enough to recognise a stream; white space before it not counted
-
-
-class Spliced:
-    """A large body in pieces: to join them would take as long as to read all of them."""
-
-    __slots__ = ("_size", "pieces")
-
-    def __init__(self, fields: Mapping[str, msgspec.Raw]) -> None:
-        """The object with these fields."""
-        self.pieces: list[bytes | memoryview] = []
-        small = b"{"
-        for name, value in fields.items():
-            small += msgspec.json.encode(name) + b":"
-            view = memoryview(value)
-            if len(view) > SPLICED:
-                self.pieces += (small, view)
-                small = b","
-            else:
-                small += bytes(view) + b","
-        self.pieces.append(small[:-1] + b"}" if small != b"," else b"}")
-        self._size = sum(map(len, self.pieces))
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self.pieces)
 
 
 class Request(msgspec.Struct, frozen=True):

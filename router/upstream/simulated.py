@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from router.scheduler import Scheduler, Timer
-from router.upstream.exchange import Exchange, Request, Spliced
+from router.upstream.exchange import Exchange, Request
+from router.upstream.spliced import Spliced
 
 UNREADABLE = {
     "error": {"message": "The simulated endpoint cannot read this request.", "type": "invalid_request_error"},

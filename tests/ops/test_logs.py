@@ -170,8 +170,8 @@ def test_a_call_is_logged_as_a_line_of_json_without_its_content(pipe: tuple[int,
 @pytest.mark.parametrize(
     ("text", "written"),
     [
-        ("code x\n2026-01-01 CRITICAL forged", "code x\\x0a2026-01-01 CRITICAL forged"),
-        ("\x1b[2J\x07\r\x00", "\\x1b[2J\\x07\\x0d\\x00"),
+        ("code x\n2026-01-01 CRITICAL forged", "code x\\n2026-01-01 CRITICAL forged"),
+        ("\x1b[2J\x07\r\x00", "\\x1b[2J\\x07\\r\\x00"),
         ("\x7f\x85\x9b31m", "\\x7f\\x85\\x9b31m"),
         ("a\u202eb\u2066c\u200fd\u2028e\u061cf", "a\\u202eb\\u2066c\\u200fd\\u2028e\\u061cf"),
         ("Grüße, 模型 🙂", "Grüße, 模型 🙂"),
