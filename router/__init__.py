@@ -16,7 +16,7 @@
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
                      call, body, demand, record, verdict, quote
     core/stream/     reads the bytes of answers; knows no endpoint
-                     scanner, events, progress, error_body; chunks, transcript, splice
+                     lines, scanner, events, finish, progress, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
                      endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
                      forecast, latency, histogram, regression, change, server_load
@@ -27,7 +27,8 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, spliced, page, masking; http1, pool, idle_limit; dial, resolver, tls; simulated
+                     exchange, labels, whole, refusal, page; spliced, masking; http1, pool, idle_limit; dial,
+                     resolver, tls; simulated
     proxy/           moves one request
                      client, front, intake, body_budget, reply, asgi, application; handler, admission, cors, serving,
                      open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers,

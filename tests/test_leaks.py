@@ -18,7 +18,9 @@ import pytest
 
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
-from router.core.stream.scanner import Scanner, data_of, renamed, split
+from router.core.stream.finish import renamed
+from router.core.stream.lines import data_of, split
+from router.core.stream.scanner import Scanner
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
 from router.errors import Stopping

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from router.core.verdict import Cause, Verdict
 from router.dialects import DIALECTS, zhipu
 from router.dialects.base import MAX_QUOTA_WAIT, QUOTA_WAIT
-from router.upstream.exchange import Exchange, Headers
+from router.upstream.exchange import Exchange
+from router.upstream.labels import Headers
 from tests.support.endpoints import COMMENT, DONE, JSON, SSE, event, sse
 from tests.support.outcomes import outcome_of
 

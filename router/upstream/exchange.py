@@ -12,50 +12,31 @@ interrupted stream, an empty stream, a 200 with an error in it and a 200 without
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from router.core.call import Operation
-from router.core.quote import quoted
-from router.core.stream.error_body import error_of, is_error, message_of
-from router.core.stream.events import (
-    Answer,
-    Embeddings,
-    Error,
-    Usage,
-    convert,
-    read_answer,
-    read_embeddings,
-    read_leniently,
-)
-from router.core.stream.scanner import EventTooLarge, Scanner, data_of, failure, renamed
-from router.core.verdict import OURS, SERVED, Doubt, Outcome, Verdict, doubt_of
+from router.core.stream.error_body import is_error
+from router.core.stream.events import Usage, decoded
+from router.core.stream.finish import renamed
+from router.core.stream.lines import data_of
+from router.core.stream.scanner import EventTooLarge, Scanner, TooMuchNoise
+from router.core.verdict import SERVED, Doubt, Outcome, Verdict
 from router.dialects.base import Dialect
+from router.upstream.labels import MAX_BEGINNING, Headers, form_of, right_charset, without
 from router.upstream.masking import NO_MASK, Mask
+from router.upstream.refusal import judged, retry_after_of
 from router.upstream.spliced import Spliced
-
-Headers = list[tuple[bytes, bytes]]
+from router.upstream.whole import failed_choice, read_whole
 
 MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
-MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
-MAX_SILENT = 1 << 20  # bytes of comments and empty events before the first token
-MAX_RETRY_AFTER = 86_400.0  # seconds: a day; some servers send `inf`
-MAX_CODE = 40  # characters of an error's code that a reason repeats
+MAX_SILENT = 1 << 20  # bytes of whole events before the first token
 MAX_CHECKED = 1 << 20  # bytes of a complete answer up to which it is checked to be JSON: about 2 ms
-
-
-_SPACE = b"\xef\xbb\xbf \t\r\n"  # may stand before JSON or a stream: white space, or a byte order mark
-_STREAM_BEGINS = (b"data:", b"event:", b":", b"id:", b"retry:")
-_JSON_BEGINS = (b"{", b"[")
-_UTF8 = re.compile(rb"charset\s*=\s*\"?(?:utf-?8|us-ascii)\b", re.IGNORECASE)
-_PAGE = re.compile(rb"\s*<")  # HTML or XML: no words for people
 MAX_TEXT = 2000  # bytes of an error in plain text that are read
-MAX_HEAD = 4096  # bytes of a read in which an answer's beginning is looked for
-MAX_BEGINNING = 16  # bytes that are enough to recognise a stream; white space before it not counted
+MAX_HEAD = 4096  # bytes in which an answer's beginning is looked for
+
+_PAGE = re.compile(rb"\s*<")  # HTML or XML: no words for people
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -109,10 +90,9 @@ class Habits:
 class Exchange:
     """One attempt's answer as it arrives; `outcome` is None until the answer has ended.
 
-    `finished`: every choice of a token stream has its finish reason; `done`: the stream sent its own end. `malformed`
-    counts unreadable events. `final`: no endpoint is to be asked again, because the next answer would be as
-    large. `resent`: the request was sent a second time, because its first connection had died unused. `error` is the
-    error object of an answer that is not a stream.
+    `done`: the stream sent its own end. `malformed` counts unreadable events. `final`: no endpoint is to be asked
+    again, because the next answer would be as large. `resent`: the request was sent a second time, because its first
+    connection had died unused. `error` is the error object of an answer that is not a stream.
     """
 
     __slots__ = (
@@ -120,13 +100,11 @@ class Exchange:
         "_chunks",
         "_dialect",
         "_encoding",
-        "_events",
         "_habits",
         "_kind",
         "_limits",
         "_mask",
         "_news",
-        "_noise",
         "_operation",
         "_retry_after",
         "_scanner",
@@ -134,7 +112,6 @@ class Exchange:
         "done",
         "error",
         "final",
-        "finished",
         "headers",
         "listener",
         "malformed",
@@ -162,12 +139,12 @@ class Exchange:
         self._mask = mask
         self._scanner: Scanner | None = None  # of a token stream
         self._chunks: list[bytes] = []
-        self._size = self._noise = self._events = 0
+        self._size = 0
         self._news = False
         self._retry_after: float | None = None  # seconds, from the headers
         self._kind = b""  # the Content-Type
         self._encoding = False  # the headers name a Content-Encoding; None was accepted
-        self.done = self.final = self.finished = self.resent = False
+        self.done = self.final = self.resent = False
         self.wire: Wire | None = None
         self.status = self.malformed = 0
         self.headers: Headers = []
@@ -186,6 +163,11 @@ class Exchange:
     def streams(self) -> bool:
         """The answer is a token stream."""
         return self._scanner is not None
+
+    @property
+    def finished(self) -> bool:
+        """Every choice of a token stream has its finish reason."""
+        return self._scanner is not None and self._scanner.finished
 
     @property
     def error_event(self) -> bytes:
@@ -242,7 +224,7 @@ class Exchange:
             elif name == b"content-encoding":
                 encoding = value
             elif not good and name[:11] == b"retry-after":
-                self._retry_after = _retry_after(name, value, self._retry_after)
+                self._retry_after = retry_after_of(name, value, self._retry_after)
         self._kind = kind
         self._encoding = bool(encoding) and encoding.lower() != b"identity"
         if good and kind[:17].lower() == b"text/event-stream" and not self._encoding:
@@ -261,10 +243,8 @@ class Exchange:
             self.final = True
             self._end(Outcome(Verdict.FAULT, str(error), passing=False, doubt=Doubt.REQUEST))
             return
-        self.finished = scanner.finished
-        if scanner.events != self._events:
-            self._events, self._noise = scanner.events, 0
-        elif self._is_noise(scanner, data, ready):
+        except TooMuchNoise as error:
+            self.fail(str(error))
             return
         if ready:
             self._chunks.append(ready)
@@ -278,7 +258,7 @@ class Exchange:
         """The answer has ended according to HTTP."""
         if self.outcome is None:
             scanner = self._scanner
-            if scanner is not None and not scanner.events and scanner.held.lstrip(_SPACE)[:1] == b"{":
+            if scanner is not None and not scanner.events and form_of(scanner.held) == "json":
                 self._no_stream(scanner.held)
             elif scanner is not None:
                 self._end_of_stream(scanner, "the stream ended before the answer was complete")
@@ -307,17 +287,6 @@ class Exchange:
             self._news = False
             self.listener.news(self)
 
-    def _is_noise(self, scanner: Scanner, data: bytes, ready: bytes) -> bool:
-        """Count a read without an event that can be read; fail if there were too many. An event that is being put
-        together is not counted: it has a limit of its own.
-        """
-        if len(scanner.held) < len(data) and not scanner.over and (scanner.first_token or not ready):
-            self._noise += len(data)
-        if self._noise <= MAX_SILENT and scanner.malformed <= MAX_MALFORMED:
-            return False
-        self.fail(f"more than {MAX_SILENT} bytes, or {MAX_MALFORMED} events, that cannot be read")
-        return True
-
     # Ends.
 
     def _end(self, outcome: Outcome) -> None:
@@ -334,7 +303,7 @@ class Exchange:
 
     def _collect(self, data: bytes) -> None:
         good = 200 <= self.status < 300
-        if good and (self._encoding or self._size < MAX_BEGINNING) and not self._goes_on(data):
+        if good and (self._encoding or (self._size < MAX_BEGINNING and data[:1] != b"{")) and self._recognised(data):
             return
         self._size += len(data)
         if self._size <= (self._limits.answer if good else MAX_ERROR):
@@ -344,32 +313,23 @@ class Exchange:
         else:
             self._end_of_error()  # the status is enough for a verdict
 
-    # The beginning of an answer: what it is, whatever its headers say.
-
-    def _goes_on(self, data: bytes) -> bool:
-        """Look at the beginning of a good answer; False if these bytes have been dealt with, as a stream or a fault.
-
-        Both OpenAI SDKs read a stream of any Content-Type. Some relays send plain bytes under a Content-Encoding of
-        another hop.
-        """
-        if data[:1] == b"{" and not self._size and not self._encoding:
-            return True  # the usual case
-        beginning = (b"".join(self._chunks) + data[:MAX_HEAD]).lstrip(_SPACE)
-        if beginning.startswith(_STREAM_BEGINS):
+    def _recognised(self, data: bytes) -> bool:
+        """Look at the beginning of a good answer; True if its bytes have been dealt with, as a stream or a fault."""
+        form = form_of(b"".join(self._chunks) + data[:MAX_HEAD]) if self._size <= MAX_HEAD else "other"
+        if form == "stream":
             self._drop_encoding()
             self._begin_stream()
             first, self._size = b"".join([*self._chunks, data]), 0
             self._chunks.clear()
             self._set_header(b"content-type", b"text/event-stream; charset=utf-8")
             self.data(first)
-            return False
-        if self._encoding and beginning:
-            if not beginning.startswith(_JSON_BEGINS) and not any(map(_begins_with(beginning), _STREAM_BEGINS)):
-                self.fail("the answer has a content-encoding, but none was accepted", passing=False)
-                return False
-            if beginning.startswith(_JSON_BEGINS):
-                self._drop_encoding()
-        return True
+            return True
+        if form == "json":
+            self._drop_encoding()
+        elif form == "other" and self._encoding:
+            self.fail("the answer has a content-encoding, but none was accepted", passing=False)
+            return True
+        return False
 
     def _begin_stream(self) -> None:
         must_finish = self._habits.finishes
@@ -379,19 +339,15 @@ class Exchange:
         """The bytes contradict the Content-Encoding, so that no client could read them with it."""
         if self._encoding:
             self._encoding = False
-            self.headers = [header for header in self.headers if header[0] != b"content-encoding"]
+            self.headers = without(self.headers, b"content-encoding")
 
-    def _drop_charset(self, body: bytes) -> None:
-        """Drop a charset that the body contradicts: JSON in UTF-8."""
-        if b"charset" in self._kind.lower() and not _UTF8.search(self._kind):
-            try:
-                body.decode()
-            except UnicodeDecodeError:
-                return
-            self._set_header(b"content-type", self._kind.partition(b";")[0].strip())
+    def _set_kind(self, body: bytes) -> None:
+        kind = right_charset(self._kind, body)
+        if kind is not self._kind:
+            self._set_header(b"content-type", kind)
 
     def _set_header(self, name: bytes, value: bytes) -> None:
-        self.headers = [*(header for header in self.headers if header[0] != name), (name, value)]
+        self.headers = [*without(self.headers, name), (name, value)]
 
     def _still_silent(self, size: int) -> None:
         self._size += size
@@ -421,7 +377,10 @@ class Exchange:
         self._set_header(b"content-type", b"application/json")
 
     def _end_of_stream(self, scanner: Scanner, broken: str) -> None:
-        rest = scanner.finish()
+        try:
+            rest = scanner.finish()
+        except TooMuchNoise as error:
+            rest, broken = b"", str(error)
         if rest:
             self._chunks.append(rest)
         self.usage, self.malformed = scanner.usage, scanner.malformed
@@ -451,125 +410,50 @@ class Exchange:
             self.fail("an empty answer")
             return
         try:
-            answer = self._read_answer(body)
+            answer = read_whole(self._operation, body)
         except ValueError:
             self.fail("the answer is not valid JSON")
             return
-        if answer is None or answer.error or (not answer.content and is_error(_read(body))):
+        content = None if answer is None else answer.content
+        if answer is None or answer.error or (not content and is_error(decoded(body))):
             self._end_without_answer(body)
-            return
-        failed = next(filter(None, [failure(c.finish_reason) for c in answer.choices or () if c.finish_reason]), None)
-        if failed is not None:
-            self._judge(200, failed, "an answer cut short")
-            return
-        if not answer.content:
+        elif not content:
             self._no_answer(f"the answer has no {'data' if self._operation == 'embeddings' else 'choices'}")
-            return
-        if self._dialect.finishes:
-            self._chunks[:] = [renamed(body, self._dialect.finishes)]
-        self.usage = answer.usage if isinstance(answer.usage, Usage) else None
-        if b";" in self._kind:
-            self._drop_charset(body)
-        self._end(SERVED)
-
-    def _read_answer(self, body: bytes) -> Answer | Embeddings | None:
-        """The answer in a body; None if it is JSON of another form. Raises ValueError if it is not even that.
-
-        The typed decoder alone does not check that: it skips strings that are not asked for, and stops at another form.
-        """
-        embeds = self._operation == "embeddings"
-        try:
-            if not body.isascii():
-                body.decode()
-            return read_embeddings(body) if embeds else read_answer(body)
-        except Error:
-            value = read_leniently(body)
-        try:
-            return convert(value, Embeddings) if embeds else convert(value, Answer)
-        except msgspec.ValidationError:
-            return None
+        elif answer.choices and (failed := failed_choice(answer.choices)) is not None:
+            self._judge(200, failed, "an answer cut short")
+        else:
+            if self._dialect.finishes:
+                self._chunks[:] = [renamed(body, self._dialect.finishes)]
+            self.usage = answer.usage if isinstance(answer.usage, Usage) else None
+            if b";" in self._kind:
+                self._set_kind(body)
+            self._end(SERVED)
 
     def _end_without_answer(self, body: bytes) -> None:
         """End a 200 that is an error, or JSON of another form, as a status page has."""
-        decoded = _read(body)
-        error = decoded.get("error") if isinstance(decoded, dict) else None
-        if error or is_error(decoded):
+        value = decoded(body)
+        error = value.get("error") if isinstance(value, dict) else None
+        if error or is_error(value):
             self.error, self._chunks[:] = error, [self._mask.bytes(body)]
-            self._judge(200, decoded, "an error in an answer")
+            self._judge(200, value, "an error in an answer")
         else:
             self._no_answer("the answer has another form than that of the operation")
 
     def _end_of_error(self) -> None:
         body = self._mask.bytes(b"".join(self._chunks))
         self._chunks[:] = [body]
-        decoded = _read(body)
-        if decoded is not None:
+        value = decoded(body)
+        if value is not None:
             self._drop_encoding()
-            self._drop_charset(body)
+            self._set_kind(body)
         elif not _PAGE.match(body):
-            decoded = body[:MAX_TEXT].decode(errors="replace")
-        self.error = decoded.get("error") if isinstance(decoded, dict) else None  # the form at which SDKs raise
+            value = body[:MAX_TEXT].decode(errors="replace")
+        self.error = value.get("error") if isinstance(value, dict) else None  # the form at which SDKs raise
         if 300 <= self.status < 400:
             self._judge(self.status, None, f"a redirect (status {self.status}), which is not followed")
         else:
-            self._judge(self.status, decoded, f"status {self.status}")
+            self._judge(self.status, value, f"status {self.status}")
 
     def _judge(self, status: int, body: Any, where: str) -> None:
         """End with the verdict that the dialect reads from a status and an error body."""
-        cause, retry_after = judged = self._dialect.judge(status, body, self._retry_after, time.time())
-        verdict = judged.verdict
-        passing = verdict is Verdict.BUSY or (
-            verdict is Verdict.FAULT and cause not in OURS and not 300 <= status < 500
-        )
-        code, message = _words_of(body, self._mask)
-        doubt = doubt_of(status, cause, retry_after=retry_after is not None)
-        reason = f"{where}{code}"
-        self._end(Outcome(verdict, reason, retry_after, cause, passing=passing, doubt=doubt, message=message))
-
-
-def _begins_with(beginning: bytes) -> Callable[[bytes], bool]:
-    return lambda whole: whole.startswith(beginning)
-
-
-def _read(body: bytes) -> Any:
-    """The decoded body; None if it is not JSON."""
-    try:
-        return msgspec.json.decode(body)
-    except Error:
-        pass
-    try:
-        return read_leniently(body)
-    except ValueError:
-        return None
-
-
-def _words_of(body: Any, mask: Mask) -> tuple[str, str]:
-    """The error's code, as it is appended to a reason, and the error's own text; both empty if there is none.
-
-    Both come from outside, and may repeat a key of ours. The text may repeat a prompt too, so that only the client that
-    sent it, and the operator's log of faults, see it.
-    """
-    error = error_of(body)
-    if error is None:
-        return "", ""
-    code = error.get("code")
-    shown = f" ({quoted(mask.text(str(code)))[:MAX_CODE]})" if isinstance(code, (str, int)) and code else ""
-    return shown, quoted(mask.text(message_of(error)))
-
-
-def _retry_after(name: bytes, value: bytes, known: float | None) -> float | None:
-    """The seconds in a header; `known` is the value of an earlier one. `retry-after-ms` takes precedence over
-    `retry-after`, which holds a number of seconds or a date (RFC 9110 §10.2.3).
-    """
-    text = value.decode("latin-1").strip()
-    try:
-        if name == b"retry-after-ms":
-            return min(max(0.0, float(text) / 1000), MAX_RETRY_AFTER)
-        if name == b"retry-after" and known is None:
-            return min(max(0.0, float(text)), MAX_RETRY_AFTER)
-    except ValueError:
-        try:
-            return min(max(0.0, parsedate_to_datetime(text).timestamp() - time.time()), MAX_RETRY_AFTER)
-        except (ValueError, OverflowError):
-            return known
-    return known
+        self._end(judged(self._dialect, self._mask, status, body, self._retry_after, where))

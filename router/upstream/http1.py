@@ -18,7 +18,8 @@ from typing import Protocol, cast
 import httptools
 
 from router.turns import SLICE, Turns
-from router.upstream.exchange import Exchange, Headers, Request
+from router.upstream.exchange import Exchange, Request
+from router.upstream.labels import Headers
 from router.upstream.spliced import Spliced
 
 # Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from router.core.verdict import SERVED
 from router.dialects.base import Dialect
-from router.upstream.exchange import Exchange, Headers, Listener
+from router.upstream.exchange import Exchange, Listener
+from router.upstream.labels import Headers
 
 _DIALECT = Dialect()
 

@@ -25,9 +25,10 @@ from router.turns import Turns
 from router.upstream.dial import Address as Address
 from router.upstream.dial import Dialer, NoConnection
 from router.upstream.dial import tls_context as tls_context
-from router.upstream.exchange import Exchange, Headers, Request
+from router.upstream.exchange import Exchange, Request
 from router.upstream.http1 import MAX_OVERHEAD, MAX_SERVED, Connection
 from router.upstream.idle_limit import MIN_TOLD, IdleLimit
+from router.upstream.labels import Headers
 from router.upstream.resolver import Resolver, System
 
 MIN_IDLE_LIMIT = MIN_TOLD  # seconds

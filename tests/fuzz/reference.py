@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import h11
 
 from router.core.stream.error_body import is_error
-from router.core.stream.scanner import FAILURES
+from router.core.stream.finish import FAILURES
 
 
 class Facts(NamedTuple):

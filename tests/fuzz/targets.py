@@ -17,7 +17,8 @@ from router.core.body import MAX_DEPTH, MAX_KEYS, Body, InvalidBody
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
 from router.core.record import CallRecord
-from router.core.stream.scanner import EventTooLarge, Scanner, split
+from router.core.stream.lines import split
+from router.core.stream.scanner import EventTooLarge, Scanner
 from router.core.stream.splice import Continuation, Diverged, Replay
 from router.core.stream.transcript import Transcript
 from router.core.verdict import Outcome, Verdict

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from router.scheduler import Scheduler
-from router.upstream.exchange import Exchange, Headers, Request
+from router.upstream.exchange import Exchange, Request
+from router.upstream.labels import Headers
 
 SSE: Headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
 JSON: Headers = [(b"content-type", b"application/json")]

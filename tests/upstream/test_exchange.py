@@ -9,7 +9,8 @@ import pytest
 
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
-from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, MAX_SILENT, Headers, Limits
+from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, MAX_SILENT, Limits
+from router.upstream.labels import Headers
 from tests.support.outcomes import outcome_of
 from tests.upstream.servers import DONE, FINISH, JSON, ROLE, SERVED, STREAM, Call, token
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from router.core.stream.scanner import data_of
+from router.core.stream.lines import data_of
 
 Part = tuple[str | int, ...]
 Json = dict[str, Any]

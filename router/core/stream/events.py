@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from router.core.stream.finish import has_finish
+
 T = TypeVar("T")
 MAX_LENIENT = 1 << 20  # bytes or characters: about 10 ms
 MAX_DIGITS = 4000  # of a whole number: Python refuses more than 4,300 digits, and no reader needs them
@@ -96,14 +98,6 @@ class LaterEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
-def has_finish(reason: Any) -> bool:
-    """True if a `finish_reason` is one. Some adapters write that there is none as a text."""
-    return bool(reason) and reason not in _NO_FINISH
-
-
-_NO_FINISH = ("null", "None", "none")
-
-
 # ---- Answers that do not stream
 
 
@@ -181,6 +175,18 @@ def read_leniently(data: bytes | str) -> Any:
         return json.loads(data, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def decoded(data: bytes) -> Any:
+    """The value of any JSON; None if it is not JSON."""
+    try:
+        return msgspec.json.decode(data)
+    except Error:
+        pass
+    try:
+        return read_leniently(data)
+    except ValueError:
+        return None
 
 
 def _integer(digits: str) -> Any:

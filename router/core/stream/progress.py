@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from router.core.stream.events import Error, Event, convert, read_event, read_leniently
-from router.core.stream.scanner import data_of, split
+from router.core.stream.lines import data_of, split
 
 MAX_READS = 16  # reads of a stream that are kept unread
 LONG_READ = 4096  # bytes: after a longer one they are read at once, so that few bytes are kept

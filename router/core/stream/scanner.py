@@ -23,47 +23,32 @@ from router.core.stream.events import (
     LaterEvent,
     Usage,
     convert,
-    has_finish,
+    decoded,
     read_event,
     read_later_event,
     read_leniently,
 )
+from router.core.stream.finish import GOOD, failure, has_finish, renamed
+from router.core.stream.lines import BLANK_LINE, LINE_END, data_of, ended
 
-# A blank line. Atomic groups, or the CR and the LF of one line end would count as two.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-GOOD = ("stop", "length", "tool_calls")  # nearly all finish reasons
-# Finish reasons for an answer that the server could not complete: vLLM and SGLang; DeepSeek; Zhipu; gateways. A client
-# would take such an answer for a whole one.
-FAILURES = frozenset({"abort", "aborted", "insufficient_system_resource", "network_error", "error", "server_error"}) | {
-    "internal_error", "failed", "cancelled", "canceled", "timeout",
-}  # fmt: skip
 # Lines that openai-python remembers: after an id, or beside a retry, it reads the next comment as an empty event and
 # fails.
 _REMEMBERED_LINES = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
 _EVENT_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
 UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
-# Never matches inside a text, where the quotes have backslashes.
-_FINISH_REASON = re.compile(rb'("finish_reason"\s*:\s*)"(\w+)"')
 
 
-def renamed(data: bytes, finishes: Mapping[str, str]) -> bytes:
-    """Replace the finish reasons of an event or answer by those that OpenAI's clients know."""
-    return _FINISH_REASON.sub(lambda m: b'%b"%b"' % (m[1], finishes.get(m[2].decode(), m[2].decode()).encode()), data)
-
-
-def failure(reason: Any) -> dict[str, str] | None:
-    """The error that a finish reason stands for; None if the reason is a good end."""
-    if isinstance(reason, dict):  # SGLang's own form
-        reason = reason.get("type")
-    if isinstance(reason, str) and (name := reason.lower()) in FAILURES:
-        return {"message": f"finish_reason {name}", "code": name}
-    return None
+MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
+MAX_NOISE = 1 << 20  # bytes of comments, line ends and unreadable events between two events
 
 
 class EventTooLarge(ValueError):
     """An event is longer than the limit."""
+
+
+class TooMuchNoise(ValueError):
+    """The stream sends much, but next to nothing that can be read."""
 
 
 class Scanner:
@@ -83,6 +68,8 @@ class Scanner:
         "_held",
         "_limit",
         "_must_finish",
+        "_noise",
+        "_noise_since",
         "_read",
         "choices",
         "done",
@@ -118,6 +105,7 @@ class Scanner:
         self.error_event = b""
         self.usage: Usage | None = None
         self.events = self.malformed = 0
+        self._noise = self._noise_since = 0  # bytes without an event, and the value of `events` since then
 
     @property
     def finishes(self) -> bool:
@@ -137,7 +125,7 @@ class Scanner:
     def feed(self, chunk: bytes) -> bytes:
         """Read a piece of the stream; return the bytes to forward, none after [DONE] or an error.
 
-        Raises EventTooLarge.
+        Raises EventTooLarge and TooMuchNoise.
         """
         if self.over:
             return b""
@@ -153,8 +141,15 @@ class Scanner:
             return b""
         if self._held is not None or chunk[-2:] != b"\n\n":
             chunk = self._whole_events(chunk)
-        events = chunk.split(b"\n\n") if b"\r" not in chunk else _BLANK_LINE.split(chunk)
+        events = chunk.split(b"\n\n") if b"\r" not in chunk else BLANK_LINE.split(chunk)
         del events[-1]
+        forwarded = self._each(chunk, events)
+        if chunk and not self.over:
+            self._count_noise(len(chunk))
+        return forwarded
+
+    def _each(self, chunk: bytes, events: list[bytes]) -> bytes:
+        """Read the events of a chunk; return the bytes to forward."""
         for index, event in enumerate(events):
             if not event:  # line ends only, of which a read may hold thousands
                 continue
@@ -172,6 +167,18 @@ class Scanner:
             return b""
         event = bytes(held).rstrip(b"\r\n")
         return self._forwarded(event, b"\n\n", self._event(event)) if event else b""
+
+    def _count_noise(self, size: int) -> None:
+        """Count the bytes of whole events if none of them could be read. Raises TooMuchNoise."""
+        self._noise = self._noise + size if self._noise_since == self.events else 0
+        self._noise_since = self.events
+        if self._noise > MAX_NOISE:
+            raise TooMuchNoise(f"more than {MAX_NOISE} bytes that cannot be read")
+
+    def _count_malformed(self) -> None:
+        self.malformed += 1
+        if self.malformed > MAX_MALFORMED:
+            raise TooMuchNoise(f"more than {MAX_MALFORMED} events that cannot be read")
 
     def _beginning(self, chunk: bytes) -> bytes:
         """The stream without its byte order mark, of which only a part may have come. openai-python would read the mark
@@ -194,7 +201,7 @@ class Scanner:
         held += chunk
         if held.find(b"\r", start) >= 0:
             stop = len(held) - held.endswith(b"\r\n\r")  # its LF is on the way, and belongs to this event
-            end = max((match.end() for match in _BLANK_LINE.finditer(held, start, stop)), default=0)
+            end = max((match.end() for match in BLANK_LINE.finditer(held, start, stop)), default=0)
         else:
             end = held.rfind(b"\n\n", start) + 2
             end = end if end > 1 else 0
@@ -212,7 +219,7 @@ class Scanner:
 
         `changed` is the index of the first such event, and `read` what `_event` returned for it.
         """
-        ends = _BLANK_LINE.findall(chunk)
+        ends = BLANK_LINE.findall(chunk)
         kept = [event + end for event, end in zip(events[:changed], ends, strict=False)]
         kept.append(self._forwarded(events[changed], ends[changed], read))
         for event, end in zip(events[changed + 1 :], ends[changed + 1 :], strict=False):
@@ -232,7 +239,7 @@ class Scanner:
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
         data = data_of(event)
-        if not data and all(line[:1] == b":" for line in _LINE_END.split(event) if line):
+        if not data and all(line[:1] == b":" for line in LINE_END.split(event) if line):
             return event  # a comment
         if data[:6] == b"[DONE]":
             if self._must_finish and self.first_token and not self._finished and not self._doubted:
@@ -245,12 +252,12 @@ class Scanner:
             return self._named_error(data, event)
         read = self._data(data, event)
         if read and _REMEMBERED_LINES.search(event):
-            return _ended(_REMEMBERED_LINES.sub(b"", read))
+            return ended(_REMEMBERED_LINES.sub(b"", read))
         return read
 
     def _named_error(self, data: bytes, event: bytes) -> bytes:
         """An event named `error` is an error, whatever its data."""
-        error = _decoded(data)
+        error = decoded(data)
         if not error:
             error, data = {"message": "an error"}, b'{"message":"an error"}'
         if isinstance(error, dict) and error.get("error"):
@@ -265,7 +272,7 @@ class Scanner:
     def _fail(self, error: Any, event: bytes = b"") -> bytes:
         """End the stream with an error. Its event is kept in `error_event`; nothing is forwarded from here."""
         self.error, self.over = error, True
-        self.error_event = _ended(event) if event else b""
+        self.error_event = ended(event) if event else b""
         return b""
 
     def _data(self, data: bytes, event: bytes) -> bytes:
@@ -281,11 +288,11 @@ class Scanner:
             read = lenient
         else:
             if not data.isascii() and not _is_utf8(data):
-                self.malformed += 1
+                self._count_malformed()
                 return b""
         self.events += 1
         if read.error:  # a text may have its kind in a key beside it, so the whole object is kept
-            return self._fail(read.error if isinstance(read.error, dict) else _decoded(data) or read.error, event)
+            return self._fail(read.error if isinstance(read.error, dict) else decoded(data) or read.error, event)
         if read.usage is not None and isinstance(read.usage, Usage):
             self.usage = read.usage
         choices = read.choices
@@ -300,7 +307,7 @@ class Scanner:
                     return self._fail(failed)
                 self._finish(choice)
                 if self._finishes and str(choice.finish_reason) in self._finishes:
-                    forwarded = _ended(renamed(event, self._finishes))
+                    forwarded = ended(renamed(event, self._finishes))
             elif choice.has_output:
                 if not self.first_token:
                     self.first_token, self._read = True, read_later_event
@@ -316,7 +323,7 @@ class Scanner:
         try:
             value = read_leniently(data.decode())
         except ValueError:
-            self.malformed += 1
+            self._count_malformed()
             return None
         if not isinstance(value, dict):
             return {}  # a heartbeat
@@ -366,36 +373,8 @@ class Scanner:
 
     def _no_output(self, data: bytes, event: bytes) -> bytes:
         """An event with neither choices nor usage: a keep-alive, or an error without an `error` key."""
-        body = _decoded(data)
+        body = decoded(data)
         return self._foreign_error(body, data) if is_error(body) else event
-
-
-def _ended(event: bytes) -> bytes:
-    """The event with a blank line at its end, whether it had one or not."""
-    return event.rstrip(b"\r\n") + b"\n\n"
-
-
-def _decoded(data: bytes) -> Any:
-    """None if it is not JSON."""
-    try:
-        return msgspec.json.decode(data)
-    except Error:
-        pass
-    try:  # numbers out of range fail only here: the typed decoders skip them unread
-        return read_leniently(data.decode())
-    except ValueError:
-        return None
-
-
-def split(events: bytes) -> list[bytes]:
-    """Whole events, each without the blank line at its end."""
-    return [event for event in (_BLANK_LINE.split(events) if b"\r" in events else events.split(b"\n\n")) if event]
-
-
-def data_of(event: bytes) -> bytes:
-    """The `data` lines of one event, joined; empty for a comment."""
-    lines = _LINE_END.split(event)
-    return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:"])
 
 
 def _is_utf8(data: bytes) -> bool:

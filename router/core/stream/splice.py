@@ -24,7 +24,7 @@ from router.core.stream.chunks import (
     texts_of,
     with_text,
 )
-from router.core.stream.scanner import split
+from router.core.stream.lines import split
 from router.core.stream.transcript import Transcript
 
 SEAM = 50  # characters at the beginning of a continuation that are compared before any are forwarded

@@ -6,7 +6,7 @@ import msgspec
 
 from router.core.stream.chunks import Diverged, Json, Part, choices_of, decoded, has_other_output, texts_of
 from router.core.stream.events import read_token
-from router.core.stream.scanner import split
+from router.core.stream.lines import split
 
 MAX_UNREAD = 64 << 10  # bytes of events that are kept unread: most streams never break, so most are never read
 MAX_TEXT = 1 << 20  # characters of an answer that are kept for a rescue: some 250,000 tokens

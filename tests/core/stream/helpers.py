@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from router.core.stream.scanner import data_of, split
+from router.core.stream.lines import data_of, split
 from router.core.stream.transcript import Transcript
 
 DONE = b"data: [DONE]\n\n"
