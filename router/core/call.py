@@ -104,10 +104,15 @@ def parse(
     asks_why: bool = False,
 ) -> Call:
     """Parse a request body, or look at one that was read while it arrived. Raises InvalidCall."""
-    data, fields = _split_body(body) if isinstance(body, bytes) else _read_body(body)
+    data: bytes | bytearray
+    attached, read = None, _read
+    if isinstance(body, bytes):
+        data, fields = _split_body(body)
+    else:
+        data, fields = _read_body(body)
+        attached, read = body.attached, _peek  # a long value may take many milliseconds
     if len(fields) > MAX_KEYS:
         raise _invalid(too_many_keys())
-    read = _read if isinstance(body, bytes) else _peek  # a long value may take many milliseconds
     try:
         model, stream, choices = read(fields, "model"), read(fields, "stream"), read(fields, "n")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -127,7 +132,6 @@ def parse(
     choices = choices or 1
     if operation == "completions":
         choices *= _prompts(fields)
-    attached = None if isinstance(body, bytes) else body.attached
     return Call(
         operation, data, fields, headers, model, streams, choices, patience, retries,
         asks_why=asks_why, attached=attached,

@@ -6,7 +6,7 @@ its relay afterwards.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -16,13 +16,30 @@ from router.errors import RouterError
 Headers = list[tuple[bytes, bytes]]
 
 
+class HeadFacts(NamedTuple):
+    """What a request's headers come to: the lines that every endpoint may see, and hints for the router.
+
+    `patience` is the client's timeout in seconds, `retries` its number of retries so far; `asks_why` is True if it asks
+    why it was routed so.
+    """
+
+    passed: bytes
+    patience: float
+    retries: int
+    asks_why: bool
+
+
 class Request(msgspec.Struct, frozen=True):
-    """One complete client request. Header names are in lower case; `arrived` is a time of the scheduler's clock."""
+    """One complete client request. Header names are in lower case; `arrived` is a time of the scheduler's clock.
+
+    `facts` are those of the headers if they were known before.
+    """
 
     path: bytes
     headers: Headers
     body: bytes | Body  # the latter if it is large, and was read while it arrived
     arrived: float
+    facts: HeadFacts | None = None
 
     def __repr__(self) -> str:
         """Leave out the headers, which hold the client's key, and the body, which holds its prompt."""

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, SlowRequest
 from router.proxy.body_budget import MAX_WAIT, BodyBudget, no_memory
+from router.proxy.client import Request
 from router.proxy.handler import OPERATIONS, Handler
 from router.proxy.intake import (
     ACCEPTED,
@@ -29,13 +30,13 @@ from router.proxy.intake import (
     FRAMING,
     HEAD,
     IDLE,
-    MAX_HEADERS,
     OFFER,
     REFUSED,
     SKIPPED,
     Bounds,
     Intake,
 )
+from router.proxy.known_head import KnownHead
 from router.proxy.reply import DUE, ENDED, Reply
 from router.turns import SLICE, Turns
 
@@ -52,7 +53,21 @@ class Front(HttpToolsProtocol):
     `now` is the clock of the handler's calls.
     """
 
-    __slots__ = ("_handler", "_held_back", "_kept", "_now", "_turns", "_unsent", "_waits", "_whole", "intake", "reply")
+    __slots__ = (
+        "_answers",
+        "_handler",
+        "_held_back",
+        "_kept",
+        "_known",
+        "_now",
+        "_read",
+        "_turns",
+        "_unsent",
+        "_waits",
+        "_whole",
+        "intake",
+        "reply",
+    )
 
     reply: Reply  # from `connection_made` on
 
@@ -73,6 +88,9 @@ class Front(HttpToolsProtocol):
         self._waits = -1.0  # since when the request waits for memory; negative if it does not
         self._whole = False  # the request that waits is complete
         self._unsent = 0  # bytes that the client had not read when `expire` last looked
+        self._known: KnownHead | None = None  # from the second request on: many connections carry only one
+        self._answers = 0
+        self._read = b""  # the read in which the current request began; empty once there was another
         self._held_back = False  # reading is paused until the client has read its answers
 
     # The transport reports.
@@ -96,6 +114,11 @@ class Front(HttpToolsProtocol):
         if self.reply.state is not ENDED:
             self._skip_rest()  # pipelined
             return
+        self._read = b""
+        if intake.state is IDLE:
+            if self._known is not None and self._answer_again(self._known, data):
+                return
+            self._read = data
         intake.overhead += len(data)
         try:
             self.parser.feed_data(data)
@@ -196,8 +219,6 @@ class Front(HttpToolsProtocol):
         intake = self.intake
         if intake.state is HEAD:
             intake.headers.append((name.lower(), value))
-            if len(intake.headers) > MAX_HEADERS:
-                self._give_up(intake.too_many_headers())
         elif intake.state is not SKIPPED and intake.state is not REFUSED:
             try:
                 intake.add_trailer(name, value)
@@ -245,15 +266,40 @@ class Front(HttpToolsProtocol):
             if self._waits >= 0.0:
                 self._whole = True
                 return
-            reply.state = DUE
-            self._handler.handle(intake.take(), reply)
-            if self.flow.write_paused and reply.owner is not None:
-                reply.owner.full()  # the client has not read its last answer yet
+            request = intake.take()
+            if self._answers and reply.keep and reply.chunked and self._read:
+                self._known = KnownHead.of(self._read, request) if isinstance(request.body, bytes) else None
+            self._answer(request)
         elif intake.state is FORWARDED:
             intake.end(self._now())
             super().on_message_complete()
 
-    # A request is accepted, forwarded, skipped or refused.
+    # A request is answered, accepted, forwarded, skipped or refused.
+
+    def _answer(self, request: Request) -> None:
+        reply = self.reply
+        reply.state = DUE
+        self._handler.handle(request, reply)
+        if self.flow.write_paused and reply.owner is not None:
+            reply.owner.full()  # the client has not read its last answer yet
+
+    def _answer_again(self, known: KnownHead, data: bytes) -> bool:
+        """Answer a request whose head is the last one's again; False if the parser must read it."""
+        reply, intake = self.reply, self.intake
+        if self._held_back or not reply.keep or intake.bodies.used_up or not self._free():
+            return False
+        request = known.again(data, self._now())
+        if request is None or len(data) > intake.bounds.body:
+            return False
+        intake.since = request.arrived
+        try:
+            reply.cors = self._handler.authorize(known.headers)
+        except RouterError as error:
+            self._refuse(error)
+            return True
+        intake.hold(len(data))
+        self._answer(request)
+        return True
 
     def _free(self) -> bool:
         """True if nothing is being answered on this connection, neither by us nor by the application."""
@@ -421,6 +467,7 @@ class Front(HttpToolsProtocol):
 
     def _answered(self) -> None:
         """A response of ours has ended."""
+        self._answers += 1
         self.intake.release()
         self.intake.since = self._now()
         self.server_state.total_requests += 1

@@ -16,7 +16,7 @@ from router.proxy.answer import FirstAnswer
 from router.proxy.client import Client, Request
 from router.proxy.compression import Unpacking, codings_of, decoded
 from router.proxy.context import Context
-from router.proxy.headers import call_facts, client_hints, lines, optional, passed_on
+from router.proxy.headers import call_facts, facts_of, lines, optional
 from router.proxy.open_call import OpenCall
 from router.proxy.serving import Serving, Tables
 
@@ -129,7 +129,7 @@ class Handler:
     def _call(self, request: Request, serving: Serving) -> Call:
         headers = request.headers
         try:
-            call = parse(OPERATIONS[request.path], request.body, passed_on(headers), *client_hints(headers))
+            call = parse(OPERATIONS[request.path], request.body, *(request.facts or facts_of(headers)))
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
         if serving.optional_headers:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from math import inf
 
 from router.core.record import CallRecord
-from router.proxy.client import Headers
+from router.proxy.client import Headers, HeadFacts
 
 Names = frozenset[bytes]
 NO_NAMES: Names = frozenset()
@@ -32,6 +32,7 @@ _PASSED_BACK = frozenset(b"content-encoding content-language openai-processing-m
 _RATE_LIMITS = (b"x-ratelimit-", b"anthropic-ratelimit-")
 # Headers of an endpoint that pass in some answers, or in another form; and Connection, which may name others.
 _DEPENDING = frozenset(b"x-request-id request-id cache-control content-disposition server-timing connection".split())
+_NOT_OF_STREAMS = frozenset((b"cache-control", b"content-disposition"))
 _JSON = frozenset((b"application/json", b"text/json"))
 _PLUS_JSON = re.compile(rb"[\w.+-]+/[\w.+-]+\+json")
 _TEXT = frozenset(b"application/xml application/javascript application/ecmascript".split())  # not binary
@@ -76,11 +77,12 @@ def optional(headers: Headers, names: Names) -> Headers:
     return [item for item in _end_to_end(headers) if item[0] in names and item[0] not in _PASSED_ON]
 
 
-def client_hints(headers: Headers) -> tuple[float, int, bool]:
-    """Read a client's timeout in seconds, its number of retries so far, and whether it asks why it was routed so.
+def facts_of(headers: Headers) -> HeadFacts:
+    return HeadFacts(passed_on(headers), *_hints(headers))
 
-    The OpenAI SDKs send the first two.
-    """
+
+def _hints(headers: Headers) -> tuple[float, int, bool]:
+    """Read the hints. The OpenAI SDKs send the first two."""
     hints = [header for header in headers if header[0] in _HINTS]
     if not hints:
         return inf, 0, False
@@ -103,12 +105,20 @@ def _seconds(value: bytes) -> float:
     return seconds if seconds > 0 else inf  # nan is no time either
 
 
+def _names_others(headers: Headers) -> bool:
+    """True if a Connection header names headers that are hop-by-hop too (RFC 9110 §7.6.1)."""
+    for name, value in headers:  # noqa: SIM110 (a generator costs twice as much)
+        if name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
+            return True
+    return False
+
+
 def _end_to_end(headers: Headers) -> Headers:
-    """Drop the headers that a Connection header names: these are hop-by-hop too (RFC 9110 §7.6.1)."""
-    options = [value for name, value in headers if name == b"connection"]
-    if not options or (len(options) == 1 and options[0].lower() in _PLAIN_CONNECTIONS):
+    """Drop the headers that a Connection header names."""
+    if not _names_others(headers):
         return headers
-    named = {option.strip() for option in b",".join(options).lower().split(b",")}
+    options = b",".join([value for name, value in headers if name == b"connection"])
+    named = {option.strip() for option in options.lower().split(b",")}
     named.discard(b"content-type")  # describes the body, whatever the connection
     return [item for item in headers if item[0] not in named]
 
@@ -119,28 +129,36 @@ _PLAIN_CONNECTIONS = frozenset((b"keep-alive", b"close"))
 # ---- To the client
 
 
-# Uses of an endpoint's header: the client does not see it, or as it is; the body's type; it depends on the answer.
-_DROP, _PASS, _TYPE, _DEPENDS = 0, 1, 2, 3
+# Uses of an endpoint's header: the client does not see it, or as it is; the body's type; it depends on the answer; it
+# depends, and the client sees it as it is too.
+_DROP, _PASS, _TYPE, _DEPENDS, _BOTH = range(5)
 
 
 class _Uses(dict[bytes, int]):
     """The use of each name of a header; names that were seen are remembered, within bounds."""
 
-    MAX_NAMES, MAX_LENGTH = 1000, 64
+    MAX_NAMES, MAX_LENGTH = 200, 64
+
+    def __init__(self, returned: Names, *, stream: bool) -> None:
+        super().__init__()
+        self._passed = _PASSED_BACK | returned
+        self._depending = _DEPENDING - _NOT_OF_STREAMS if stream else _DEPENDING
 
     def __missing__(self, name: bytes) -> int:
-        if name in _PASSED_BACK or name.startswith(_RATE_LIMITS):
-            use = _PASS
-        elif name == b"content-type":
+        if name == b"content-type":
             use = _TYPE
+        elif name in self._passed or name.startswith(_RATE_LIMITS):
+            use = _BOTH if name in self._depending else _PASS
         else:
-            use = _DEPENDS if name in _DEPENDING else _DROP
+            use = _DEPENDS if name in self._depending else _DROP
         if len(self) < self.MAX_NAMES and len(name) <= self.MAX_LENGTH:
             self[name] = use
         return use
 
 
-_USES = _Uses()
+@lru_cache(maxsize=100)
+def _uses(returned: Names, stream: bool) -> _Uses:
+    return _Uses(returned, stream=stream)
 
 
 def answer_headers(
@@ -151,31 +169,31 @@ def answer_headers(
     `returned` names the endpoint's `return_headers`. Headers that would make the head longer than MAX_HEAD are dropped,
     and counted in the record.
     """
-    kind = b""
-    kept: Headers = []
+    kind = kept = timing = b""
     depending: Headers = []
+    uses = _uses(returned, stream)
     for item in headers:
-        use = _USES[item[0]]
-        if use == _PASS or (returned and item[0] in returned):
-            kept.append(item)
+        use = uses[item[0]]
         if use == _TYPE:
             kind = item[1]
-        elif use == _DEPENDS:
-            depending.append(item)
+        elif use:
+            if use != _DEPENDS:
+                kept += _LINE % item
+            if use != _PASS:
+                depending.append(item)
     block, binary = _of_type(kind, stream)
     if kept:
-        block += lines(kept)
-    timing = b""
-    for name, value in depending:
-        if name == b"connection" and value.lower() not in _PLAIN_CONNECTIONS:
+        block += kept
+    if depending:
+        if _names_others(depending):
             others = [item for item in _end_to_end(headers) if item[0] != b"connection"]
             return answer_headers(others, record, now, returned, stream=stream)
-    if depending:
-        block += _depending(depending, stream=stream, binary=binary)
+        block += _depending(depending, binary=binary)
         timing = _timing(depending, record)
     facts = call_facts(record, record.endpoint, now, timing)
-    room = MAX_HEAD - _REST_OF_HEAD - len(facts)
-    return (block if len(block) <= room else _shortened(block, room, record)) + facts
+    if len(block) + len(facts) > MAX_HEAD - _REST_OF_HEAD:
+        block = _shortened(block, MAX_HEAD - _REST_OF_HEAD - len(facts), record)
+    return block + facts
 
 
 def call_facts(record: CallRecord, endpoint: str, now: float, timing: bytes = b"") -> bytes:
@@ -219,14 +237,14 @@ def _of_type(content_type: bytes, stream: bool) -> tuple[bytes, bool]:
     return block + lines([NOSNIFF]) + STREAM * stream, not text
 
 
-def _depending(headers: Headers, *, stream: bool, binary: bool) -> bytes:
+def _depending(headers: Headers, *, binary: bool) -> bytes:
     """Render the endpoint's request id under another name, and the headers that pass with some answers only."""
     ids, block = dict(headers), b""
     upstream_id = ids.get(b"x-request-id") or ids.get(b"request-id")  # the second is Anthropic's
     if upstream_id:
         block = b"x-upstream-request-id: %b\r\n" % upstream_id
     for item in headers:
-        if (item[0] == b"cache-control" and not stream) or (item[0] == b"content-disposition" and binary):
+        if item[0] == b"cache-control" or (item[0] == b"content-disposition" and binary):
             block += _LINE % item
     return block
 

@@ -94,6 +94,8 @@ class Intake:
 
     def end_head(self, version: str) -> None:
         """Check a complete head. Raises HeaderTooLarge, or BadRequest for another version of HTTP."""
+        if len(self.headers) > MAX_HEADERS:
+            raise self._too_many_headers()
         if self.overhead > self.bounds.header and self._head_size() > self.bounds.header:
             raise self._header_too_large()
         if version != "1.1" and version != "1.0":
@@ -126,8 +128,7 @@ class Intake:
     def add_body(self, piece: bytes) -> None:
         """Keep a piece of the body. Raises BodyTooLarge."""
         size = len(piece)
-        self.held += size
-        self.bodies.held += size
+        self.hold(size)
         self.body_size += size
         if self.body_size > self.bounds.body:
             raise body_too_large(self.bounds.body)
@@ -149,14 +150,16 @@ class Intake:
         else:
             self._parts += piece
 
+    def hold(self, size: int) -> None:
+        """Count bytes of a body until `release`."""
+        self.held += size
+        self.bodies.held += size
+
     def release(self) -> None:
         """The body is no longer held: its answer has ended, or there will be none."""
         if self.held:
             held, self.held = self.held, 0
             self.bodies.release(held)
-
-    def too_many_headers(self) -> HeaderTooLarge:
-        return HeaderTooLarge(f"The request has more than {MAX_HEADERS} headers.")
 
     def add_trailer(self, name: bytes, value: bytes) -> None:
         """Count a trailer. Trailers are dropped: they are no headers (RFC 9110 §6.5.1). Raises HeaderTooLarge."""
@@ -165,7 +168,12 @@ class Intake:
             raise self._header_too_large()
 
     def end_read(self) -> None:
-        """Check the overhead of a read after which the request is not complete. Raises HeaderTooLarge."""
+        """Check a read after which the request is not complete. Raises HeaderTooLarge.
+
+        The number of headers is checked here and not for each of them: a read of a few KiB holds some thousand at most.
+        """
+        if len(self.headers) > MAX_HEADERS:
+            raise self._too_many_headers()
         if self.overhead > self.bounds.header:
             raise self._header_too_large()
         if self.overhead < 0:
@@ -192,6 +200,9 @@ class Intake:
 
     def _drop_body(self) -> None:
         self.body, self._parts, self._large = b"", None, None
+
+    def _too_many_headers(self) -> HeaderTooLarge:
+        return HeaderTooLarge(f"The request has more than {MAX_HEADERS} headers.")
 
     def _header_too_large(self) -> HeaderTooLarge:
         return HeaderTooLarge(f"The request's header is larger than the limit of {self.bounds.header} bytes.")

@@ -21,7 +21,7 @@ from router.core.stream.error_body import is_error
 from router.core.stream.events import Usage, decoded
 from router.core.stream.finish import renamed
 from router.core.stream.lines import data_of
-from router.core.stream.scanner import EventTooLarge, Scanner, TooMuchNoise
+from router.core.stream.scanner import MAX_SILENT, EventTooLarge, Scanner, TooMuchNoise, no_token_yet
 from router.core.verdict import SERVED, Doubt, Outcome, Verdict
 from router.dialects.base import Dialect
 from router.upstream.labels import MAX_BEGINNING, Headers, form_of, right_charset, without
@@ -31,7 +31,6 @@ from router.upstream.spliced import Spliced
 from router.upstream.whole import failed_choice, read_whole
 
 MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
-MAX_SILENT = 1 << 20  # bytes of whole events before the first token
 MAX_CHECKED = 1 << 20  # bytes of a complete answer up to which it is checked to be JSON: about 2 ms
 MAX_TEXT = 2000  # bytes of an error in plain text that are read
 MAX_HEAD = 4096  # bytes in which an answer's beginning is looked for
@@ -90,9 +89,10 @@ class Habits:
 class Exchange:
     """One attempt's answer as it arrives; `outcome` is None until the answer has ended.
 
-    `done`: the stream sent its own end. `malformed` counts unreadable events. `final`: no endpoint is to be asked
-    again, because the next answer would be as large. `resent`: the request was sent a second time, because its first
-    connection had died unused. `error` is the error object of an answer that is not a stream.
+    `finished`: every choice of a token stream has its finish reason; `done`: the stream sent its own end. `malformed`
+    counts unreadable events. `final`: no endpoint is to be asked again, because the next answer would be as
+    large. `resent`: the request was sent a second time, because its first connection had died unused. `error` is the
+    error object of an answer that is not a stream.
     """
 
     __slots__ = (
@@ -112,6 +112,7 @@ class Exchange:
         "done",
         "error",
         "final",
+        "finished",
         "headers",
         "listener",
         "malformed",
@@ -144,7 +145,7 @@ class Exchange:
         self._retry_after: float | None = None  # seconds, from the headers
         self._kind = b""  # the Content-Type
         self._encoding = False  # the headers name a Content-Encoding; None was accepted
-        self.done = self.final = self.resent = False
+        self.done = self.final = self.finished = self.resent = False
         self.wire: Wire | None = None
         self.status = self.malformed = 0
         self.headers: Headers = []
@@ -163,11 +164,6 @@ class Exchange:
     def streams(self) -> bool:
         """The answer is a token stream."""
         return self._scanner is not None
-
-    @property
-    def finished(self) -> bool:
-        """Every choice of a token stream has its finish reason."""
-        return self._scanner is not None and self._scanner.finished
 
     @property
     def error_event(self) -> bytes:
@@ -251,8 +247,10 @@ class Exchange:
             self._news = True
             if not scanner.first_token:
                 self._still_silent(len(ready))
-        if scanner.over:
-            self._over(scanner)
+        if scanner.turned:
+            scanner.turned, self.finished = False, scanner.finished
+            if scanner.over:
+                self._over(scanner)
 
     def complete(self) -> None:
         """The answer has ended according to HTTP."""
@@ -353,7 +351,7 @@ class Exchange:
         self._size += size
         self._news = False  # a role or a comment is not what the listener waits for
         if self._size > MAX_SILENT:
-            self.fail(f"no token within {MAX_SILENT} bytes of the stream")
+            self.fail(no_token_yet())
 
     def _over(self, scanner: Scanner) -> None:
         """The stream sent an error or [DONE]. After [DONE] only the end of the HTTP message is missing."""

@@ -164,15 +164,18 @@ class Pool:
         if self._closed:
             connection.close()
             return
-        proven = self._proven
+        wanting = False  # another connection may have to be opened
         if connection.served:
             self._pause = self._open_from = 0.0
-            self._proven = True
+            if not self._proven:
+                self._proven = wanting = True
             if now >= connection.retire_at or connection.served >= connection.max_served:
-                connection.retire_at = now
+                connection.retire_at, wanting = now, True
                 if self._idle or not self._min_idle:  # else once its successor is there
                     connection.close()
                     return
+        elif not self._proven or now >= connection.retire_at:
+            wanting = True
         if self._waiting and (waiter := self._next_waiter()) is not None:
             connection.send(waiter.request, waiter.exchange, now)
             return
@@ -183,7 +186,7 @@ class Pool:
             self._idle.append(connection)
         if len(self._idle) == 1:
             self._timer.at(now + self._limits.seconds)
-        if now >= connection.retire_at or not proven:
+        if wanting:
             self._top_up()
 
     def lost(self, connection: Connection, *, crashed: bool = False) -> None:

@@ -211,6 +211,7 @@ class Calls:
         self.ready: deque[Client] = deque()
         self.clients: list[Client] = []
         self._lifespan: Any = None
+        self._turns: Any = None
 
     async def start(self, endpoints: int) -> None:
         import uvicorn
@@ -222,8 +223,7 @@ class Calls:
 
         text = CONFIG + "".join(ENDPOINT.format(number=i, port=20_000 + i) for i in range(endpoints))
         router = Router(parse(text), Settings())
-        if hasattr(router, "turns"):  # not in older checkouts
-            router.turns.read = -(1 << 29)  # all calls of a round are driven in one turn, which is not to be shared
+        self._turns = getattr(router, "turns", None)  # older checkouts have none
         config = uvicorn.Config(
             router.asgi, http=cast(Any, router.protocol), ws="none", lifespan="on", access_log=False, log_config=None,
             server_header=False,
@@ -277,6 +277,8 @@ class Calls:
 
     async def make(self, calls: int) -> None:
         """Play a number of calls; none is in flight before or after."""
+        if self._turns is not None:
+            self._turns.read = -(1 << 29)  # all calls of a round are driven in one turn, which is not to be shared
         await (self._streams(calls) if self.stream else self._plain(calls))
 
     async def _plain(self, calls: int) -> None:

@@ -30,7 +30,7 @@ from router.proxy.intake import Bounds
 from router.upstream.exchange import Exchange, Limits, Request
 from router.upstream.http1 import Connection
 from tests.fuzz import corpus, reference
-from tests.fuzz.mutations import cut
+from tests.fuzz.mutations import cut, mutate
 from tests.fuzz.wires import Answering, Transport, pool_without_network, server_side
 from tests.support.outcomes import outcome_of
 
@@ -323,6 +323,32 @@ def front(data: bytes, rng: Random) -> None:
         _no_smuggling(data, whole)
 
 
+_REQUESTS = tuple(corpus.REQUESTS.values())
+
+
+def known_head(data: bytes, rng: Random) -> None:
+    """A connection that remembers the last head serves what one does that parses each request."""
+    served = []
+    whole = mutate(data, rng, _REQUESTS)
+    others = [mutate(rng.choice((data, whole)), rng, _REQUESTS) for _ in range(3)]
+    reads = [data, data, data, whole, data, others[0], whole, whole, whole, *others]
+    for remembers in (True, False):
+        handler = Answering(later=False)
+        made, transport, loop = server_side(handler, _BOUNDS)
+        for piece in filter(None, reads):
+            if not remembers:
+                made._known = None
+            made.data_received(piece)
+            loop.turn()
+            if transport.is_closing():
+                break
+        requests = [(request.path, request.headers, request.body) for request in handler.asked]
+        served.append((requests, [error.code for error in handler.refused], bytes(transport.sent), loop.ran))
+        transport.close()
+        made.connection_lost(None)
+    assert served[0] == served[1], served
+
+
 def _received(handler: Answering) -> list[tuple[bytes, bytes]]:
     return [(request.path, _bytes(request.body)) for request in handler.asked]
 
@@ -498,6 +524,7 @@ TARGETS: Mapping[str, Target] = {
     "http1": Target(corpus.ANSWERS, http1),
     "error": Target(corpus.ERRORS, error),
     "front": Target(corpus.REQUESTS, front),
+    "known_head": Target(corpus.REQUESTS, known_head),
     "call": Target(corpus.BODIES, call),
     "body": Target(corpus.BODIES, body),
     "load": Target(corpus.PAGES, load),

@@ -14,7 +14,7 @@ from router.proxy.headers import (
     STREAM,
     answer_headers,
     call_facts,
-    client_hints,
+    facts_of,
     lines,
     may_be_sniffed,
     optional,
@@ -280,7 +280,7 @@ def test_a_type_that_is_too_long_is_dropped_and_nothing_is_guessed() -> None:
     ],
 )
 def test_hints_of_a_client(headers: Headers, hints: tuple[float, int, bool]) -> None:
-    assert client_hints(headers) == hints
+    assert facts_of(headers)[1:] == hints
 
 
 def test_every_answer_describes_its_call() -> None:

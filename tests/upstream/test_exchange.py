@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from router.core.stream.scanner import MAX_SILENT
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
-from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, MAX_SILENT, Limits
+from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, Limits
 from router.upstream.labels import Headers
 from tests.support.outcomes import outcome_of
 from tests.upstream.servers import DONE, FINISH, JSON, ROLE, SERVED, STREAM, Call, token

@@ -22,7 +22,7 @@ MAX_TOKENS = 1 << 31  # the most tokens that one answer can credibly report
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
 class Usage(msgspec.Struct, gc=False):

@@ -40,7 +40,7 @@ UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
 
 
 MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
-MAX_NOISE = 1 << 20  # bytes of comments, line ends and unreadable events between two events
+MAX_SILENT = 1 << 20  # bytes of whole events before the first token; after it, of noise between two events
 
 
 class EventTooLarge(ValueError):
@@ -56,8 +56,8 @@ class Scanner:
 
     `first_token`: there was output. `finished`: every choice has its finish reason. `done`: [DONE] came. `error`: the
     content of an error event, `error_event` the event to forward in its place. `over`: nothing more is read, because of
-    [DONE] or an error. `usage`: as reported last. `events` counts events with readable data, `malformed` those without;
-    comments count as neither.
+    [DONE] or an error. `turned`: `finished` or `over` has changed since the owner last cleared it. `usage`: as reported
+    last. `events` counts events with readable data, `malformed` those without; comments count as neither.
     """
 
     __slots__ = (
@@ -80,6 +80,7 @@ class Scanner:
         "first_token",
         "malformed",
         "over",
+        "turned",
         "usage",
     )
 
@@ -100,7 +101,7 @@ class Scanner:
         self._finished: set[int] = set()  # choices that gave a finish reason
         self._doubted: set[int] = set()  # choices with output after their finish reason
         self._read: Callable[[bytes], Event | LaterEvent] = read_event
-        self.first_token = self.finished = self.done = self.over = False
+        self.first_token = self.finished = self.done = self.over = self.turned = False
         self.error: Any = None
         self.error_event = b""
         self.usage: Usage | None = None
@@ -172,8 +173,10 @@ class Scanner:
         """Count the bytes of whole events if none of them could be read. Raises TooMuchNoise."""
         self._noise = self._noise + size if self._noise_since == self.events else 0
         self._noise_since = self.events
-        if self._noise > MAX_NOISE:
-            raise TooMuchNoise(f"more than {MAX_NOISE} bytes that cannot be read")
+        if self._noise > MAX_SILENT:
+            raise TooMuchNoise(
+                f"more than {MAX_SILENT} bytes that cannot be read" if self.first_token else no_token_yet()
+            )
 
     def _count_malformed(self) -> None:
         self.malformed += 1
@@ -238,13 +241,13 @@ class Scanner:
     def _event(self, event: bytes) -> bytes:
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
-        data = data_of(event)
+        data = data_of(event) if event != b"data: [DONE]" else b"[DONE]"
         if not data and all(line[:1] == b":" for line in LINE_END.split(event) if line):
             return event  # a comment
         if data[:6] == b"[DONE]":
             if self._must_finish and self.first_token and not self._finished and not self._doubted:
                 return self._fail(UNFINISHED)
-            self.done = self.over = True
+            self.done = self.over = self.turned = True
             return b""
         if not data:  # a lone `id:`, `retry:` or `event:`, which openai-python reads as an empty event and fails
             return b""
@@ -271,7 +274,7 @@ class Scanner:
 
     def _fail(self, error: Any, event: bytes = b"") -> bytes:
         """End the stream with an error. Its event is kept in `error_event`; nothing is forwarded from here."""
-        self.error, self.over = error, True
+        self.error, self.over, self.turned = error, True, True
         self.error_event = ended(event) if event else b""
         return b""
 
@@ -351,7 +354,7 @@ class Scanner:
         if index is not None and index in self._finished:
             self._finished.discard(index)
             self._doubted.add(index)
-            self.finished = False
+            self.finished, self.turned = False, True
         return index in self._doubted
 
     def _finish(self, choice: Choice | Finish) -> None:
@@ -362,7 +365,7 @@ class Scanner:
         index = self._counted(choice)
         if index is not None:
             self._finished.add(index)
-            self.finished = len(self._finished) >= self.choices
+            self.finished, self.turned = len(self._finished) >= self.choices, True
 
     def _counted(self, choice: Choice | Finish) -> int | None:
         """The index of a choice; None if the call asked for no such choice."""
@@ -375,6 +378,10 @@ class Scanner:
         """An event with neither choices nor usage: a keep-alive, or an error without an `error` key."""
         body = decoded(data)
         return self._foreign_error(body, data) if is_error(body) else event
+
+
+def no_token_yet() -> str:
+    return f"no token within {MAX_SILENT} bytes of the stream"
 
 
 def _is_utf8(data: bytes) -> bool:
