@@ -152,7 +152,7 @@ class _Deflate(io.RawIOBase):
 
 
 def _gzip(source: IO[bytes]) -> IO[bytes]:
-    return gzip.GzipFile(fileobj=source)  # type: ignore[return-value]
+    return gzip.GzipFile(fileobj=source, mode="rb")  # type: ignore[return-value]
 
 
 def _deflate(source: IO[bytes]) -> IO[bytes]:

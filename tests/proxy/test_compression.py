@@ -36,6 +36,9 @@ PACKERS: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("deflate", zlib.compress),
     ("deflate", raw_deflate),
     ("zstd", zstd),
+    ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
+    ("zstd, gzip", lambda data: gzip.compress(zstd(data))),
+    ("deflate, gzip", lambda data: gzip.compress(zlib.compress(data))),
     ("gzip, zstd", lambda data: zstd(gzip.compress(data))),
     ("identity, gzip", gzip.compress),
 ]
