@@ -76,7 +76,11 @@ ROWS: list[tuple[Any, ...]] = [
     ("groq", "openai", 400, error("Failed to call a function. Please adjust your prompt.",
      type="invalid_request_error", code="tool_use_failed"), A.TRANSIENT),
     ("groq", "openai", 413, error("Request too large on tokens per minute (TPM): limit 6000, requested 12000.",
-     type="tokens", code="rate_limit_exceeded"), A.TOO_LONG, A.THROTTLED),
+     type="tokens", code="rate_limit_exceeded"), A.TOO_LONG),
+    ("openai", "openai", 429, error("Request too large for gpt-4 on tokens per min (TPM): Limit 10000, Requested "
+     "13000.", type="tokens", code="rate_limit_exceeded"), A.TOO_LONG),
+    ("openai", "openai", 429, error("Rate limit reached for gpt-4 on tokens per min (TPM): Limit 10000, Used 9000, "
+     "Requested 3000.", type="tokens", code="rate_limit_exceeded"), A.THROTTLED),
     ("nginx", "openai", 413, {"detail": "Request Entity Too Large"}, A.TOO_LONG, A.TRANSIENT),
     ("moonshot", "openai", 429, error("engine overloaded", type="engine_overloaded_error"), A.OVERLOADED),
     ("alibaba", "openai", 400, error("Access denied", code="Arrearage", type="Arrearage"), A.DENIED),
@@ -84,11 +88,40 @@ ROWS: list[tuple[Any, ...]] = [
     ("azure", "openai", 403, error(code="content_filter", type="invalid_request_error"), A.POLICY),
     ("a gateway", "openai", 409, error("busy", type="invalid_request_error"), A.TRANSIENT, A.INVALID),
     ("a gateway", "openai", 400, error("The server is overloaded, try again later."), A.TRANSIENT),
+    ("fireworks", "openai", 400, error("Account a is suspended, possibly due to reaching the monthly spending limit.",
+     type="invalid_request_error"), A.TRANSIENT),
+    ("together", "openai", 400, error("Unable to access model foo.", type="invalid_request_error",
+     code="model_not_available"), A.TRANSIENT),
+    ("cerebras", "openai", 400, {"message": "Wrong", "type": "invalid_request_error", "param": "api_key",
+     "code": "wrong_api_key"}, A.TRANSIENT),
+    ("vertex", "openai", 400, [error("Project x is not allowed to use Publisher Model.", code=400,
+     status="FAILED_PRECONDITION")], A.TRANSIENT),
+    ("volcengine", "openai", 400, error("…", code="InvalidEndpointOrModel.NotFound"), A.TRANSIENT),
+    ("volcengine", "openai", 400, error("…", code="ModelNotOpen"), A.TRANSIENT),
+    ("hugging face", "openai", 400, {"error": "Authorization header is correct, but the token seems invalid"},
+     A.TRANSIENT),
+    ("cloudflare", "openai", 400, {"errors": [{"code": 5007, "message": "No such model @cf/x or task"}], "result": {},
+     "success": False}, A.TRANSIENT),
+    ("novita", "openai", 400, {"code": 400, "reason": "INVALID_API_KEY", "message": "invalid key"}, A.DENIED),
+    ("lm studio", "openai", 400, error("No models loaded.", type="invalid_request_error", param="model", code=None),
+     A.TRANSIENT),
+    ("vllm", "vllm", 400, error("The model does not support Embeddings API", type="BadRequestError", code=400),
+     A.TRANSIENT),
+    ("vllm", "vllm", 400, error("EngineCore encountered an issue.", type="BadRequestError", code=400), A.TRANSIENT),
+    ("sglang", "vllm", 400, error("The request queue is full.", type="BadRequest", code=400), A.TRANSIENT),
+    ("fastapi", "openai", 422, {"detail": [{"loc": ["body", "model"], "msg": "…", "type": "enum"}]}, A.TRANSIENT),
+    ("one-api", "openai", 400, error("无效的令牌", type="one_api_error"), A.TRANSIENT),
+    ("one-api", "openai", 400, error("账户余额不足", type="one_api_error"), A.TRANSIENT),
     # What blames the request, though it has such words: in quotes they are the client's, and others are our own.
     ("openai", "openai", 400, error("Invalid value: 'API key expired'. Supported values are: 'auto' and 'none'.",
      type="invalid_request_error", param="tool_choice", code="invalid_value"), A.INVALID),
     ("openai", "openai", 400, error("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
      "'max_completion_tokens' instead.", type="invalid_request_error", code="unsupported_parameter"), A.INVALID),
+    ("openai", "openai", 400, error("Invalid schema key: 'x' is invalid.", code="invalid_json_schema"), A.INVALID,
+     A.TRANSIENT),
+    ("openai", "openai", 400, error("Unexpected token in JSON.", code="invalid_image_url"), A.INVALID, A.TRANSIENT),
+    ("fastapi", "openai", 422, {"detail": [{"loc": ["body", "n"], "msg": "Extra inputs are not permitted",
+     "type": "extra_forbidden"}]}, A.INVALID, A.TRANSIENT),
     ("vllm", "vllm", 400, error("This model does not support tools", type="BadRequestError", code=400), A.INVALID),
     # Self-hosted servers.
     ("vllm", "vllm", 400, error(LONG, type="BadRequestError", param=None, code=400), A.TOO_LONG),
@@ -176,6 +209,23 @@ def test_the_cause_of_a_status_and_body(
 ) -> None:
     exchange = answered(kind, status, json.dumps(body).encode())
     assert (outcome_of(exchange).cause, exchange.verdict) == (cause, cause.verdict)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Bedrock (three), Siliconflow, MiniMax, Databricks: without their status these bodies are no errors.
+        {"message": "The provided model identifier is invalid."},
+        {"message": "Invocation of model ID x with on-demand throughput isn’t supported."},
+        {"message": "The security token included in the request is expired"},
+        {"code": 30003, "message": "Model disabled.", "data": None},
+        {"base_resp": {"status_code": 1004, "status_msg": "login fail"}},
+        {"error_code": "BAD_REQUEST", "message": "Model serving endpoint is stopped"},
+    ],
+)
+def test_a_400_in_any_vendors_form_that_is_not_about_the_request_is_transient(body: Any) -> None:
+    exchange = answered("openai", 400, json.dumps(body).encode())
+    assert (outcome_of(exchange).cause, exchange.verdict) == (Cause.TRANSIENT, Verdict.FAULT)
 
 
 @pytest.mark.parametrize(("who", "kind", "_status", "body", "_cause", "cause"), SAMPLES, ids=IDS)

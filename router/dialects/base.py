@@ -67,29 +67,52 @@ _TOO_LONG = re.compile(
 # failure. Endpoints quote what clients send, so such words prove nothing against an endpoint: they only decide that
 # this one call is tried elsewhere.
 _ELSEWHERE = re.compile(
-    r"\bapi[ _-]?key\b|(?:access|auth|bearer) token|unauthori[sz]ed|not authenticated|credentials"
+    r"\bapi[ _-]?(?:key|token)s?\b|(?:access|auth|bearer|security|session|proxy) token|unauthori[sz]ed"
+    r"|not authenticated|credentials|authorization header|(?:white|allow)[ -]?list|log[ -]?in (?:fail|error|required)"
+    r"|(?:token|key|signature|subscription|plan|licen[cs]e|trial)s?\b[^.]{0,40} (?:expired|revoked)"
+    r"|token (?:is |seems |was )?invalid"
     r"|authentication (?:failed|error|required)|(?:failed|unable|could not|cannot) (?:to )?authenticate"
     r"|credit balance|(?:insufficient|not enough|no|out of|more) (?:credit|balance|fund|quota)|current quota"
     r"|balance[^.]{0,40}(?:low|insufficient|exhausted|not enough)|billing (?:account|detail|hard|limit)|arrear|overdue"
+    r"|billing (?:is |has )?(?:not|disabled|been)|\btop[ -]?up\b|(?:run|ran) out of|used up"
     r"|payment (?:required|method)|(?:spend(?:ing)?|usage|quota) limit|quota[^.]{0,20}exceeded"
+    r"|exceeded (?:your|the)[^.]{0,40}(?:quota|credit|budget|allowance)"
     r"|(?:account|organi[sz]ation|workspace|project|subscription|team)[^.]{0,60}(?:disabled|suspended|deactivated|banned"
     r"|locked|blocked|inactive|not active|restricted|terminated|frozen|expired|good standing)"
-    r"|(?:permission|access)[^.]{0,20} denied|do(?:es)?(?: not|n't) have (?:access|permission)"
-    r"|not a valid model|(?:invalid|unknown|unsupported|no such|unrecogni[sz]ed) model"
+    r"|(?:permission|access)[^.]{0,20} (?:denied|forbidden)|do(?:es)?(?: not|n't) have (?:access|permission)"
+    r"|not (?:allowed|permitted|authori[sz]ed|entitled|eligible) to|operation not (?:allowed|permitted)"
+    r"|\bip(?: address)?\b[^.]{0,40} not (?:allowed|permitted|listed)"
+    r"|not a valid model|(?:invalid|unknown|unsupported|no such|unrecogni[sz]ed) (?:model|deployment)"
+    r"|(?:find|locate|load|resolve|access)(?: the| this)?(?: requested| specified)? (?:model|deployment|engine)\b"
+    r"|no models? (?:is |are |was )?(?:loaded|available|found|running|named)"
     r"|(?:model|deployment)\b[^.]{0,100}?(?:not found|not exist|n't exist|no longer|unavailable|decommissioned"
-    r"|deprecated|retired|(?:is|are|was|been)(?: not|n't)(?: currently| yet)? (?:a valid|available|supported|found"
-    r"|deployed|loaded|served|enabled|ready))"
-    r"|(?:location|countr(?:y|ies)|region|territory)[^.]{0,60}not (?:supported|available|allowed|permitted)"
+    r"|deprecated|retired|(?:identifier|\bname) is invalid"
+    r"|(?:is |are |been )?(?:disabled|stopped|paused|offline)"
+    r"|(?:is|are|was|been)(?: not|n't)(?: currently| yet)? (?:a valid|available|supported|found"
+    r"|deployed|loaded|served|enabled|ready|open|active|activated|running|recogni[sz]ed))"
+    r"|\bmodel not (?:available|supported|found|open|loaded|ready|enabled|allowed|recogni[sz]ed)"
+    r"|not support (?:the )?(?:chat|completions?|embeddings?|pooling|generation)\b"
+    r"|(?:location|countr(?:y|ies)|region|territory)[^.]{0,60}(?:not (?:supported|available|allowed|permitted)"
+    r"|restricted|blocked|prohibited)|unsupported (?:location|country|region|territory)"
     r"|not (?:supported|available|allowed)[^.]{0,60}(?:location|country|countries|region|territory)"
     r"|overloaded|(?:at|over|exceeds?|insufficient|no|enough) capacity|capacity (?:exceeded|reached|constraint|error)"
     r"|too many (?:concurrent )?requests|rate limit|throttl|try again later|temporarily|resources? exhausted"
     r"|(?:server|service|engine|system|model)[^.]{0,40} (?:busy|unavailable)|out of memory|no (?:available|healthy) "
+    r"|(?:queue|server|service) is full|(?:high|heavy) (?:demand|load|traffic)|warming up|cold start"
+    r"|no (?:instance|worker|replica|channel|provider|gpu)s?\b[^.]{0,20} available"
     r"|failed to (?:call a function|generate)|generation failed|failed_generation|inference (?:failed|error)"
     r"|model (?:failed|crashed|produced|generated|returned|output)|internal (?:server )?error|unexpected error"
     r"|(?:provider|upstream)[^.]{0,30}(?:error|failed|failure|unavailable|timed? ?out)"
-    r"|\bcuda\b|engine[^.]{0,20}(?:dead|died)",
+    r"|\bcuda\b|engine(?:core)?[^.]{0,20}(?:dead|died|encountered|crash|fail|not running)|\btimed out\b"
+    # The same in Chinese: key, balance, arrears, rights, model, capacity.
+    r"|(?:令牌|密钥|[Kk]ey|账[户号]|模型)[^。]{0,20}(?:不存在|无效|过期|失效|禁用|停用|欠费|异常|不可用|未开通|已下线)"
+    r"|无效的?(?:令牌|密钥|模型)|(?:余额|额度|配额)[^。]{0,6}(?:不足|用尽|耗尽)|欠费|无权|无可用|(?:繁忙|过载|稍后)",
     re.IGNORECASE,
 )
+# Messages of a 429 that is about the size of this request: to come back would not help. OpenAI.
+_TOO_LARGE = re.compile(r"\s*request (?:body )?too large\b", re.IGNORECASE)
+_OURS = frozenset({"model", "api_key", "authorization"})  # parameters that the configuration sets, not the client
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[\W_]+")  # where a word of a code ends and the next begins
 _QUOTED = re.compile(r"(?<!\w)(['`])[^'`\n]*\1(?!\w)")  # in a message: mostly what a client has sent
 MAX_MESSAGE = 2000  # characters of an error message that are searched: some repeat the whole prompt
 
@@ -150,18 +173,24 @@ class Dialect:
         """
         error = error_of(body) or {}
         codes = codes_of(error)
-        code = next((code for code in codes if self._decides(status, code)), "")
+        code = next((code for code in map(self._known, codes) if self._decides(status, code)), "")
         cause = self.codes[code] if code else _of_status(status, codes, retry_after) or Cause.TRANSIENT
         message = message_of(error)[:MAX_MESSAGE]
         if cause in (Cause.INVALID, Cause.TRANSIENT) and _TOO_LONG.search(message):
             return Judgement(Cause.TOO_LONG)
-        if cause is Cause.INVALID and _ELSEWHERE.search(_QUOTED.sub("''", message)):
+        if cause is Cause.THROTTLED and _TOO_LARGE.match(message):
+            return Judgement(Cause.TOO_LONG)
+        if cause is Cause.INVALID and _is_elsewhere(error, codes, message):
             return Judgement(Cause.TRANSIENT, retry_after)
         if cause is Cause.QUOTA:
             wait = self.resets_in(code, message, now)
             wait = QUOTA_WAIT if wait is None else wait
             retry_after = min(max(wait, retry_after or 0.0), MAX_QUOTA_WAIT)
         return Judgement(cause, retry_after)
+
+    def _known(self, code: str) -> str:
+        """A code as the table spells it: InvalidApiKey and INVALID_API_KEY are the same code as invalid_api_key."""
+        return code if code in self.codes else _WORDS.sub("_", code).lower()
 
     def _decides(self, status: int, code: str) -> bool:
         """True if a code is known and says more than the status.
@@ -175,6 +204,17 @@ class Dialect:
         return cause is not None and not (
             cause is Cause.INVALID and 400 <= status < 500 and status not in REQUESTS_FAULT
         )
+
+
+def _is_elsewhere(error: Mapping[str, Any], codes: list[str], message: str) -> bool:
+    """True if a 400 is not about the request: by its parameter, by words of its message, or of a code of no table."""
+    place = error.get("param") or error.get("loc")
+    if isinstance(place, list) and place:  # FastAPI
+        place = place[-1]
+    if isinstance(place, str) and place.removeprefix("body.") in _OURS:
+        return True
+    said = _QUOTED.sub("''", message.replace("’", "'"))
+    return _ELSEWHERE.search(". ".join([said, *(_WORDS.sub(" ", code) for code in codes)])) is not None
 
 
 def _of_status(status: int, codes: list[str], retry_after: float | None) -> Cause | None:

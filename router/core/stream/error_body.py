@@ -5,6 +5,8 @@
 {"object": "error", "message": …, "code": …}         older vLLM, SGLang: the error itself
 {"type": "error", "error": {…}}, [{"error": {…}}]    Anthropic; Google
 {"code": …, "msg": …, "success": false}              Zhipu's gateway, with status 200
+{"errors": [{"code": …, "message": …}]}              Cloudflare, IBM
+{"base_resp": {"status_code": …, "status_msg": …}}   MiniMax
 """
 
 from __future__ import annotations
@@ -28,25 +30,39 @@ def error_of(body: Any) -> dict[str, Any] | None:
         return {"message": body} if body else None
     if not isinstance(body, dict):
         return None
-    error = body.get("error")
+    error = body.get("error") or _first(body.get("errors"))
     if isinstance(error, dict):
         return error or None
     if error:
         return {"message": str(error), "type": body.get("error_type"), "code": body.get("code")}
+    wrapped = body.get("base_resp")
+    if isinstance(wrapped, dict):
+        return wrapped
     return body if body.keys() & {"message", "code", "type"} else None
 
 
+def _first(errors: Any) -> Any:
+    return errors[0] if isinstance(errors, list) and errors else None
+
+
 def codes_of(error: Mapping[str, Any]) -> list[str]:
-    """The codes in an error object, the most specific first: reasons in its details (Google), code, type."""
+    """The codes in an error object, the most specific first: reasons in its details (Google), reason, code, type."""
     details = error.get("details")
     found = [it.get("reason") for it in details if isinstance(it, dict)] if isinstance(details, list) else []
-    found += [error.get("code"), error.get("type")]
+    found += [error.get("reason"), error.get("code"), error.get("error_code"), error.get("type")]
     return [str(code)[:MAX_CODE] for code in found if isinstance(code, (str, int, float)) and code != ""]
 
 
 def message_of(error: Mapping[str, Any]) -> str:
     """The text of an error object for people; empty if it has none."""
-    found = error.get("message") or error.get("msg") or error.get("error") or error.get("detail") or ""
+    found = (
+        error.get("message")
+        or error.get("msg")
+        or error.get("error")
+        or error.get("detail")
+        or error.get("status_msg")
+        or ""
+    )
     return found if isinstance(found, str) else str(found)
 
 
