@@ -28,7 +28,7 @@ from router.upstream.labels import MAX_BEGINNING, Headers, form_of, right_charse
 from router.upstream.masking import NO_MASK, Mask
 from router.upstream.refusal import judged, retry_after_of
 from router.upstream.spliced import Spliced
-from router.upstream.whole import failed_choice, read_whole
+from router.upstream.whole import failed_choice, read_whole, says_something
 
 MAX_ERROR = 256 << 10  # bytes of an error body that are kept: it may repeat a whole prompt
 MAX_CHECKED = 1 << 20  # bytes of a complete answer up to which it is checked to be JSON: about 2 ms
@@ -225,6 +225,8 @@ class Exchange:
         self._encoding = bool(encoding) and encoding.lower() != b"identity"
         if good and kind[:17].lower() == b"text/event-stream" and not self._encoding:
             self._begin_stream()
+            if b";" in kind and (right := right_charset(kind, b"")) != kind:  # events are in UTF-8, whatever it says
+                self.headers = [*without(headers, b"content-type"), (b"content-type", right)]
 
     def data(self, data: bytes) -> None:
         if self.outcome is not None:
@@ -419,6 +421,8 @@ class Exchange:
             self._no_answer(f"the answer has no {'data' if self._operation == 'embeddings' else 'choices'}")
         elif answer.choices and (failed := failed_choice(answer.choices)) is not None:
             self._judge(200, failed, "an answer cut short")
+        elif answer.choices and not says_something(answer.choices, body):
+            self._no_answer("the answer has neither output nor a finish reason")
         else:
             if self._dialect.finishes:
                 self._chunks[:] = [renamed(body, self._dialect.finishes)]

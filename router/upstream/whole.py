@@ -11,15 +11,18 @@ from router.core.stream.events import (
     Answer,
     Embeddings,
     Error,
+    Vectors,
     convert,
+    decoded,
+    has_output,
     read_answer,
     read_embeddings,
     read_leniently,
 )
-from router.core.stream.finish import GOOD, failure
+from router.core.stream.finish import GOOD, failure, has_finish
 
 
-def read_whole(operation: Operation, body: bytes) -> Answer | Embeddings | None:
+def read_whole(operation: Operation, body: bytes) -> Answer | Embeddings | Vectors | None:
     """The answer in a body; None if it is JSON of another form. Raises ValueError if it is not even that.
 
     The typed decoder alone does not check that: it skips strings that are not asked for, and stops at another form.
@@ -35,6 +38,11 @@ def read_whole(operation: Operation, body: bytes) -> Answer | Embeddings | None:
         return convert(value, Embeddings) if embeds else convert(value, Answer)
     except msgspec.ValidationError:
         return None
+
+
+def says_something(choices: list[Any], body: bytes) -> bool:
+    """True if a choice has a finish reason (an empty message is an answer then), or output."""
+    return any(has_finish(choice.finish_reason) for choice in choices) or has_output(decoded(body))
 
 
 def failed_choice(choices: list[Any]) -> dict[str, str] | None:

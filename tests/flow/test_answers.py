@@ -11,7 +11,7 @@ from tests.support.player import EMBEDDINGS
 
 
 def test_a_complete_answer_has_its_length_and_passes_byte_for_byte() -> None:
-    body = b'{"id":  "x", "choices": [{}], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}\n'
+    body = b'{"id":  "x", "choices": [{"text": "x"}], "usage": {"prompt_tokens": 3, "completion_tokens": 5}}\n'
     play = Player(endpoint("a", answers(body, 0.5)))
     call = play.call(stream=False)
     play.run()
@@ -66,11 +66,11 @@ def test_a_plain_json_answer_to_a_streaming_call_is_passed_on() -> None:
 
 
 def test_plain_json_after_pings_is_one_event_of_a_complete_stream() -> None:
-    play = Player(endpoint("a", answers(b'{"choices": [{}],\n "usage": null}', 12.0)))
+    play = Player(endpoint("a", answers(b'{"choices": [{"text": "x"}],\n "usage": null}', 12.0)))
     call = play.call(stream=True)
     play.run()
     assert call.pinged_at == [10.0]
-    assert call.events == [{"choices": [{}], "usage": None}]
+    assert call.events == [{"choices": [{"text": "x"}], "usage": None}]
     assert call.done
 
 

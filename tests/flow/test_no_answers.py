@@ -32,7 +32,15 @@ EMPTY: dict[str, Any] = {"object": "chat.completion", "choices": [], "usage": {"
 ABORTED = opens() + sends(0.1, event(finish="abort") + DONE)
 
 
-@pytest.mark.parametrize("body", [EMPTY, {}, None, [], "ok", {"status": "ok", "version": "1.2.3"}, {"choices": None}])
+NO_ANSWERS: list[Any] = [
+    *(EMPTY, {}, None, [], "ok", {"status": "ok", "version": "1.2.3"}, {"choices": None}),
+    *({"choices": [choice]} for choice in (None, {}, {"message": None}, {"message": {"role": "assistant"}})),
+    {"choices": [{"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": None}]},
+    {"choices": [{"index": 0, "text": "", "finish_reason": "null"}]},
+]
+
+
+@pytest.mark.parametrize("body", NO_ANSWERS)
 def test_a_200_without_an_answer_fails_over(body: Any) -> None:
     play = Player(endpoint("a", answers(body, 0.1)), endpoint("b", answers(completion("good"), 0.2), tier=2))
     calls = [play.call(stream=False), play.call(20.0, stream=True)]
@@ -41,7 +49,28 @@ def test_a_200_without_an_answer_fails_over(body: Any) -> None:
     assert verdicts(calls[0])[0] == ("a", "first", Verdict.FAULT)
 
 
-@pytest.mark.parametrize("body", [{}, {"data": []}, {"choices": [{}]}])
+@pytest.mark.parametrize(
+    "body", [{"message": {"content": ""}, "finish_reason": "length"}, {"message": {"content": "hi"}}]
+)
+def test_an_empty_message_with_a_finish_reason_and_a_message_without_one_are_answers(body: dict[str, Any]) -> None:
+    play = Player(endpoint("a", answers({"choices": [body]}, 0.1)), endpoint("b", answers(completion("b")), tier=2))
+    call = play.call(stream=False)
+    play.run()
+    assert call.json == {"choices": [body]}
+
+
+def test_a_stream_of_choices_without_values_is_no_answer() -> None:
+    play = Player(*quick_and_slow(opens() + sends(0.1, sse({"choices": [None]}) + DONE)))
+    call = play.call()
+    play.run()
+    assert (call.text, call.done) == ("quick", True)
+
+
+VECTORS: list[Any] = [[], None, ""]
+NO_VECTORS: list[Any] = [{"data": [{"index": 0, "embedding": vector}]} for vector in VECTORS]
+
+
+@pytest.mark.parametrize("body", [{}, {"data": []}, {"choices": [{}]}, {"data": [{}]}, *NO_VECTORS])
 def test_an_embedding_without_data_fails_over(body: Any) -> None:
     vectors = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}]}
     play = Player(endpoint("a", answers(body, 0.1)), endpoint("b", answers(vectors, 0.2), tier=2))
@@ -62,7 +91,13 @@ def test_quick_answers_that_are_none_attract_no_traffic(quick: Script) -> None:
     assert len(play["a"].wires) <= 6
 
 
-@pytest.mark.parametrize("reason", ["abort", "error", "insufficient_system_resource", "network_error"])
+FAILED_REASONS = (
+    *("abort", "error", "insufficient_system_resource", "network_error", "engine_error", "ERROR", "upstreamError"),
+    *("timed_out", "request cancelled", "MALFORMED_FUNCTION_CALL", "out-of-memory", "interrupted"),
+)
+
+
+@pytest.mark.parametrize("reason", FAILED_REASONS)
 def test_a_failed_finish_before_a_token_fails_over_and_after_it_ends_with_an_error(reason: str) -> None:
     play = Player(*quick_and_slow(opens() + sends(0.1, event(finish=reason) + DONE)))
     call = play.call()

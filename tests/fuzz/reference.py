@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import h11
 
 from router.core.stream.error_body import is_error
-from router.core.stream.finish import FAILURES
+from router.core.stream.events import has_output
+from router.core.stream.finish import failure, has_finish
 
 
 class Facts(NamedTuple):
@@ -98,25 +99,20 @@ def facts(stream: bytes) -> Facts:
         if value.get("error"):
             return Facts(events, malformed, False, first_token, frozenset(finished), True)
         if not _known_shape(value, first_token and not finished):
-            first_token = first_token or bool(value.get("choices"))
+            first_token = first_token or has_output(value)
             continue
         if value.get("choices") is None and value.get("usage") is None and is_error(value):
             return Facts(events, malformed, False, first_token, frozenset(finished), True)
         for choice in value.get("choices") or []:
             reason = choice.get("finish_reason")
-            if reason and reason not in ("null", "none", "None"):
-                if _fails(reason):
+            if has_finish(reason):
+                if failure(reason) is not None:
                     return Facts(events, malformed, False, first_token, frozenset(finished), True)
                 finished.add(str(choice.get("index", 0)))
                 first_token = True
             elif not first_token:
                 first_token = _output(choice)
     return Facts(events, malformed, False, first_token, frozenset(finished))
-
-
-def _fails(reason: Any) -> bool:
-    name = reason.get("type") if isinstance(reason, dict) else reason
-    return isinstance(name, str) and name.lower() in FAILURES
 
 
 def _known_shape(value: Any, later: bool) -> bool:

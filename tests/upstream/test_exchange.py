@@ -112,7 +112,7 @@ def test_an_event_without_output_is_no_first_token(event: bytes) -> None:
 
 @pytest.mark.parametrize("usage", [b'"none"', b"[]", b"{}", b'{"prompt_tokens":"5"}', b"1.5", b"null"])
 def test_odd_usage_in_an_answer_changes_nothing_else(usage: bytes) -> None:
-    call = answered(b'{"usage":%b,"choices":[{}]}' % usage)
+    call = answered(b'{"usage":%b,"choices":[{"text":"x"}]}' % usage)
     assert call.outcome == SERVED
     assert call.exchange.usage is None or call.exchange.usage.prompt_tokens is None
     assert answered(b'{"usage":%b,"error":{"code":"boom"}}' % usage).outcome[1] == "an error in an answer (boom)"
@@ -231,8 +231,8 @@ def test_a_plain_answer_makes_news_when_it_is_complete() -> None:
     ("body", "outcome"),
     [
         (JSON, SERVED),
-        (b'{"error":null,"choices":[{}]}', SERVED),
-        (b'{"error":{},"choices":[{}]}', SERVED),
+        (b'{"error":null,"choices":[{"text":"x"}]}', SERVED),
+        (b'{"error":{},"choices":[{"text":"x"}]}', SERVED),
         (b"[1]", ("fault", "the answer has another form than that of the operation")),
         (b'{"usage":"free"}', ("fault", "the answer has no choices")),
         (b"", ("fault", "an empty answer")),
@@ -377,6 +377,10 @@ def test_a_charset_that_the_bytes_contradict_is_dropped() -> None:
         call.exchange.data(body)
         call.exchange.complete()
         assert (b"charset" in dict(call.exchange.headers)[b"content-type"]) is kept
+    for charset in (b"latin-1", b"utf-16"):
+        call = Call()
+        call.exchange.head(200, [(b"content-type", b"text/event-stream; charset=" + charset)])
+        assert call.exchange.headers == [(b"content-type", b"text/event-stream")]
     utf16 = body.decode().encode("utf-16")
     call = Call()
     call.exchange.head(200, [(b"content-type", b"application/json; charset=utf-16")])

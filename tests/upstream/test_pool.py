@@ -683,9 +683,9 @@ async def test_at_the_limit_calls_wait_their_turn() -> None:
         await until(lambda: pool.busy == 1)
         for index, call in enumerate(calls):
             assert (pool.busy, pool.waiting) == (1, 2 - index)
-            await peer.answer(whole(b'{"n":%d,"choices":[{}]}' % index))
+            await peer.answer(whole(b'{"n":%d,"choices":[{"text":"x"}]}' % index))
             assert (await call.ended()).outcome == SERVED
-            assert call.body == b'{"n":%d,"choices":[{}]}' % index
+            assert call.body == b'{"n":%d,"choices":[{"text":"x"}]}' % index
         assert (server.accepted, pool.opened) == (1, 1)
 
 

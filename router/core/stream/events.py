@@ -40,6 +40,11 @@ class Usage(msgspec.Struct, gc=False):
         return _count(self.completion)
 
 
+def counts(usage: AnyUsage) -> bool:
+    """True if a usage has a count: a heartbeat may carry an empty one."""
+    return isinstance(usage, Usage) and bool(usage.prompt_tokens or usage.completion_tokens)
+
+
 AnyUsage = Usage | str | bool | int | float | list[Any] | None
 
 
@@ -98,6 +103,25 @@ class LaterEvent(msgspec.Struct, gc=False):
     error: Any = None
 
 
+def has_output(event: dict[str, Any]) -> bool:
+    """True if a decoded answer, or an event of an unknown form, has output: any value of a choice but the role."""
+    choices = event.get("choices")
+    if isinstance(choices, dict):
+        return _says(choices)
+    return isinstance(choices, list) and any(map(_says, choices))
+
+
+def _says(choice: Any) -> bool:
+    if not isinstance(choice, dict):
+        return bool(choice)
+    if choice.get("text"):
+        return True
+    output = choice.get("delta") or choice.get("message")
+    if isinstance(output, dict):
+        return any(value for name, value in output.items() if name != "role")
+    return bool(output)
+
+
 # ---- Answers that do not stream
 
 
@@ -118,7 +142,7 @@ class Item(msgspec.Struct, gc=False):
 
 
 class Embeddings(msgspec.Struct, gc=False):
-    """An answer with embeddings: only whether there are any."""
+    """An answer with embeddings that was read leniently: only whether there are any."""
 
     data: list[Item] | None = None
     usage: AnyUsage = None
@@ -128,6 +152,26 @@ class Embeddings(msgspec.Struct, gc=False):
     @property
     def content(self) -> list[Any] | None:
         return self.data
+
+
+class Vector(msgspec.Struct, gc=False):
+    """An embedding as it stands in the answer."""
+
+    embedding: msgspec.Raw = msgspec.Raw()
+
+
+class Vectors(msgspec.Struct, gc=False):
+    """An answer with embeddings: only whether there are any, and whether they are empty."""
+
+    data: list[Vector] | None = None
+    usage: AnyUsage = None
+    error: Any = None
+    choices = None
+
+    @property
+    def content(self) -> list[Any] | None:
+        data = self.data or ()
+        return self.data if any(bytes(v.embedding).strip(b'[]" \t\r\n') not in (b"", b"null") for v in data) else None
 
 
 # ---- Events for a transcript
@@ -204,5 +248,5 @@ def convert(value: Any, kind: type[T]) -> T:
 read_event = msgspec.json.Decoder(Event).decode
 read_later_event = msgspec.json.Decoder(LaterEvent).decode
 read_answer = msgspec.json.Decoder(Answer).decode
-read_embeddings = msgspec.json.Decoder(Embeddings).decode
+read_embeddings = msgspec.json.Decoder(Vectors).decode
 read_token = msgspec.json.Decoder(Token).decode

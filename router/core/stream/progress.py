@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-from router.core.stream.events import Error, Event, convert, read_event, read_leniently
+from router.core.stream.events import Error, Event, convert, counts, has_output, read_event, read_leniently
 from router.core.stream.lines import data_of, split
 
 MAX_READS = 16  # reads of a stream that are kept unread
@@ -70,5 +70,5 @@ def _progresses(data: bytes) -> bool:
         try:
             event = convert(value, Event)
         except msgspec.ValidationError:
-            return bool(value.get("choices"))  # output of an unknown form
-    return event.usage is not None or any(choice.progresses for choice in event.choices or ())
+            return has_output(value)
+    return counts(event.usage) or any(choice.progresses for choice in event.choices or ())

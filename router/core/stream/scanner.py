@@ -24,6 +24,7 @@ from router.core.stream.events import (
     Usage,
     convert,
     decoded,
+    has_output,
     read_event,
     read_later_event,
     read_leniently,
@@ -337,11 +338,11 @@ class Scanner:
             return value
 
     def _unknown_form(self, value: dict[str, Any], event: bytes) -> bytes:
-        """JSON that is no chunk of a completion. If it has choices they are output: the client may know them."""
+        """JSON that is no chunk of a completion. Values in its choices are output: the client may know them."""
         self.events += 1
         if value.get("error"):
             return self._fail(value["error"], event)
-        if value.get("choices") and not self.first_token:
+        if has_output(value) and not self.first_token:
             self.first_token, self._read = True, read_later_event
         return event
 

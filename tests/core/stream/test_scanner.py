@@ -423,6 +423,8 @@ def both(reason: str = "stop", text: str = "x") -> dict[str, Any]:
         ([both()] * 6, False),  # a reason in every event: only the end of the stream tells
         ([*[both()] * 6, finish()], True),
         ([both("null"), both("null")], False),
+        *(([both(none), both(none), finish(none)], False) for none in ("None", "NULL", "undefined", "nil", " ", "n/a")),
+        ([both("FINISH_REASON_UNSPECIFIED")] * 2, False),
         ([delta(content="x"), finish(""), finish("null")], False),
         ([delta(content="x"), finish(index=1)], False),  # no such choice
         ([delta(content="x"), {"choices": [{"index": None, "delta": {}, "finish_reason": "stop"}]}], True),
