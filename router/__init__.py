@@ -30,9 +30,9 @@
                      exchange, labels, whole, refusal, page; spliced, masking; http1, pool, idle_limit; dial,
                      resolver, tls; simulated
     proxy/           moves one request
-                     client, front, intake, known_head, body_budget, reply, asgi, application; handler, admission, cors, serving,
-                     open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures, headers,
-                     debug, context, models, unknown
+                     client, front, intake, known_head, body_budget, reply, asgi, application; handler, admission, cors,
+                     serving, open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures,
+                     headers, debug, context, models, unknown
     ops/             runs beside requests
                      asking, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
                      readiness

@@ -17,7 +17,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class HeadFacts(NamedTuple):
-    """What a request's headers come to: the lines that every endpoint may see, and hints for the router.
+    """The facts of a request's headers: the lines that every endpoint may see, and hints for the router.
 
     `patience` is the client's timeout in seconds, `retries` its number of retries so far; `asks_why` is True if it asks
     why it was routed so.
