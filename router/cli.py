@@ -41,7 +41,11 @@ def main() -> None:
 
 
 class Serve(click.Command):
-    """The command `serve`, whose help ends with the settings of the environment."""
+    """The command `serve`. Its help ends with the settings of the environment; its messages wait for no reader."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        logs.take_over()  # before the options are read: these may be wrong
+        return super().make_context(*args, **kwargs)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Settings in the environment (docs/endpoints.md has their defaults)"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import logging
 import os
 import select
@@ -83,7 +84,9 @@ class Lines:
     # The interface of a stream, for the standard library's logging.
 
     def write(self, text: str) -> None:
-        self.put(text.encode(errors="backslashreplace"))
+        line = text.encode(errors="backslashreplace")
+        if line:
+            self.put(line)
 
     def flush(self) -> None: ...
 
@@ -163,11 +166,38 @@ class Escaping(logging.Formatter):
         return "\n".join("  " + escaped(line) for line in super().formatStack(stack_info).split("\n"))
 
 
-def configure(level: str) -> None:
-    """Send the router's messages to standard error, with time and level."""
+class Output(io.TextIOBase):
+    """A text stream whose writes go to Lines."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._lines.write(text)
+        return len(text)
+
+
+def take_over() -> None:
+    """Replace `sys.stderr` by a queue of lines, so that no write of this process to standard error blocks or fails."""
+    _keep_standard_files_open()
     messages = Lines("standard error", 2 if sys.stderr is not None else CLOSED)
     atexit.register(messages.close)
-    handler = logging.StreamHandler(messages)
+    sys.stderr = Output(messages)
+
+
+def _keep_standard_files_open() -> None:
+    """Open /dev/null under the numbers 0 to 2 that are free: libuv aborts the process if it has a socket there."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(file)
+
+
+def configure(level: str) -> None:
+    """Send the router's messages to `sys.stderr`, with time and level."""
+    handler = logging.StreamHandler()
     handler.setFormatter(Escaping("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for chatty in ("httpx", "httpcore", "asyncio"):
