@@ -32,7 +32,7 @@
     proxy/           moves one request
                      client, front, intake, known_head, body_budget, reply, asgi, application; handler, admission, cors,
                      serving, open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures,
-                     headers, debug, context, models, unknown
+                     headers, loop_guard, debug, context, models, unknown
     ops/             runs beside requests
                      asking, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
                      readiness

@@ -32,6 +32,7 @@ from router.proxy.drain import Drain
 from router.proxy.front import Front, expire
 from router.proxy.handler import Handler
 from router.proxy.intake import Bounds
+from router.proxy.loop_guard import LoopGuard
 from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
 from router.scheduler import LoopScheduler
@@ -65,7 +66,8 @@ class Router:
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open, origins=config.cors)
         limits = Limits(settings.max_event, settings.max_answer)
-        self.tables = Tables(Serving.of(rebuild(config, utilization=self.admission.utilization), self.pools, limits))
+        table, loop_guard = rebuild(config, utilization=self.admission.utilization), LoopGuard()
+        self.tables = Tables(Serving.of(table, self.pools, limits, loop_guard.line))
         self.metrics = Metrics(
             self._table,
             lambda: self.pools,
@@ -85,7 +87,7 @@ class Router:
             ping_after=settings.ping_after,
             ping_every=settings.ping_every,
         )
-        self.handler = Handler(self.tables, self.admission, context, settings.max_body)
+        self.handler = Handler(self.tables, self.admission, context, settings.max_body, loop_guard)
         bounds = Bounds(settings.max_body, settings.max_header, settings.request_timeout, settings.keep_alive)
         self.protocol = partial(Front, self.handler, bounds, self.scheduler.now, turns=self.turns, bodies=self.bodies)
         self.connections: set[Any] = set()  # uvicorn's, once it runs

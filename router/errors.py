@@ -14,6 +14,7 @@
     ├── ModelDisabled 503            every endpoint of the model is disabled: no key, or `enabled: false`
     ├── NoMemory 503                 the request bodies that are held have used up their memory: retry later
     ├── Overloaded 429               the router or all endpoints are at capacity: retry later
+    ├── LoopDetected 508             the request has come through this router before
     ├── Stopping 503                 the router is stopping: another one may answer
     ├── EndpointsFailed 502          every possible attempt has failed
     ├── DeadlineExceeded 504         no first token within the deadline
@@ -177,6 +178,12 @@ class Stopping(RouterError):
     status = 503
     code = "stopping"
     should_retry = True
+
+
+class LoopDetected(RouterError):
+    status = 508
+    code = "loop_detected"
+    should_retry = False
 
 
 class EndpointsFailed(RouterError):

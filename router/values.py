@@ -182,6 +182,8 @@ def _passed_header(name: str) -> str:
         raise ValueError(
             f"'{name}' holds a client's key, which no endpoint may see; set the endpoint's own in api_key or headers"
         )
+    if name == "cdn-loop":
+        raise ValueError("'cdn-loop' is how routers notice a circle: the router sets its own; remove it")
     if name == "cookie":
         raise ValueError("'cookie' holds what clients keep for the router's host, which no endpoint may see; remove it")
     if _among(name, "content-type, content-encoding"):

@@ -35,6 +35,14 @@ def await_that(condition: Callable[[], object], within: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+def free_port() -> int:
+    """A port on which nothing listens now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
 def environment(**more: str) -> dict[str, str]:
     """The test process's environment, without variables that configure a router or the shipped file's endpoints."""
     ours = ("FIRSTTOKEN_", "ZHIPU_", "FALLBACK_", "VLLM_")

@@ -527,6 +527,8 @@ HEADERS = ["Host", "content-length", "Transfer-Encoding", "connection", "TE", "a
             "Authorization", "x-api-key", "api-key")),
         ("pass_headers: [cookie]", "pass_headers[0]: 'cookie' holds what clients keep for the router's host, "
                                    "which no endpoint may see; remove it"),
+        ("pass_headers: [CDN-Loop]", "pass_headers[0]: 'cdn-loop' is how routers notice a circle: "
+                                     "the router sets its own; remove it"),
         ("pass_headers: [content-type]", "pass_headers[0]: 'content-type' describes the body that the router sends: "
                                          "the router sets its own; remove it"),
         ("pass_headers: x-team", "pass_headers: expected a list"),

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.processes import FIRSTTOKEN, await_that, environment
+from tests.processes import FIRSTTOKEN, await_that, environment, free_port
 
 Files = dict[str, int]
 
@@ -40,13 +39,6 @@ def unusable(kind: str) -> Iterator[int]:
         os.close(reader)
         yield writer
     os.close(writer)
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def start(folder: Path, files: Files, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:

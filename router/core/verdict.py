@@ -68,6 +68,7 @@ REQUESTS_FAULT = frozenset({400, 411, 413, 414, 415, 416, 422, 431})
 # that the key is denied.
 _DENIED = frozenset({401, 402})
 _MISCONFIGURED = frozenset({403, 404, 405, 407, 410, 426})  # path, model, proxy authentication, protocol version
+_LOOP_DETECTED = 508  # the endpoint's address leads back to where the request came from (RFC 5842)
 _FAILED_DEPENDENCY = 424  # the status of a failure in Text Generation Inference
 _OF_THE_ENDPOINT = frozenset({502, 503, 504})  # no answer from what stands behind the address, for any client
 
@@ -87,7 +88,7 @@ def of_status(status: int, *, retry_after: bool = False) -> Cause | None:
         return Cause.OVERLOADED
     if status in _DENIED:
         return Cause.DENIED
-    if status in _MISCONFIGURED or 300 <= status < 400:
+    if status in _MISCONFIGURED or 300 <= status < 400 or status == _LOOP_DETECTED:
         return Cause.MISCONFIGURED
     if status == 413:
         return Cause.TOO_LONG

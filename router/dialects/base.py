@@ -44,6 +44,7 @@ CODES: Mapping[str, Cause] = {
     **dict.fromkeys(("resource_not_found_error", "model_decommissioned", "invalid_model"), Cause.MISCONFIGURED),
     **dict.fromkeys(("unknown_model", "unavailable_model", "DeploymentNotFound"), Cause.MISCONFIGURED),
     "unsupported_country_region_territory": Cause.MISCONFIGURED,  # OpenAI
+    "loop_detected": Cause.MISCONFIGURED,  # this router
     **dict.fromkeys(("context_length_exceeded", "exceed_context_size_error"), Cause.TOO_LONG),
     **dict.fromkeys(("content_policy_violation", "content_filter", "content_policy"), Cause.POLICY),
     # Azure; OpenAI (two); Alibaba (two spellings).

@@ -20,13 +20,14 @@ class HeadFacts(NamedTuple):
     """The facts of a request's headers: the lines that every endpoint may see, and hints for the router.
 
     `patience` is the client's timeout in seconds, `retries` its number of retries so far; `asks_why` is True if it asks
-    why it was routed so.
+    why it was routed so. `routers` has the values of `cdn-loop`: the routers that the request has come through.
     """
 
     passed: bytes
     patience: float
     retries: int
     asks_why: bool
+    routers: bytes
 
 
 class Request(msgspec.Struct, frozen=True):

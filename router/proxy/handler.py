@@ -17,6 +17,7 @@ from router.proxy.client import Client, Request
 from router.proxy.compression import Unpacking, codings_of, decoded
 from router.proxy.context import Context
 from router.proxy.headers import call_facts, facts_of, lines, optional
+from router.proxy.loop_guard import LoopGuard
 from router.proxy.open_call import OpenCall
 from router.proxy.serving import Serving, Tables
 
@@ -34,10 +35,29 @@ class Handler:
     While `stopping` each answer closes its client's connection; while `refusing` idle connections are closed as well.
     """
 
-    __slots__ = ("_admission", "_context", "_max_body", "_open", "authorize", "cors", "refusing", "stopping", "tables")
+    __slots__ = (
+        "_admission",
+        "_context",
+        "_loop_guard",
+        "_max_body",
+        "_open",
+        "authorize",
+        "cors",
+        "refusing",
+        "stopping",
+        "tables",
+    )
 
-    def __init__(self, tables: Tables, admission: Admission, context: Context, max_body: int = 32 << 20) -> None:
-        """`max_body`: bytes that a compressed body may have once it is decoded."""
+    def __init__(
+        self,
+        tables: Tables,
+        admission: Admission,
+        context: Context,
+        max_body: int = 32 << 20,
+        loop_guard: LoopGuard | None = None,
+    ) -> None:
+        """`max_body`: bytes that a compressed body may have once it is decoded. `loop_guard`: of the tables' heads."""
+        self._loop_guard = loop_guard or LoopGuard()
         self.tables, self._admission, self._context, self._max_body = tables, admission, context, max_body
         self.authorize, self.cors = admission.authorize, admission.cors
         self.stopping = self.refusing = False
@@ -128,8 +148,11 @@ class Handler:
 
     def _call(self, request: Request, serving: Serving) -> Call:
         headers = request.headers
+        passed, patience, retries, asks_why, routers = request.facts or facts_of(headers)
+        if routers:
+            passed += self._loop_guard.passed_on(routers)
         try:
-            call = parse(OPERATIONS[request.path], request.body, *(request.facts or facts_of(headers)))
+            call = parse(OPERATIONS[request.path], request.body, passed, patience, retries, asks_why)
         except InvalidCall as error:
             raise BadRequest(str(error), code=error.code, param=error.param) from None
         if serving.optional_headers:

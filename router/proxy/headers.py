@@ -13,6 +13,7 @@ from math import inf
 
 from router.core.record import CallRecord
 from router.proxy.client import Headers, HeadFacts
+from router.proxy.loop_guard import NAME as CDN_LOOP
 
 Names = frozenset[bytes]
 NO_NAMES: Names = frozenset()
@@ -41,7 +42,8 @@ _MAX_TYPE = 256  # bytes of a content-type: a longer one may have to be dropped,
 _TIMING = re.compile(rb'(?:[^"]|"(?:[^"\\]|\\.)*")*')
 
 _RETRIES, _WHY = b"x-stainless-retry-count", b"x-router-debug"
-_HINTS = {_RETRIES, b"x-stainless-read-timeout", b"x-stainless-timeout", _WHY}  # the timeouts are Python's and Node's
+# The two timeouts are Python's and Node's.
+_HINTS = {_RETRIES, b"x-stainless-read-timeout", b"x-stainless-timeout", _WHY, CDN_LOOP}
 STREAM = b"cache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"  # nginx in front would buffer
 _EVENTS = b"content-type: text/event-stream; charset=utf-8\r\n"
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -81,20 +83,22 @@ def facts_of(headers: Headers) -> HeadFacts:
     return HeadFacts(passed_on(headers), *_hints(headers))
 
 
-def _hints(headers: Headers) -> tuple[float, int, bool]:
-    """Read the hints. The OpenAI SDKs send the first two."""
+def _hints(headers: Headers) -> tuple[float, int, bool, bytes]:
+    """Read the hints. The OpenAI SDKs send the first two, other routers the last."""
     hints = [header for header in headers if header[0] in _HINTS]
     if not hints:
-        return inf, 0, False
-    patience, retries, asks_why = inf, 0, False
+        return inf, 0, False, b""
+    patience, retries, asks_why, routers = inf, 0, False, b""
     for name, value in hints:
         if name == _WHY:
             asks_why = value == b"1"
+        elif name == CDN_LOOP:
+            routers += value + b","
         elif name != _RETRIES:
             patience = _seconds(value)
         elif value.isdigit():
             retries = int(value[:3])
-    return patience, retries, asks_why
+    return patience, retries, asks_why, routers
 
 
 def _seconds(value: bytes) -> float:

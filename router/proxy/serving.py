@@ -58,9 +58,16 @@ class Target:
     )
 
     def __init__(
-        self, config: EndpointConfig, endpoint: Endpoint, pool: Pool, path: str, authority: str, limits: Limits
+        self,
+        config: EndpointConfig,
+        endpoint: Endpoint,
+        pool: Pool,
+        path: str,
+        authority: str,
+        limits: Limits,
+        mark: bytes,
     ) -> None:
-        """`path` and `authority` are those of the endpoint's base URL.
+        """`path` and `authority` are those of the endpoint's base URL, `mark` is the line of the `LoopGuard`.
 
         `passed` and `returned` are the names of its `pass_headers` and `return_headers`.
         """
@@ -87,7 +94,7 @@ class Target:
         own = _DEFAULT | configured | _FIXED
         self._heads: Mapping[Operation, bytes] = {
             operation: b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%b"
-            % (path.encode(), suffix.encode(), authority.encode(), lines(own.items()))
+            % (path.encode(), suffix.encode(), authority.encode(), lines(own.items()) + mark)
             for operation, suffix in self.dialect.paths.items()
         }
 
@@ -191,12 +198,16 @@ class Serving:
         }
 
     @classmethod
-    def of(cls, table: Table, pools: Mapping[str, Pool], limits: Limits) -> Serving:
-        """Make targets for a table; `pools` are keyed by the endpoints' configured names."""
+    def of(cls, table: Table, pools: Mapping[str, Pool], limits: Limits, mark: bytes = b"") -> Serving:
+        """Make targets for a table; `pools` are keyed by the endpoints' configured names.
+
+        `mark` is a header line of every request.
+        """
         targets = {}
         for endpoint, config in table.endpoints.items():
             address = Address.of(config.base_url or "http://simulated")
-            targets[endpoint] = Target(config, endpoint, pools[config.name], address.path, address.authority, limits)
+            pool, path = pools[config.name], address.path
+            targets[endpoint] = Target(config, endpoint, pool, path, address.authority, limits, mark)
         return cls(table, targets)
 
     def route(self, operation: Operation, model: str) -> Route | None:

@@ -1027,6 +1027,7 @@ async def test_an_endpoint_gets_its_configured_headers_and_not_the_clients_crede
             b"x-tenant": b"us",
             b"authorization": b"Bearer ours-123",
             b"x-title": b"yes",
+            b"cdn-loop": request.headers[b"cdn-loop"],
             b"content-length": b"%d" % len(request.body),
         }
         assert json.loads(request.body) == {**json.loads(CHAT), "model": "m"}
