@@ -75,6 +75,7 @@ class Router:
             self.scheduler.now,
             longest_turn=self.turns.watch.longest,
             body_bytes=lambda: (self.bodies.held, self.bodies.limit),
+            lookups=lambda: self.resolver.lookups,
         )
         sinks = [self.metrics.ended, Changes(self.scheduler.now).ended]
         self.access_log = AccessLog() if settings.access_log else None

@@ -32,6 +32,9 @@ PART = 100  # samples that are rendered at a time
 
 # Attributes of a pool: its current state, and counts since the start.
 POOL_GAUGES, POOL_COUNTERS = ("idle", "busy", "opening", "waiting"), ("opened", "reused", "resent")
+# Reasons for which a pool closes its connections; its attribute `retired` counts them.
+RETIRED = ("age", "answers", "idle")
+LOOKUPS = ("found", "not_found", "failed")
 
 
 class PoolState(Protocol):
@@ -51,6 +54,8 @@ class PoolState(Protocol):
     def reused(self) -> int: ...
     @property
     def resent(self) -> int: ...
+    @property
+    def retired(self) -> Mapping[str, int]: ...
 
 
 class _Histogram:
@@ -96,8 +101,10 @@ class Metrics:
         longest_turn: Callable[[], float] = lambda: 0.0,
         body_bytes: Callable[[], tuple[int, int]] = lambda: (0, 0),
         lost_lines: Callable[[], Mapping[str, int]] = lost_lines,
+        lookups: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """`longest_turn` is in seconds; `body_bytes` are those held, and the most that may be."""
+        """`longest_turn` is in seconds; `body_bytes` are those held, and the most that may be; `lookups` by result."""
+        self._lookups = lookups
         self._longest_turn, self._body_bytes, self._lost_lines = longest_turn, body_bytes, lost_lines
         self._table, self._pools, self._calls_in_flight, self._now = table, pools, calls, now
         self._calls: defaultdict[tuple[str, str, int, str], int] = defaultdict(int)
@@ -291,6 +298,20 @@ class Metrics:
         counters = (((name, event), getattr(pool, event)) for name, pool in pools for event in POOL_COUNTERS)
         yield from _gauge(
             "pool_connections", "Connections by state, and requests waiting for one.", ("endpoint", "state"), gauges
+        )
+        retired = (((name, why), pool.retired.get(why, 0)) for name, pool in pools for why in RETIRED)
+        yield from _counter(
+            "connections_retired",
+            "Connections that the router has closed, by the reason.",
+            ("endpoint", "reason"),
+            retired,
+        )
+        found = self._lookups()
+        yield from _counter(
+            "lookups",
+            "Look-ups of host names, by their result.",
+            ("result",),
+            [((result,), found.get(result, 0)) for result in LOOKUPS],
         )
         yield from _counter(
             "pool_events", "Connections opened and reused, requests resent.", ("endpoint", "event"), counters

@@ -57,7 +57,8 @@ class _Waiter(NamedTuple):
 class Pool:
     """The connections of one endpoint.
 
-    For /metrics: `idle`, `busy`, `opening`, `waiting` are current, `opened`, `reused`, `resent` count since the start.
+    For /metrics: `idle`, `busy`, `opening`, `waiting` are current, `opened`, `reused`, `resent` count since the start,
+    `retired` counts by the reason for which the pool has closed connections.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Pool:
         self._pause, self._open_from = 0.0, 0.0
         self._timer = Timer(scheduler, self._tick)
         self.opened = self.reused = self.resent = 0
+        self.retired = {"age": 0, "answers": 0, "idle": 0}
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} {self.idle} idle, {self.busy} busy, {self.opening} opening, {self.waiting} waiting>"
@@ -172,7 +174,7 @@ class Pool:
             if now >= connection.retire_at or connection.served >= connection.max_served:
                 connection.retire_at, wanting = now, True
                 if self._idle or not self._min_idle:  # else once its successor is there
-                    connection.close()
+                    self._retire(connection)
                     return
         elif not self._proven or now >= connection.retire_at:
             wanting = True
@@ -236,6 +238,7 @@ class Pool:
             connection = self._idle.pop()
             if connection.open and connection.idle_since > oldest:
                 return connection
+            self.retired["idle"] += connection.open
             connection.close()
         return None
 
@@ -299,9 +302,9 @@ class Pool:
         now, uniform = self.now(), self._rng.uniform
         self.opened += 1
         self._all.add(connection)
-        connection.max_served = round(MAX_SERVED * uniform(1 - JITTER, 1 + JITTER))
         # One beyond the limit, for a request of the router's own, retires with its first answer.
         retires = beyond and len(self._all) > self._limit
+        connection.max_served = 1 if retires else round(MAX_SERVED * uniform(1 - JITTER, 1 + JITTER))
         connection.retire_at = now if retires else now + self._max_age * uniform(1 - JITTER, 1 + JITTER)
         self._timer.at(connection.retire_at)
         self.released(connection)
@@ -346,6 +349,7 @@ class Pool:
         for connection in [each for each in self._idle if each.idle_since <= oldest]:
             self._limits.outlived(now)
             self._idle.remove(connection)
+            self.retired["idle"] += 1
             connection.close()
 
     def _shed(self, now: float) -> None:
@@ -354,7 +358,12 @@ class Pool:
         for connection in [each for each in self._idle if each.retire_at <= now]:
             if len(self._idle) > self._min_idle or full:
                 self._idle.remove(connection)
-                connection.close()
+                self._retire(connection)
+
+    def _retire(self, connection: Connection) -> None:
+        """Close a connection that has carried enough answers, or is too old."""
+        self.retired["answers" if connection.served >= connection.max_served else "age"] += 1
+        connection.close()
 
     def _expired(self, waiter: _Waiter, now: float) -> bool:
         """True if a request was given up, or has waited too long. While a connection is being opened for each waiting

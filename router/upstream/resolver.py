@@ -67,10 +67,14 @@ class _Name:
 
 
 class Resolver:
-    """Remembers addresses for their TTL. `look_up` finds those of one name or raises `Unresolved`."""
+    """Remembers addresses for their TTL. `look_up` finds those of one name or raises `Unresolved`.
+
+    For /metrics: `lookups` counts the look-ups by their result.
+    """
 
     def __init__(self, look_up: LookUp, now: Callable[[], float]) -> None:
         self._look_up, self._now = look_up, now
+        self.lookups = {"found": 0, "not_found": 0, "failed": 0}
         self._names: dict[str, _Name] = {}
 
     async def resolve(self, host: str) -> tuple[str, ...]:
@@ -97,23 +101,24 @@ class Resolver:
 
     async def _refresh(self, host: str, name: _Name) -> None:
         """Look a name up. Never raises: a look-up may have no waiting caller."""
-        was, failed = name.error, "the look-up was ended"
+        was, failed, result = name.error, "the look-up was ended", "failed"
         try:
             found = await self._look_up(host)
-            failed = ""
+            failed, result = "", "found"
             name.addresses = found.addresses
             name.until = self._now() + min(max(found.ttl, MIN_TTL), MAX_TTL)
         except Unresolved as error:
             failed = str(error)
             name.until = self._now() + FAILED_TTL
             if isinstance(error, NoSuchName):
-                name.addresses = ()
+                name.addresses, result = (), "not_found"
         except Exception as error:
             log.exception("the look-up of %s failed", host)
             failed = f"the look-up of the host name failed ({type(error).__name__})"
             name.until = self._now() + FAILED_TTL
         finally:
             name.error, name.task = failed, None
+            self.lookups[result] += 1
         if failed and not was:
             log.warning(
                 "host name %s: %s%s", host, failed, "; its last known addresses are used" if name.addresses else ""

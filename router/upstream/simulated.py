@@ -6,7 +6,7 @@ With it a first call streams without a key or a GPU, through the same race and r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -31,6 +31,7 @@ class Simulated:
     def __init__(self, name: str, scheduler: Scheduler, rng: Random, *, first_token: float, rate: float) -> None:
         self.name, self._scheduler, self._rng = name, scheduler, rng
         self._first_token, self._gap = first_token, 1.0 / rate
+        self.retired: Mapping[str, int] = {}
         self.idle = self.busy = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
 
     def __repr__(self) -> str:

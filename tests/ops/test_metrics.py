@@ -30,7 +30,7 @@ endpoints:
         {},
     )
 )
-POOL = SimpleNamespace(idle=1, busy=2, opening=3, waiting=4, opened=5, reused=6, resent=7)
+POOL = SimpleNamespace(idle=1, busy=2, opening=3, waiting=4, opened=5, reused=6, resent=7, retired={"age": 8})
 
 
 def metrics() -> Metrics:
@@ -87,6 +87,9 @@ def test_all_documented_metrics_are_there_before_the_first_call() -> None:
     assert value(page["calls_in_flight"]) == 9
     assert value(page["pool_connections"], endpoint="one", state="waiting") == 4
     assert value(page["pool_events_total"], endpoint="two", event="resent") == 7
+    assert value(page["connections_retired_total"], endpoint="two", reason="age") == 8
+    assert value(page["connections_retired_total"], endpoint="two", reason="idle") == 0
+    assert value(page["lookups_total"], result="found") == 0
     assert len(page["breaker_state"]) == 3 * 3
     assert value(page["breaker_state"], endpoint="one", model="m", state="closed") == 1
     assert value(page["breaker_state"], endpoint="one", model="m", state="open") == 0
@@ -217,6 +220,7 @@ async def test_the_page_counts_the_calls_of_a_running_router() -> None:
         assert value(page["tokens_total"], endpoint="there-1", kind="output") == 2
         assert value(page["pool_events_total"], endpoint="there-1", event="opened") == 1
         assert value(page["pool_events_total"], endpoint="there-1", event="reused") == 1
+        assert value(page["connections_retired_total"], endpoint="there-1", reason="idle") == 0
         assert (value(page["calls_in_flight"]), value(page["attempts_in_flight"], **named)) == (0, 0)
 
 

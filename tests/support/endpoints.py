@@ -149,6 +149,7 @@ class ScriptedPool:
         self.name, self._scheduler, self._plays = name, scheduler, list(plays)
         self._script_of: Callable[[Request], Script] | None = None
         self.wires: list[ScriptedWire] = []  # one for each request, in order
+        self.retired: dict[str, int] = {}
         self.idle = self.opening = self.waiting = self.opened = self.reused = self.resent = 0
 
     def __repr__(self) -> str:

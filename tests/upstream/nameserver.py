@@ -1,4 +1,4 @@
-"""A real name server on loopback: silent, slow, failing, and with answers that change."""
+"""A real name server on loopback: silent, slow, failing, and with answers that change; also over TCP."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from dnslib import QTYPE, RCODE, RR, DNSError  # type: ignore[import-untyped]
-from dnslib.server import BaseResolver, DNSLogger, DNSServer  # type: ignore[import-untyped]
+from dnslib import QTYPE, RCODE, RR, DNSError, DNSRecord  # type: ignore[import-untyped]
+from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer  # type: ignore[import-untyped]
+
+MAX_DATAGRAM = 512  # bytes of an answer over UDP (RFC 1035 §4.2.1)
 
 
 class Nameserver(BaseResolver):  # type: ignore[misc]
@@ -22,11 +24,13 @@ class Nameserver(BaseResolver):  # type: ignore[misc]
         self.slow = 0.0  # seconds before each answer
         self.failing = False  # answers SERVFAIL
         self.asked: list[tuple[str, str]] = []  # name and type
+        self.over_tcp = 0  # questions
         self.port = 0
 
     def resolve(self, request: Any, handler: Any) -> Any:
         name, kind = str(request.q.qname).rstrip("."), QTYPE[request.q.qtype]
         self.asked.append((name, kind))
+        self.over_tcp += handler.protocol == "tcp"
         if name in self.silent:
             raise DNSError  # the server then sends nothing
         time.sleep(self.slow)
@@ -42,15 +46,37 @@ class Nameserver(BaseResolver):  # type: ignore[misc]
 
 
 @contextmanager
-def nameserver() -> Iterator[Nameserver]:
+def nameserver(*, tcp: bool = False) -> Iterator[Nameserver]:
+    """A name server over UDP, where answers of more than 512 bytes are truncated; with `tcp` over TCP too."""
     resolver = Nameserver()
-    server = DNSServer(resolver, address="127.0.0.1", port=0, logger=DNSLogger("-request,-reply,-error"))
-    resolver.port = server.server.server_address[1]
-    thread = Thread(target=server.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
+    servers = []
+    for protocol in ("tcp", "udp") if tcp else ("udp",):  # in this order: a port that is free for TCP is so for UDP
+        servers.append(_listening(resolver, tcp=protocol == "tcp"))
+        resolver.port = servers[0].server.server_address[1]
+    threads = [Thread(target=each.server.serve_forever, args=(0.01,), daemon=True) for each in servers]
+    for thread in threads:
+        thread.start()
     try:
         yield resolver
     finally:
-        server.stop()
-        server.server.server_close()
-        thread.join()
+        for server, thread in zip(servers, threads, strict=True):
+            server.stop()
+            server.server.server_close()
+            thread.join()
+
+
+class _Handler(DNSHandler):  # type: ignore[misc]
+    def get_reply(self, data: bytes) -> bytes:
+        """Truncate a long answer over UDP. dnslib's own way drops the question too, which no name server does."""
+        reply: bytes = super().get_reply(data)
+        if self.protocol == "tcp" or len(reply) <= MAX_DATAGRAM:
+            return reply
+        record = DNSRecord.parse(reply)
+        record.rr, record.header.tc = [], 1
+        truncated: bytes = record.pack()
+        return truncated
+
+
+def _listening(resolver: Nameserver, *, tcp: bool) -> DNSServer:
+    logger = DNSLogger("-request,-reply,-error,-truncated")
+    return DNSServer(resolver, address="127.0.0.1", port=resolver.port, tcp=tcp, handler=_Handler, logger=logger)

@@ -76,6 +76,7 @@ async def test_a_connection_in_use_retires_between_two_exchanges() -> None:
         await served(pool, call)
         assert await peer.left() == b""
         await until(lambda: (pool.idle, pool.busy) == (0, 0))
+        assert pool.retired == {"age": 1, "answers": 0, "idle": 0}
 
 
 @on_each_loop
@@ -98,6 +99,7 @@ async def test_an_unused_connection_is_replaced_by_one_that_was_opened_before() 
         for peer in first:
             assert await peer.left() == b""
         assert (pool.idle, pool.opened) == (2, 4)
+        assert pool.retired == {"age": 2, "answers": 0, "idle": 0}
 
 
 @on_each_loop
@@ -158,6 +160,7 @@ async def test_a_connection_retires_after_a_number_of_answers() -> None:
             await served(pool)
         assert pool.opened == 2
         await until(lambda: pool.idle == 1)
+        assert pool.retired == {"age": 0, "answers": 1, "idle": 0}
 
 
 # Behind a name.

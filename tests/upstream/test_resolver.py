@@ -99,6 +99,55 @@ async def test_one_look_up_serves_all_that_wait_for_a_name(names: Nameserver, tm
     assert sorted(names.asked) == [("there.test", "A"), ("there.test", "AAAA")]
 
 
+MANY = tuple(f"127.0.1.{number}" for number in range(1, 61))  # more than 512 bytes
+
+
+@on_each_loop
+@pytest.mark.parametrize("addresses", [MANY, tuple(f"2001:db8::{n}" for n in range(1, 40))], ids=["A", "AAAA"])
+async def test_an_answer_that_is_truncated_is_asked_for_over_tcp(tmp_path: Path, addresses: tuple[str, ...]) -> None:
+    with nameserver(tcp=True) as names:
+        names.zone["many.test"] = addresses
+        resolver = resolver_at(names, tmp_path)
+        assert sorted(await resolver.resolve("many.test")) == sorted(addresses)
+        assert names.over_tcp == 1
+        assert resolver.lookups == {"found": 1, "not_found": 0, "failed": 0}
+
+
+@pytest.mark.usefixtures("_hurried")
+@on_each_loop
+async def test_a_truncated_answer_without_tcp_is_a_failure_that_says_so(names: Nameserver, tmp_path: Path) -> None:
+    names.zone["many.test"] = MANY
+    resolver = resolver_at(names, tmp_path)
+    with pytest.raises(Unresolved, match=r"no name server|DNS has not told"):
+        await resolver.resolve("many.test")
+    assert await resolver.resolve("there.test") == ("127.0.0.1",)
+    assert resolver.lookups == {"found": 1, "not_found": 0, "failed": 1}
+
+
+@pytest.mark.usefixtures("_hurried")
+@on_uvloop
+async def test_a_name_server_that_is_silent_over_tcp_is_given_up(names: Nameserver, tmp_path: Path) -> None:
+    names.zone["many.test"] = MANY
+    wanted = "DNS has not told the address within 1 s"
+    with socket.create_server(("127.0.0.1", names.port)), pytest.raises(Unresolved, match=wanted):
+        await resolver_at(names, tmp_path).resolve("many.test")
+
+
+@on_uvloop
+async def test_look_ups_are_counted_by_their_result(names: Nameserver, tmp_path: Path) -> None:
+    clock = Clock()
+    resolver = resolver_at(names, tmp_path, clock)
+    await resolver.resolve("there.test")
+    await resolver.resolve("there.test")  # known
+    await resolver.resolve("127.0.0.1")
+    with pytest.raises(Unresolved):
+        await resolver.resolve("nobody.test")
+    names.failing = True
+    clock.forward(MAX_TTL + 1.0)
+    await asyncio.gather(*(resolver.resolve("there.test") for _ in range(5)))
+    assert resolver.lookups == {"found": 1, "not_found": 1, "failed": 1}
+
+
 # Files.
 
 
