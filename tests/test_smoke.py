@@ -525,23 +525,31 @@ def test_cancelling_the_async_sdks_call_stops_the_generation(shared: Router, alp
     asyncio.run(asyncio.wait_for(flow(), 10))
 
 
+@pytest.fixture(scope="module")
+def frozen(alpha: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    """A router with the default times whose endpoint never answers."""
+    config = {"defaults": {"hedge": "off"}, "endpoints": [entry(alpha, {"frozen": "frozen"})]}
+    with router(tmp_path_factory.mktemp("frozen"), config) as running:
+        yield running
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_sdks_own_timeout_is_what_it_raises_and_stops_the_generation(
-    shared: Router, alpha: Fake, stream: bool
+    frozen: Router, alpha: Fake, stream: bool
 ) -> None:
     """The router knows the SDK's timeout too, and ends the call a second later. 16 of 16 calls, one after the other."""
-    for timeout in (0.2, 0.3, 0.5, httpx.Timeout(5.0, read=0.3)) * 4:
-        with shared.sdk(timeout=timeout, max_retries=0) as sdk, pytest.raises(openai.APITimeoutError):
+    for timeout in (0.2, 0.3, 0.5, openai.Timeout(5.0, read=0.3)) * 4:
+        with frozen.sdk(timeout=timeout, max_retries=0) as sdk, pytest.raises(openai.APITimeoutError):
             sdk.chat.completions.create(model="frozen", messages=HI, stream=stream)
     await_that(lambda: alpha.live == 0, within=1)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_async_sdks_own_timeouts_are_what_it_raises(shared: Router, alpha: Fake, stream: bool) -> None:
+def test_the_async_sdks_own_timeouts_are_what_it_raises(frozen: Router, alpha: Fake, stream: bool) -> None:
     """16 of 16 calls at once, of four timeouts; a retry of the SDK is a call of its own, with the same end."""
 
     async def flow() -> list[object]:
-        async with shared.async_sdk(max_retries=1) as sdk:
+        async with frozen.async_sdk(max_retries=1) as sdk:
             calls = [
                 sdk.with_options(timeout=timeout).chat.completions.create(model="frozen", messages=HI, stream=stream)
                 for timeout in (0.5, 1, 1.5, 2) * 4
