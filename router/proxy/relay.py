@@ -132,6 +132,9 @@ class Relay:
             self._stalled()
 
     def gone(self) -> None:
+        if self._exchange.done and self._full_since is None:  # the client has all of it, and needs no end of HTTP
+            self._end(SERVED)
+            return
         self._open.record.error = "client_left"
         self._end(_CLIENT_LEFT)
 

@@ -242,6 +242,7 @@ class Exchange:
             self._end(Outcome(Verdict.FAULT, str(error), passing=False, doubt=Doubt.REQUEST))
             return
         except TooMuchNoise as error:
+            self.malformed = scanner.malformed
             self.fail(str(error))
             return
         if ready:

@@ -619,6 +619,33 @@ async def test_a_silent_connection_is_closed_and_not_counted() -> None:
 
 
 @on_uvloop
+@pytest.mark.parametrize(("stream", "error"), [(STREAM, ""), (STREAM.removesuffix(DONE), "client_left")])
+async def test_a_client_that_leaves_after_done_was_served(stream: bytes, error: str) -> None:
+    """openai-python closes its connection at [DONE], before HTTP's end."""
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(stream))
+        await client.reader.readuntil(stream[-20:])
+        client.reset()
+        assert await peer.left() == b""
+        await until(lambda: router.counted("calls_total"))
+        assert router.counted("calls_total", status="200", error=error) == 1
+
+
+@on_uvloop
+async def test_the_unreadable_events_of_a_stream_that_they_end_are_counted() -> None:
+    async with serving() as server, running(at(server)) as router:
+        client = await router.client()
+        client.send(post(STREAMING))
+        peer = await server.accept()
+        await peer.answer(SSE, chunk(ROLE + token("Hello") + b"data: x{\n\n" * 2000))
+        assert b"that cannot be read" in (await client.answer()).body
+        assert router.counted("malformed_events_total", endpoint="there-1") > 1000
+
+
+@on_uvloop
 @pytest.mark.parametrize("requests", [b"", b"\r\n", post(CHAT), get(b"/v1/models"), get(b"/v1/models") + post(CHAT)])
 async def test_a_client_that_leaves_between_requests_is_not_counted(requests: bytes) -> None:
     async with running() as router:
