@@ -1,4 +1,4 @@
-"""What `firsttoken serve` writes: a full disk, or a pipe that nobody reads, neither delays nor ends it."""
+"""The output of `firsttoken serve`: a full disk, or a pipe that nobody reads, neither delays nor ends the router."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_refused_start_ends_with_its_status_although_its_message_is_lost(tmp_p
 
 
 def test_a_start_with_its_output_closed_serves(tmp_path: Path) -> None:
-    """As after `2>&- >&-` in a shell."""
+    """The files are closed as by `2>&- >&-` in a shell."""
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = f'exec "{FIRSTTOKEN}" serve --example --port={port} >&- 2>&-'
     process = subprocess.Popen(
