@@ -33,7 +33,9 @@ class FirstAnswer:
         call, route, context, arrived = open_call.call, open_call.route, open_call.context, open_call.record.arrived
         affinity = Affinity(call.conversation, route.affinity_margin) if call.conversation else None
         race = Race(route, open_call.demand, arrived, context.rng, call.patience, call.retries, affinity)
-        Dispatch(open_call, race, self, arrived + context.ping_after if call.stream else inf).start()
+        # A ping would restart the timeout of a client that waits for less than the deadline: it would see our error.
+        pings = call.stream and call.patience >= route.deadline
+        Dispatch(open_call, race, self, arrived + context.ping_after if pings else inf).start()
 
     # Called by the dispatch.
 

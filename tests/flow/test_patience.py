@@ -22,6 +22,7 @@ def test_a_client_sees_its_own_timeout_first(seconds: float, ends_at: float, str
     play.run()
     assert call.ended_at == ends_at
     assert call.record.error == "deadline_exceeded"
+    assert call.pinged_at == ([10.0, 25.0, 40.0, 55.0, 70.0, 85.0, 100.0, 115.0] if stream and seconds == 120 else [])
 
 
 def test_the_last_attempt_at_a_plain_answer_may_last_as_long_as_its_client_waits() -> None:
