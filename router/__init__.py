@@ -16,7 +16,7 @@
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
                      call, body, demand, record, verdict, quote
     core/stream/     reads the bytes of answers; knows no endpoint
-                     lines, scanner, events, finish, progress, error_body; chunks, transcript, splice
+                     lines, scanner, template, events, finish, progress, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
                      endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
                      forecast, latency, histogram, regression, change, server_load

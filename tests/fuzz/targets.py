@@ -20,6 +20,7 @@ from router.core.record import CallRecord
 from router.core.stream.lines import split
 from router.core.stream.scanner import EventTooLarge, Scanner
 from router.core.stream.splice import Continuation, Diverged, Replay
+from router.core.stream.template import MAX_TRIES
 from router.core.stream.transcript import Transcript
 from router.core.verdict import Outcome, Verdict
 from router.dialects import DIALECTS
@@ -62,6 +63,30 @@ def sse(data: bytes, rng: Random) -> None:
     _readable(forwarded)
     _as_the_reference_reads(data, whole)
     _bounded(data, rng)
+
+
+def template(data: bytes, rng: Random) -> None:
+    """A scanner that knows a stream's template reads and forwards what one does that parses each event."""
+    events = [event + b"\n\n" for event in split(data) if event[:6] == b"data: "]
+    pieces = [
+        mutate(event, rng, events) if rng.random() < 0.2 else event.replace(b"o", rng.choice(_TEXTS))
+        for event in events
+        for _ in range(rng.randrange(1, 6))
+    ]
+    facts = []
+    for tries in (MAX_TRIES, 0):
+        scanner = Scanner(finishes=DIALECTS["zhipu"].finishes)
+        scanner._tries = tries
+        out: list[bytes] = []
+        try:
+            out.extend(scanner.feed(piece) for piece in pieces if piece)
+        except ValueError as error:
+            out.append(str(error).encode())
+        facts.append((out, _facts(scanner), scanner.events, scanner.malformed, scanner.usage))
+    assert facts[0] == facts[1], facts
+
+
+_TEXTS = (b"o", b"0", b"some words", "模型".encode(), b"\xff", b"\\n", b'","x":"', b'"}]},{"', b"\x7f", b"")
 
 
 def _scan(pieces: Sequence[bytes], choices: int) -> tuple[Scanner, bytes]:
@@ -520,6 +545,7 @@ def load(data: bytes, rng: Random) -> None:
 
 TARGETS: Mapping[str, Target] = {
     "sse": Target(corpus.STREAMS, sse),
+    "template": Target(corpus.STREAMS, template),
     "resume": Target(corpus.STREAMS, resume),
     "http1": Target(corpus.ANSWERS, http1),
     "error": Target(corpus.ERRORS, error),

@@ -31,6 +31,7 @@ from router.core.stream.events import (
 )
 from router.core.stream.finish import GOOD, failure, has_finish, renamed
 from router.core.stream.lines import BLANK_LINE, LINE_END, data_of, ended
+from router.core.stream.template import MAX_TRIES, Template
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Lines that openai-python remembers: after an id, or beside a retry, it reads the next comment as an empty event and
@@ -67,11 +68,14 @@ class Scanner:
         "_finished",
         "_finishes",
         "_held",
+        "_last",
         "_limit",
         "_must_finish",
         "_noise",
         "_noise_since",
         "_read",
+        "_template",
+        "_tries",
         "choices",
         "done",
         "error",
@@ -102,6 +106,8 @@ class Scanner:
         self._finished: set[int] = set()  # choices that gave a finish reason
         self._doubted: set[int] = set()  # choices with output after their finish reason
         self._read: Callable[[bytes], Event | LaterEvent] = read_event
+        self._template: Template | None = None
+        self._tries, self._last = MAX_TRIES, b""  # templates that may still be made, and the last event that was parsed
         self.first_token = self.finished = self.done = self.over = self.turned = False
         self.error: Any = None
         self.error_event = b""
@@ -131,6 +137,10 @@ class Scanner:
         """
         if self.over:
             return b""
+        template = self._template
+        if template is not None and self._held is None and template.fits(chunk):
+            self.events += 1
+            return chunk
         if (
             self._held is None
             and chunk[:7] == b"data: {"
@@ -138,7 +148,10 @@ class Scanner:
             and chunk[-1] == 10
             and 13 not in chunk  # a CR: white space in JSON, but the end of a line in a stream
         ):
-            return self._data(chunk[6:], chunk)  # exactly one event, the usual case
+            forwarded = self._data(chunk[6:], chunk)  # exactly one event, the usual case
+            if self._tries and self._read is read_later_event:
+                self._learn(chunk)
+            return forwarded
         if not self._begun and not (chunk := self._beginning(chunk)):
             return b""
         if self._held is not None or chunk[-2:] != b"\n\n":
@@ -149,6 +162,14 @@ class Scanner:
         if chunk and not self.over:
             self._count_noise(len(chunk))
         return forwarded
+
+    def _learn(self, event: bytes) -> None:
+        """Make a template of the last two events that were parsed, so that the next ones need not be."""
+        if b"\\" in event:  # an escape in its text, which no template fits
+            return
+        self._tries -= 1
+        self._template = Template.of(self._last, event) or self._template
+        self._last = event
 
     def _each(self, chunk: bytes, events: list[bytes]) -> bytes:
         """Read the events of a chunk; return the bytes to forward."""
@@ -361,6 +382,7 @@ class Scanner:
     def _finish(self, choice: Choice | Finish) -> None:
         """Note a finish reason. An empty answer is an answer, so it is a first token too."""
         self.first_token, self._read = True, read_event  # output that follows takes the reason back
+        self._template, self._tries = None, 0
         if choice.has_output and self._take_back(choice):
             return
         index = self._counted(choice)
