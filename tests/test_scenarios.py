@@ -1,39 +1,26 @@
 """The scenarios of `loadtest.latency`, played in virtual time on the decision code alone, exactly repeatable.
 
-`python -m loadtest run` plays the same scenarios over the wire, with the noise of a real machine.
+`python -m tests.seeds NAME` plays a scenario over thirty seeds. `python -m loadtest run NAME` plays it over the wire,
+with the noise of a real machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from loadtest.latency.marks import Reached, marks, times
-from loadtest.latency.references import clairvoyant, informed
-from loadtest.latency.scenarios import Scenario, Without, load
+from loadtest.latency.marks import Reached
+from loadtest.latency.scenarios import load
+from tests import seeds
 from tests.support.fleet import Fleet
 
 SEED, OTHER_SEEDS = 1, (2, 3)
 SCENARIOS = {name: scenario for name, scenario in load().items() if not scenario.needs_a_trace}
-# Scenarios in which `informed` does not hedge: the search for the price of a hedge would only take time.
-HEDGES = {"roadmap": 0.1, "long-prompts": 0.1}
 
 
-def without(scenario: Scenario, name: str, seed: int) -> dict[int, float]:
-    """First-token times without one endpoint."""
-    fewer = scenario.without(name)
-    return dict(times(Fleet(fewer, seed, fewer.arriving(seed)).play().calls))
-
-
-def played(name: str, seed: int) -> list[Reached]:
-    scenario = SCENARIOS[name]
-    calls = scenario.arriving(seed)
-    run = Fleet(scenario, seed, calls).play()
-    references = {
-        "informed": informed(scenario, seed, calls, budget=HEDGES.get(name, 0.0)),
-        "clairvoyant": clairvoyant(scenario, seed, calls),
-    }
-    compared = {mark.endpoint for mark in scenario.marks if isinstance(mark, Without)}
-    return marks(scenario, run, references, {other: without(scenario, other, seed) for other in compared})
+def played(name: str, seed: int) -> Sequence[Reached]:
+    return seeds.played(SCENARIOS[name], seed).marks
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -33,6 +33,7 @@ class Call:
     at: float  # arrival, in seconds of the scenario
     tokens: int  # tokens of the prompt
     generated: int  # tokens of the answer
+    plain: bool = False  # it asks for a plain answer instead of a stream
 
 
 class Sizes(BaseModel):
@@ -104,14 +105,19 @@ class Replay(BaseModel):
     rate: Annotated[float, Field(gt=0)]
     most_generated: Whole = 8
 
+    @property
+    def mean_rate(self) -> float:
+        return self.rate
+
 
 Arrivals = Annotated[Poisson | Bursts | Replay, Field(discriminator="kind")]
 
 
-def drawn(arrivals: Poisson | Bursts, sizes: Sizes, count: int, seed: int) -> list[Call]:
+def drawn(arrivals: Poisson | Bursts, sizes: Sizes, count: int, seed: int, plain: float = 0.0) -> list[Call]:
+    """The first `count` calls; a share `plain` of them asks for plain answers."""
     times = islice(arrivals.times(chance(seed, "arrivals")), count)
-    rng = chance(seed, "sizes")
-    return [Call(k, at, *sizes.draw(rng)) for k, at in enumerate(times)]
+    rng, kinds = chance(seed, "sizes"), chance(seed, "plain")
+    return [Call(k, at, *sizes.draw(rng), kinds.random() < plain) for k, at in enumerate(times)]
 
 
 def replayed(replay: Replay, rows: list[tuple[float, int, int]], count: int) -> list[Call]:

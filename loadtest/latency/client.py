@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import socket
 import time
@@ -20,6 +21,9 @@ from urllib.parse import urlsplit
 import httptools
 
 CONNECT_WITHIN = 5.0
+# Seconds after which an idle connection is closed, at random between the two: connections that were opened together
+# must not close together, and none may outlive the server's own limit (75 s for this router).
+IDLE_FOR = 60.0, 75.0
 EVENT_END = re.compile(rb"\r?\n\r?\n")
 MAX_ERROR_CHARS = 200  # characters kept of an error
 
@@ -106,7 +110,7 @@ class Client:
             question.end(f"no connection: {error or 'timeout'}")
         else:
             if question.over:
-                self.idle.append(connection)
+                connection.become_idle()
             else:
                 connection.ask(question)
 
@@ -150,6 +154,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, client: Client) -> None:
         self.client = client
         self.question: Question | None = None
+        self.closing: asyncio.TimerHandle | None = None  # while it is idle
 
     # ---- Callbacks of the transport
 
@@ -161,6 +166,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.client.connections.discard(self)
+        self.keep()
         self.end(f"the connection broke: {exc or 'closed'}")
 
     def data_received(self, data: bytes) -> None:
@@ -176,7 +182,19 @@ class Connection(asyncio.Protocol):
 
     # ---- One question
 
+    def become_idle(self) -> None:
+        """Wait for the next question, but not for longer than IDLE_FOR."""
+        self.client.idle.append(self)
+        self.closing = self.client.loop.call_later(random.uniform(*IDLE_FOR), self.transport.close)
+
+    def keep(self) -> None:
+        """Cancel the close of an idle connection."""
+        if self.closing is not None:
+            self.closing.cancel()
+            self.closing = None
+
     def ask(self, question: Question) -> None:
+        self.keep()
         self.question, question.connection = question, self
         self.parser = httptools.HttpResponseParser(self)
         self.streams, self.rest, self.whole = False, b"", False
@@ -233,7 +251,7 @@ class Connection(asyncio.Protocol):
             answer.text = content_of(self.rest)
             answer.first, answer.tokens, error = self.now, 1, None
         if self.parser.should_keep_alive():
-            self.client.idle.append(self)
+            self.become_idle()
         else:
             self.transport.close()
         self.end(error)

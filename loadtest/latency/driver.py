@@ -22,7 +22,8 @@ REPORT_EVERY = 0.5  # seconds between two lines of progress
 WORD = "word "  # padding of prompts: a token and a space, 5 bytes
 BYTES = 4  # bytes of a prompt per token
 
-Row = tuple[int, float, int, int]  # a call: number, scenario time, tokens of the prompt, tokens of the answer
+# A call: number, scenario time, tokens of the prompt, tokens of the answer, and whether it asks for a plain answer.
+Row = tuple[int, float, int, int, bool]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Driven:
     ended: float
     status: int | None
     error: str | None
-    text: str  # the first token, which is the endpoint's name
+    text: str  # the first token, which is the endpoint's name; of a plain answer the whole text, which begins with it
 
 
 def prompt(k: int, tokens: int) -> str:
@@ -82,9 +83,9 @@ class Driver:
         call = next(self.coming, None)
         if call is None:
             return
-        k, at, tokens, generated = call
+        k, at, tokens, generated, plain = call
         message = {"role": "user", "content": prompt(k, tokens)}
-        body = {"model": self.drive.model, "messages": [message], "stream": True, "max_tokens": generated}
+        body = {"model": self.drive.model, "messages": [message], "stream": not plain, "max_tokens": generated}
         scheduled = self.drive.epoch + at / self.drive.speed
         request = self.client.target.request(body)
         asyncio.get_running_loop().call_at(scheduled, self.ask, k, scheduled, request)

@@ -122,7 +122,7 @@ class Judge:
 
     @reached.register
     def _(self, mark: wanted.Without) -> Reached:
-        later = {call.k: self.times[call.k] for call in self.calls if call.at >= mark.after}
+        later = {call.k: self.times[call.k] for call in self.between(mark.after, mark.until)}
         figure = self.ratio(p99, later, self.without.get(mark.endpoint, {}))
         text = f"p99 from {mark.after:g} s on, as a multiple of p99 without {mark.endpoint}"
         return Reached(text, figure, mark.at_most)

@@ -80,8 +80,14 @@ def best_fixed(scenario: Scenario, seed: int, calls: Sequence[Call], data: Data 
 
 
 def informed(
-    scenario: Scenario, seed: int, calls: Sequence[Call], data: Data | None = None, budget: float = BUDGET
+    scenario: Scenario,
+    seed: int,
+    calls: Sequence[Call],
+    data: Data | None = None,
+    budget: float = BUDGET,
+    price: float | None = None,
 ) -> Reference:
+    """The informed policy; a `price` in seconds per hedge replaces the search for one that keeps to the budget."""
     memory = Memory()
 
     def at(price: float) -> Reference:
@@ -89,6 +95,8 @@ def informed(
         played = Play(servers, calls, Informed(servers, price, memory)).run()
         return Reference("informed", played, "no hedges" if price == inf else f"{price:.3g} s per hedge")
 
+    if price is not None:
+        return at(price)
     best, (low, high) = at(inf), PRICES
     for _ in range(HALVINGS if budget else 0):
         price = exp((log(low) + log(high)) / 2)
@@ -159,7 +167,11 @@ class Informed:
 
     def first(self, call: Call, tried: Collection[str], now: float) -> str | None:
         able = best_tier(s for name, s in self.servers.items() if name not in tried and s.takes(now))
-        return min(able, key=lambda server: expected(server, call, now)).name if able else None
+        if not able:
+            return None
+        waits = [expected(server, call, now) for server in able]
+        equal = [server for server, wait in zip(able, waits, strict=True) if wait == min(waits)]
+        return equal[call.k % len(equal)].name  # equal ones take turns
 
     def hedge(self, call: Call, asked: str, now: float) -> Hedge | None:
         if self.price == inf:

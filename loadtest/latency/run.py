@@ -110,7 +110,7 @@ def run(order: Order, folder: Path, on_progress: OnProgress = lambda _: None) ->
         seed=order.seed,
         speed=order.speed,
         router=order.router.name,
-        calls=[outcome(call, each) for call, each in zip(order.calls, driven, strict=True)],
+        calls=[outcome(order, call, each) for call, each in zip(order.calls, driven, strict=True)],
         attempts=attempts,
     )
 
@@ -156,7 +156,7 @@ def must_answer(order: Order, url: str, config: str) -> None:
 def drive(
     order: Order, url: str, epoch: float, processes: Processes, places: Places, on_progress: OnProgress
 ) -> list[Driven]:
-    rows = [(call.k, call.at, call.tokens, call.generated) for call in order.calls]
+    rows = [(call.k, call.at, call.tokens, call.generated, call.plain) for call in order.calls]
     plan = Drive(url=url, epoch=epoch, speed=order.speed, calls=rows, model=routers.MODEL)
     command = [sys.executable, "-m", "loadtest.latency.driver"]
     process = processes.start("driver", command, places.load, stdin=json.dumps(asdict(plan)), listen=True)
@@ -170,16 +170,22 @@ def drive(
     raise BenchError(f"the driver ended without a result; its log:\n{processes.log_of('driver').read_text()[-2000:]}")
 
 
-def outcome(call: Call, driven: Driven) -> Outcome:
-    """The outcome of a call from the driver's result; the text of the first token is the endpoint's name."""
+def outcome(order: Order, call: Call, driven: Driven) -> Outcome:
+    """The outcome of a call from the driver's result; the text of the first token is the endpoint's name.
+
+    Of a plain answer the time of its first token is reported too: its tokens take as long as their rate says.
+    """
+    name, first_token = driven.text.split(" ")[0], driven.first_token
+    if call.plain and first_token is not None:
+        first_token -= sum(call.generated / each.rate for each in order.endpoints if each.name == name)
     return Outcome(
         k=call.k,
         at=call.at,
         tokens=call.tokens,
-        first_token=driven.first_token,
+        first_token=first_token,
         ended=driven.ended,
         status=driven.status,
         error=driven.error,
-        endpoint=driven.text or None,
+        endpoint=name or None,
         late=driven.late,
     )

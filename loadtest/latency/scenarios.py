@@ -59,11 +59,12 @@ class Compared(Strict):
 
 
 class Without(Strict):
-    """The 99th percentile of the calls from `after` on, as a multiple of that without an endpoint."""
+    """The 99th percentile of the calls from `after` to `until`, as a multiple of that without an endpoint."""
 
     kind: Literal["p99-without"] = "p99-without"
     endpoint: str
     after: float
+    until: float | None = None
     at_most: Ratio
 
 
@@ -134,6 +135,8 @@ class Scenario(Strict):
     calls: Annotated[int, Field(gt=WARM_UP)] = 2200
     warmup: Annotated[int, Field(ge=0)] = WARM_UP
     sizes: Sizes = Sizes()
+    plain: Share = 0.0  # of the calls, which ask for plain answers instead of streams
+    speed: Ratio = 10.0  # the highest at which two cores can play it over the wire
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
     policy: Mapping[str, Any] = {}  # the router's policy: keys of `defaults` in endpoints.yaml
     marks: Annotated[tuple[Mark, ...], Field(validate_default=True)] = ()
@@ -182,7 +185,7 @@ class Scenario(Strict):
         if trace is None:
             if isinstance(arrivals, Replay):
                 raise ScenarioError(f"{self.name} replays a trace: name one with --trace FILE")
-            return drawn(arrivals, self.sizes, self.calls, seed)
+            return drawn(arrivals, self.sizes, self.calls, seed, self.plain)
         if not isinstance(arrivals, Replay):
             arrivals = Replay(rate=arrivals.mean_rate, most_generated=self.sizes.generated[1])
         return replayed(arrivals, read_trace(trace), self.calls)

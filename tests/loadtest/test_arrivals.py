@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,13 @@ def test_sizes_have_their_median_and_stay_within_their_bounds() -> None:
     assert max(tokens) == 16_000
     assert {call.generated for call in calls} == {3, 4, 5, 6, 7, 8}
     assert {call.tokens for call in drawn(Poisson(rate=1), Sizes(prompt=100, sigma=0), 9, 1)} == {100}
+
+
+def test_a_share_of_the_calls_asks_for_plain_answers_and_the_calls_stay_the_same() -> None:
+    streams, half, plain = (drawn(Poisson(rate=1), Sizes(), 2000, 1, share) for share in (0.0, 0.5, 1.0))
+    assert [sum(call.plain for call in calls) for calls in (streams, plain)] == [0, 2000]
+    assert 900 < sum(call.plain for call in half) < 1100
+    assert [replace(call, plain=False) for call in half] == streams
 
 
 def test_a_trace_is_replayed_at_another_rate_with_short_answers(trace: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from loadtest.latency.client import Answer, Client, Target
-from loadtest.latency.driver import Drive, Driven, drive, prompt
+from loadtest.latency.client import Answer, Client, Connection, Target
+from loadtest.latency.driver import Drive, Driven, Row, drive, prompt
+from loadtest.latency.routers import Router
+from loadtest.latency.run import Order, outcome
 from loadtest.processes import free_ports
+from tests.loadtest import fleets
 from tests.loadtest.stands import SPEED, calls, endpoint, run_story, standing, url
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
@@ -33,8 +37,8 @@ def plain(body: bytes, status: int = 200) -> bytes:
 # ---- The driver
 
 
-def rows(count: int) -> list[tuple[int, float, int, int]]:
-    return [(call.k, call.at, call.tokens, call.generated) for call in calls(count)]
+def rows(count: int) -> list[Row]:
+    return [(call.k, call.at, call.tokens, call.generated, call.plain) for call in calls(count)]
 
 
 async def driven(fakes_url: str, epoch: float, count: int = 20, limit: float = 120.0) -> list[Driven]:
@@ -53,6 +57,25 @@ def test_every_call_is_answered_and_measured_from_its_scheduled_arrival() -> Non
                 assert 0 <= answer.late <= answer.first_token - 0.5
                 assert answer.ended > answer.first_token
             assert sorted((each["k"], each["became"]) for each in fakes.log()) == [(k, "served") for k in range(20)]
+
+    run_story(story)
+
+
+def test_of_a_plain_answer_the_time_of_its_first_token_is_reported() -> None:
+    async def story() -> None:
+        async with standing(endpoint(first_token=5)) as fakes:
+            assert fakes.clock.epoch is not None
+            (row,) = rows(1)
+            plan = Drive(url(fakes), fakes.clock.epoch, SPEED, [(*row[:4], True)])
+            (answer,) = await drive(plan)
+            assert answer.error is None
+            order = Order(fleets.fleet(fleets.endpoint("alpha")), [], 1, SPEED, Router())
+            call = replace(calls(1)[0], plain=True)
+            whole, reported = answer.first_token, outcome(order, call, answer)
+            assert whole is not None
+            assert reported.endpoint == "alpha"
+            assert reported.first_token == pytest.approx(whole - call.generated / 40)
+            assert (reported.first_token or 0.0) >= 5
 
     run_story(story)
 
@@ -153,6 +176,30 @@ def test_a_connection_is_kept_for_the_next_question() -> None:
         whole = b'{"choices":[{"message":{"content":"Hi"}}]}'
         answers = await answered(chunked(TOKEN, DONE), plain(whole), chunked(TOKEN, DONE))
         assert [(answer.ok, answer.text) for answer in answers] == [(True, "Hi")] * 3
+
+    run_story(story)
+
+
+def test_an_idle_connection_is_closed_and_the_next_question_opens_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loadtest.latency.client.IDLE_FOR", (0.0, 0.01))
+    lost = Connection.connection_lost
+
+    async def story() -> None:
+        closed = asyncio.Event()
+
+        def lost_and_noted(connection: Connection, exc: Exception | None) -> None:
+            lost(connection, exc)
+            closed.set()
+
+        monkeypatch.setattr(Connection, "connection_lost", lost_and_noted)
+        async with standing(endpoint()) as fakes:
+            client = Client(Target.of(url(fakes)))
+            for opened in (1, 2):
+                assert (await one(client)).ok
+                assert client.opened == opened
+                await closed.wait()
+                closed.clear()
+                assert not client.connections
 
     run_story(story)
 

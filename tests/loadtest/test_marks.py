@@ -101,6 +101,7 @@ def test_the_cost_of_an_endpoint_is_measured_by_a_run_without_it() -> None:
     found = reached(mark, calls, a=dict.fromkeys(range(10), 1.0))
     assert (found.figure, found.ok) == (2.0, False)
     assert reached(mark, calls, a=dict.fromkeys(range(10), 1.6)).ok
+    assert reached({**mark, "after": 0, "until": 5}, calls, a=dict.fromkeys(range(10), 1.0)).figure == 30.0
     unknown = reached(mark, calls)
     assert (unknown.figure, unknown.ok) == (None, False)
 

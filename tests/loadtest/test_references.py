@@ -136,6 +136,12 @@ def test_best_fixed_is_the_best_of_the_best_tier() -> None:
     assert {each.endpoint for each in random(scenario, 1, scenario.arriving(1)).played} == {"slow", "good"}
 
 
+def test_informed_asks_endpoints_with_equal_means_in_turn() -> None:
+    scenario = fleet(endpoint("slow", constant(2)), *(endpoint(name, constant(1)) for name in "abc"))
+    played = informed(scenario, 1, scenario.arriving(1)[:6], budget=0.0).played
+    assert [each.asked for each in played] == [("a",), ("b",), ("c",)] * 2
+
+
 def test_informed_uses_a_lower_tier_only_if_the_best_takes_no_call() -> None:
     scenario = fleet(
         endpoint("cheap", constant(2), absent=[{"start": 10, "until": 20}]), endpoint("dear", constant(1), tier=2)

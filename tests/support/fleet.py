@@ -32,7 +32,7 @@ LOOK = 0.05  # seconds between two checks of a queued call; the router would not
 
 
 class Fleet:
-    """One run of a scenario; `table` is the router's."""
+    """One run of a scenario; `table` is the router's. `openings` counts how often a breaker has opened."""
 
     def __init__(self, scenario: Scenario, seed: int, calls: Iterable[Call], data: Data | None = None) -> None:
         entries = [
@@ -48,6 +48,8 @@ class Fleet:
         self._order = count()
         self.playing = [_Playing(self, call) for call in calls]
         self.asked: list[tuple[Server, Ticket, Attempt]] = []
+        self.openings = 0
+        self._closed = {endpoint.availability.breaker: True for endpoint in self.route.endpoints}
 
     def play(self) -> Run:
         for playing in self.playing:
@@ -56,11 +58,18 @@ class Fleet:
         while self._heap:
             now, _, what = heappop(self._heap)
             what(now)
+            self._count_openings()
         outcomes = [playing.outcome() for playing in self.playing]
         return Run(self.scenario.name, self.seed, inf, "race", outcomes, [_asked(*each) for each in self.asked])
 
     def at(self, when: float, what: Callable[[float], None]) -> None:
         heappush(self._heap, (when, next(self._order), what))
+
+    def _count_openings(self) -> None:
+        for breaker, was_closed in self._closed.items():
+            if was_closed is not (breaker.retry_at is None):
+                self._closed[breaker] = not was_closed
+                self.openings += was_closed
 
     def _plan(self, now: float) -> None:
         self.route.replan(START + now)
@@ -97,7 +106,7 @@ class _Playing:
         return Outcome(call.k, call.at, call.tokens, self.first_token, ended, status, error, endpoint, 0.0)
 
     def arrive(self, now: float) -> None:
-        demand = Demand("first_token", float(self.call.tokens))
+        demand = Demand("answer" if self.call.plain else "first_token", float(self.call.tokens))
         self.race = Race(self.fleet.route, demand, START + now, self.fleet.rng)
         self._advance(now)
 
@@ -144,7 +153,9 @@ class _Playing:
             if then < inf:
                 self.fleet.at(then, lambda then: self._await(attempt, server, ticket, then))
         elif ticket.due < inf:
-            self.fleet.at(ticket.due, lambda then: self._token(attempt, ticket, then))
+            # A plain answer is there when its last token is.
+            there = ticket.ends if self.call.plain else ticket.due
+            self.fleet.at(there, lambda then: self._token(attempt, ticket, then))
 
     def _refused(self, attempt: Attempt, ticket: Ticket, now: float) -> None:
         if attempt.ended is not None or ticket.refusal is None:
@@ -158,7 +169,8 @@ class _Playing:
         if attempt.ended is not None:
             return
         self._close(self.race.commit(attempt, START + now), now)
-        self.first_token = now - self.call.at
+        assert ticket.due is not None
+        self.first_token = ticket.due - self.call.at
         self.fleet.at(ticket.ends, lambda then: attempt.end(End(Verdict.SERVED), START + then))
 
     def _close(self, attempts: Iterable[Attempt], now: float) -> None:
