@@ -136,8 +136,10 @@ class Candidates:
         if self._longer is not None:
             return self._next_longer(live, now, deadline)
         for tier in self._route.tiers:
-            affinity = self._affinity if not self._tried else None
-            endpoint = pick(self._untried(tier.endpoints, live, now), self._demand, now, self._rng, affinity)
+            first = not self._tried
+            affinity = self._affinity if first else None
+            untried = self._untried(tier.endpoints, live, now)
+            endpoint = pick(untried, self._demand, now, self._rng, affinity, first)
             if endpoint is not None:
                 late = endpoint.forecast.late(now)
                 quicker = self.untried(live, now, lambda e: not e.forecast.late(now)) if late else None
@@ -185,7 +187,8 @@ class Candidates:
         """An untried endpoint of the most preferred tier that has one that suits."""
         for tier in self._route.tiers:
             endpoints = self._untried(tier.endpoints, live, now)
-            endpoint = pick(filter(suits, endpoints) if suits else endpoints, self._demand, now, self._rng)
+            suited = filter(suits, endpoints) if suits else endpoints
+            endpoint = pick(suited, self._demand, now, self._rng, None, False)
             if endpoint is not None:
                 return endpoint
         return None

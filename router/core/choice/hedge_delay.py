@@ -26,7 +26,10 @@ MIN_SHARE = 0.0002  # of the waits, that must end in a bucket for its end to be 
 TAIL_FACTORS = (1.1, 1.25, 1.5, 2.0, 3.0, 6.0, 12.0, 24.0)
 SAMPLES = 10  # waits of equal probability that stand for a target's distribution
 BASE_PRICE = 0.5  # expected waits of the target, where the budget is unspent
-SCARCITY_PRICE = 0.6  # expected waits; half of it is added where the budget is half spent: 0.25 / 0.5
+# Expected waits of the target, times p^STEEPNESS / (1 - p) where a share p of the budget is spent: nothing is added at
+# half, 0.05 at 0.8, 0.42 at 0.9 and 1.6 at 0.95. A price that rose earlier would leave a part of the budget unspent.
+SCARCITY_PRICE = 0.15
+STEEPNESS = 12
 MAX_PRICE = 3.0  # expected waits: an empty budget must not make a hedge infinitely expensive
 
 
@@ -34,7 +37,7 @@ def price(pressure: float) -> float:
     """The price of a hedge, in expected waits of its target; `pressure` is the share of the budget spent."""
     if pressure >= 1.0:
         return MAX_PRICE
-    return min(MAX_PRICE, BASE_PRICE + SCARCITY_PRICE * pressure * pressure / (1.0 - pressure))
+    return min(MAX_PRICE, BASE_PRICE + SCARCITY_PRICE * pressure**STEEPNESS / (1.0 - pressure))
 
 
 def samples(curve: Curve) -> Sequence[float]:

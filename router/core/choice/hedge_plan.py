@@ -71,8 +71,11 @@ class HedgePlan:
         earliest = 0.0 if targets.tier[endpoint] == targets.tier[target] else LATE_SHARE
         size = endpoint.forecast.latency(kind).mean_size(now)
         expected, waits = targets.expected(target, size), targets.waits(target, size)
-        # No attempt is late before its target's expected wait is over: else each exploring call would be sent twice.
-        return max(expected, delay(curve, waits, self.price * expected, earliest))
+        # No attempt is late before the shorter of both expected waits is over. The target's own: else each call that
+        # explores a slower endpoint would be sent twice. The endpoint's own: a target that is slower must not delay the
+        # hedge beyond the waits of the calls that do not stall here.
+        least = min(expected, targets.expected(endpoint, size))
+        return max(least, delay(curve, waits, self.price * expected, earliest))
 
 
 class _Targets:

@@ -4,8 +4,10 @@ With two to ten endpoints a full scan costs less than sampling, and it never tak
 scan for that reason). Among endpoints of about equal cost the least loaded one is asked, and a random one of these
 where loads are equal too; otherwise all calls would follow the same noise. One call in a hundred goes to the endpoint
 that was measured longest ago, so that a slow endpoint's recovery is noticed. An unmeasured endpoint gets one call at
-once, as if it were as cheap as the best, and no second one before the first has ended. Hot endpoints are not asked,
-whatever they cost, while another is available.
+once, as if it were as cheap as the best, and no second one before the first has ended. While it has few waits, one
+call in ten measures it: a stall among the first ones makes the best endpoint look slow. A breaker's trial is made by
+the next call once it is due, whatever the endpoint looks to cost: no call would be sent to one that looks expensive.
+Hot endpoints are not asked, whatever they cost, while another is available.
 """
 
 from __future__ import annotations
@@ -17,32 +19,65 @@ from random import Random
 from router.core.choice.affinity import Affinity
 from router.core.demand import Demand, DemandKind
 from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.forecast import PRIORS
+from router.core.endpoint.latency import FEW
 
 NEAR = 1.05  # times the lowest cost counts as equal: a mean is not known better
 GOOD = 1.25  # times the lowest cost is good enough for a hedge target, if more is learned of it
 MUCH_QUICKER = 0.75  # times the best cost of a preferred tier makes a less preferred one worth asking
 EXPLORE = 0.01  # share of the calls that measure the endpoint that was measured longest ago
+MEASURE = 0.1  # share of the calls, EXPLORE included, that measure an endpoint of which too little is known
 
 
 def pick(
-    endpoints: Iterable[Endpoint], demand: Demand, now: float, rng: Random, affinity: Affinity | None = None
+    endpoints: Iterable[Endpoint],
+    demand: Demand,
+    now: float,
+    rng: Random,
+    affinity: Affinity | None = None,
+    first: bool = True,
 ) -> Endpoint | None:
-    """The endpoint to ask next, None if none is available. `affinity` draws the call to its conversation's endpoint."""
+    """The endpoint to ask next, None if none is available. `affinity` draws the call to its conversation's endpoint.
+
+    Only a call's first attempt may make a breaker's trial that is due, or measure a little known endpoint.
+    """
     available, costs = scan(endpoints, demand, now)
     if len(available) <= 1:
         return available[0] if available else None
     kind = demand.kind
-    if rng.random() < EXPLORE:
-        others = [e for e in available if not e.forecast.being_measured(kind)]
-        return measured_longest_ago(others or available, kind, rng)
+    chance = rng.random()
+    if chance < MEASURE and (first or chance < EXPLORE):
+        measured = _to_measure(available, costs, kind, rng, explores=chance < EXPLORE)
+        if measured is not None:
+            return measured
     for endpoint in available:
-        if endpoint.availability.breaker.recovered_at is not None:
+        if endpoint.availability.has_opened:
+            trial = next((e for e in available if e.availability.breaker.trial_due(now)), None)
+            if trial is not None and first:
+                return trial
             available, costs = _ramped(available, costs, now, rng)
             break
     if affinity is not None:
         return affinity.choose(available, costs, kind)
     near = near_ties(available, costs, kind)
     return near[0] if len(near) == 1 else _draw(least_loaded(near, now), rng)
+
+
+def _to_measure(
+    available: Sequence[Endpoint], costs: Sequence[float], kind: DemandKind, rng: Random, *, explores: bool
+) -> Endpoint | None:
+    """The endpoint to measure: one of which so little is known that it may be the best; None if there is none.
+
+    A call that explores asks the one that was measured longest ago.
+    """
+    if explores:
+        others = [e for e in available if not e.forecast.being_measured(kind)]
+        return measured_longest_ago(others or available, kind, rng)
+    little_known = [e for e in available if e.forecast.latency(kind).seen < FEW]
+    if little_known:
+        best = min(costs)
+        little_known = [e for e in little_known if e.forecast.worth_measuring(kind, best)]
+    return _draw(little_known, rng) if little_known else None
 
 
 def scan(endpoints: Iterable[Endpoint], demand: Demand, now: float) -> tuple[Sequence[Endpoint], Sequence[float]]:
@@ -56,7 +91,13 @@ def near_ties(available: Sequence[Endpoint], costs: Sequence[float], kind: Deman
     near = min(costs) * NEAR
     if max(costs) <= near:
         return available
-    return [e for e, cost in zip(available, costs, strict=True) if cost <= near or e.forecast.unmeasured(kind)]
+    # An unmeasured endpoint costs its prior at least: the others need not be asked, which saves a call for each.
+    prior = PRIORS[kind]
+    return [
+        e
+        for e, cost in zip(available, costs, strict=True)
+        if cost <= near or (cost >= prior and e.forecast.unmeasured(kind))
+    ]
 
 
 def hedge_targets(tiers: Iterable[Iterable[Endpoint]], demand: Demand, now: float) -> tuple[Sequence[Endpoint], float]:

@@ -133,9 +133,9 @@ class Race:
     def give_up(self, now: float) -> list[Attempt]:
         """The attempts to break off now; report each by `failed`.
 
-        These are attempts whose endpoint's own deadline is over, and one that is older than `abandon` if another
-        endpoint can take over. While a complete answer is awaited silence says nothing, so that an old attempt is
-        hedged instead.
+        These are attempts whose endpoint's own deadline is over, and one that is older than `abandon`, or whose breaker
+        has opened and for whose hedge no budget pays, if another endpoint can take over. While a complete answer is
+        awaited silence says nothing, so that an old attempt is hedged instead.
         """
         if now >= self._expires_at:
             return self._expired(now)
@@ -261,25 +261,30 @@ class Race:
     # While one is running.
 
     def _hedge(self, now: float) -> Attempt | None:
-        """A second attempt beside a late one; if none is possible now, the race looks again in a moment."""
+        """A second attempt beside a late one; if none is possible now, the race looks again in a moment.
+
+        If the late one's breaker has opened, and no budget pays for two, the call moves away: the attempt is given up,
+        and the next one is a free retry at a sound endpoint.
+        """
         late, target = self.live[0], None
         if self.attempts < self._max_attempts and now < self._begin_until:
             target = self._candidates.beside(late, self.live, now)
-        if target is None or not (late.trial or self._pay_hedge(late, target, now)):
+        if target is None or not (late.trial or self._pay_hedge(late, now)):
             self._hedge_at = self._recheck_at(now)
+            is_out = target is not None and not late.endpoint.availability.closed(now) and self._free(target, now)
+            if is_out and self._demand.kind == "first_token":
+                self._abandon_at = now
             return None
         return self._begin(target, "hedge", now)
 
-    def _pay_hedge(self, late: Attempt, target: Endpoint, now: float) -> bool:
+    def _pay_hedge(self, late: Attempt, now: float) -> bool:
         """Pay for a hedge; False if no budget covers it.
 
-        An attempt as old as `abandon`, or whose endpoint's breaker has opened, counts as failed. Its hedge is paid as a
-        retry: free at a sound target if the breaker has opened, else from the retry budget.
+        An attempt as old as `abandon`, or whose endpoint's breaker has opened, counts as failed: its hedge is paid from
+        the retry budget.
         """
-        policy, is_out = self._policies[late.endpoint], not late.endpoint.availability.closed(now)
-        if is_out and self._free(target, now):
-            return True
-        if is_out or now >= late.began + policy.abandon:
+        policy = self._policies[late.endpoint]
+        if now >= late.began + policy.abandon or not late.endpoint.availability.closed(now):
             return policy.retry_budget > 0.0 and self._route.retries.withdraw(now)
         return policy.hedge_budget > 0.0 and self._route.hedges.withdraw(now)
 

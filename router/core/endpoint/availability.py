@@ -42,15 +42,17 @@ class Availability:
     """`in_flight` counts the running attempts and the slots reserved for queued calls. A reload may replace `slots`.
 
     `cooldowns` are kept by operation, and only while something is held against the endpoint. `served_at` is when a call
-    was last served. Methods that take a demand answer for its operation.
+    was last served. `has_opened` is True once the breaker has opened: until then there is no trial and no slow start.
+    Methods that take a demand answer for its operation.
     """
 
-    __slots__ = ("breaker", "cooldowns", "health", "in_flight", "limit", "served_at", "slots")
+    __slots__ = ("breaker", "cooldowns", "has_opened", "health", "in_flight", "limit", "served_at", "slots")
 
     def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.in_flight = 0
         self.health, self.limit, self.breaker = Health(), Limit(), Breaker()
+        self.has_opened = False
         self.cooldowns: dict[str, Cooldown] = {}
         self.served_at = -inf
 
@@ -190,14 +192,16 @@ class Availability:
         broken = outcome.doubt is Doubt.REQUEST and attempt.first_token_at is not None
         if outcome.doubt is Doubt.NONE or broken:
             self.breaker.failure(now, attempt.began, trial=attempt.trial)
+            self.has_opened = self.has_opened or self.breaker.retry_at is not None
             self._end_trial(attempt, now)
             return True
         self.breaker.inconclusive(trial=attempt.trial)
         return self._refused(attempt, outcome, now)
 
-    def lost(self, attempt: Ending, now: float) -> None:
-        """The attempt lost its race without a token, and was late."""
-        self.breaker.lost(now, attempt.began, trial=attempt.trial)
+    def lost(self, attempt: Ending, chance: float, now: float) -> None:
+        """The attempt lost its race without a token, and was late; `chance` as in `Breaker.lost`."""
+        self.breaker.lost(now, attempt.began, trial=attempt.trial, chance=chance)
+        self.has_opened = self.has_opened or self.breaker.retry_at is not None
         self._end_trial(attempt, now)
 
     def inconclusive(self, attempt: Ending, now: float) -> None:

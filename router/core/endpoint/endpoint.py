@@ -114,7 +114,7 @@ class Attempt:
             forecast.end(self)
             forecast.overtake(self)
             availability = self.endpoint.availability
-            availability.breaker.token()
+            availability.breaker.token(now)
             if availability.cooldowns:
                 availability.accepted(self, now)
                 self.cooldown_trial = False
@@ -163,8 +163,10 @@ class Attempt:
         # The breaker's trial must be no slower than usual, or it was no recovery.
         typical = forecast.typical(demand, self.began)
         late_after = max(MIN_LATE, typical if self.trial else LATE_FACTOR * typical)
-        forecast.latency(demand.kind).observe_at_least(waited, now, demand.size, self.load)
+        latency = forecast.latency(demand.kind)
+        chance = latency.chance(waited, demand.size, now)
+        latency.observe_at_least(waited, now, demand.size, self.load)
         if demand.kind == "first_token" and waited > late_after:
-            availability.lost(self, now)
+            availability.lost(self, chance, now)
         else:
             availability.inconclusive(self, now)

@@ -142,6 +142,10 @@ class Forecast:
         """True if nothing is known of these waits, and the first measurement is running."""
         return self._latencies[kind].unknown and self._pending_count[kind] > 0
 
+    def worth_measuring(self, kind: DemandKind, best: float) -> bool:
+        """True if it may be quicker than the `best` cost for all that is known, and no call is measuring that."""
+        return not self._pending_count[kind] and self._latencies[kind].may_be_quicker(best)
+
     def typical(self, demand: Demand, now: float) -> float:
         """Seconds that such a call takes in the long run, whatever it takes now."""
         latency = self._latencies[demand.kind]

@@ -43,6 +43,11 @@ BATCH = 8  # requests that a server of weight 1 batches before one more delays t
 LOAD_DEVIATIONS = 1.0
 # Weight of the old estimate, in observations, if a detected change would otherwise move it the wrong way.
 BOUND_WEIGHT = 1.0
+# Waits, below which an endpoint is little known: a stall or two too many make it look slow. Where 6 % of the waits are
+# 17 times as long as the others, the mean of 10 waits is known to 58 % (one standard deviation), that of 20 to 41 %.
+FEW = 20
+# Waits that may all be stalls: three in a row of an endpoint that stalls in 10 % of the calls are one in a thousand.
+MAX_STALLS = 3
 KEPT_SHARE = 0.1  # of the histogram after a change: the length of the longest waits is not unlearned at once
 
 
@@ -69,7 +74,9 @@ class Latency:
         "expected_load",
         "late_after",
         "load",
+        "quickest",
         "reach",
+        "seen",
         "seen_at",
         "slope",
         "unknown",
@@ -90,6 +97,8 @@ class Latency:
         self.expected_load = 0.0  # `load` and what chance adds to it: no reason to expect longer waits up to here
         self.slope = 0.0  # seconds per token of the prompt; 0 unless significant
         self.reach = 0.0  # tokens; a longer prompt is known only to take no less than one of this size
+        # Waits that were measured, up to FEW, and the shortest of these; not weighted by age.
+        self.seen, self.quickest = 0, inf
         self._fresh = False
         self._update_line()
         self.unknown, self.seen_at, self._slower_at = True, -inf, -inf
@@ -136,6 +145,16 @@ class Latency:
         """True if trouble is unlikely and the extent of the last slowdown, if any, is known."""
         return now >= self._slower_at + SETTLE_TIME and self._changes.trouble(now, pending_surprise) < TROUBLE_THRESHOLD
 
+    def may_be_quicker(self, than: float) -> bool:
+        """True if so little is known that the endpoint may be quicker than this, whatever the mean of its waits says.
+
+        Half of its waits must be quicker, or one of the first ones while no distribution is known: then it is the
+        number of stalls that makes the mean long, and that number is known worst.
+        """
+        if 0 < self.seen < MAX_STALLS:
+            return True
+        return 0 < self.seen < FEW and (self.quickest if self.curve is None else self.curve.median) < than
+
     @property
     def typical(self) -> float:
         """The median wait; without a curve the long-run mean, and without evidence the default prior."""
@@ -156,6 +175,10 @@ class Latency:
         """The wait that a share q of the waits does not exceed; None while there are too few."""
         return None if self.curve is None else self.curve.quantile(q)
 
+    def chance(self, seconds: float, size: float, now: float) -> float:
+        """The share of the waits that last for longer than this; 0 while that is unknown."""
+        return 0.0 if self.curve is None else self.curve.survival(max(0.0, seconds - self.shift(size, now)))
+
     # Evidence.
 
     def observe(self, seconds: float, now: float, size: float = 0.0, load: float = 0.0) -> None:
@@ -165,6 +188,8 @@ class Latency:
         lose calls to endpoints with more evidence.
         """
         index = self._bucket(seconds, size, now)
+        if self.seen < FEW:
+            self.seen, self.quickest = self.seen + 1, min(self.quickest, seconds)
         if self._long_run.weight == 0.0:
             self._total = self._sizes = self._loads = self._weight = 0.0
             self._at = now
@@ -186,6 +211,8 @@ class Latency:
         Without such waits the slowest endpoint would look fastest: only its quick answers would be counted.
         """
         index = self._bucket(seconds, size, now)
+        if self.seen < FEW:
+            self.seen += 1
         if seconds > self.expected(size, now):
             load = min(load, self.load)  # the wait under a lower load is unknown
             if self.curve is None:
@@ -275,6 +302,7 @@ class Latency:
             seconds, weight = before, min(weight, BOUND_WEIGHT)
         self._set_mean(seconds, size, load, weight, now)
         self._histogram.fade(KEPT_SHARE)
+        self.seen, self.quickest = min(self.seen, int(self._histogram.count)), inf
         self._slower_at = now if changes.long else -inf
         self._changes = ChangeDetector()
         self._draw_curve()

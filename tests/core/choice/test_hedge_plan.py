@@ -7,6 +7,8 @@ from math import exp, inf
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.core.choice.budget import Budget
 from router.core.choice.hedge_delay import price
@@ -14,7 +16,7 @@ from router.core.choice.hedge_plan import LATE_SHARE, MAX_ENDPOINTS, HedgePlan
 from router.core.demand import FIRST_TOKEN, KINDS, Demand
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.forecast import LATE_FACTOR, MIN_LATE
-from tests.core.helpers import ANSWER, T, endpoint, learn, trip
+from tests.core.helpers import ANSWER, T, endpoint, learn, properties, trip
 
 STALLS = 0.05
 
@@ -54,6 +56,28 @@ def test_the_delay_at_a_stalling_endpoint_is_just_beyond_its_waits_without_stall
     for each in (a, b):
         assert 0.6 < plan.delay(each, FIRST_TOKEN, T) < 2.0
         assert plan.delay(each, ANSWER, T) == LATE_FACTOR * 10.0  # no answers were measured
+
+
+@pytest.mark.parametrize("slower", [1.5, 3.0, 10.0])
+def test_a_slower_target_does_not_delay_the_hedge_beyond_the_waits_that_do_not_stall(slower: float) -> None:
+    own, target = stalling("own", 0.1), stalling("target", 0.1 * slower, stalls=0.02, seed=2)
+    delay = planned([own, target]).delay(own, FIRST_TOKEN, T)
+    usual = own.forecast.latency("first_token").quantile(1.0 - STALLS - 0.01)
+    assert usual is not None
+    assert delay < max(2.0 * usual, own.forecast.latency("first_token").expected(0.0, T) + 1e-9)
+
+
+@properties
+@given(mine=st.floats(0.02, 5.0), other=st.floats(0.02, 5.0), stalls=st.sampled_from([0.0, 0.02, 0.3]))
+def test_no_hedge_is_planned_before_the_shorter_of_both_expected_waits(
+    mine: float, other: float, stalls: float
+) -> None:
+    """Else each call that explores a slower endpoint would be sent twice."""
+    a, b = stalling("a", mine, stalls), stalling("b", other, seed=2)
+    plan = planned([a, b])
+    expected = [each.forecast.latency("first_token").expected(0.0, T) for each in (a, b)]
+    for each in (a, b):
+        assert plan.delay(each, FIRST_TOKEN, T) >= min(expected)
 
 
 def test_if_there_was_no_hedge_target_at_renewal_the_delay_is_as_without_a_plan() -> None:

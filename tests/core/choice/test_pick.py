@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.choice.pick import EXPLORE, NEAR, pick, recovers_first
+from router.core.choice.pick import EXPLORE, MEASURE, NEAR, pick, recovers_first
 from router.core.demand import FIRST_TOKEN
-from router.core.endpoint.breaker import RAMP
+from router.core.endpoint.breaker import FIRST_WAIT, RAMP
 from router.core.endpoint.endpoint import Endpoint
+from router.core.endpoint.latency import FEW, MAX_STALLS
 from router.core.endpoint.server_load import ServerLoad
 from router.core.verdict import Outcome, Verdict
 from tests.core.helpers import (
@@ -143,15 +144,56 @@ def test_a_newcomer_gets_one_call_at_once_and_no_second_before_the_first_has_end
     first_call = newcomer.begin(T)
     assert "newcomer" not in shares([newcomer, known])
     first_call.first_token(T + 0.02)
+    learn(newcomer, *[0.02] * FEW)
     assert shares([newcomer, known]).get("newcomer", 0.0) < EXPLORE  # from now on by its cost
+
+
+def test_of_an_endpoint_with_few_waits_one_call_in_ten_finds_out_if_it_is_quicker_than_it_looks() -> None:
+    """An endpoint that is quick as a rule, but whose first wait was a stall, looks slow for half a minute."""
+    unlucky, known = endpoint("unlucky", None), endpoint("known", 0.3)
+    learn(unlucky, 1.2)
+    assert shares([unlucky, known])["unlucky"] == pytest.approx(MEASURE - EXPLORE / 2, abs=0.01)
+    unlucky.begin(T)  # one call at a time measures it
+    assert shares([unlucky, known]).get("unlucky", 0.0) < EXPLORE
+
+
+def test_an_endpoint_of_which_all_of_three_waits_were_longer_than_the_best_cost_is_no_longer_measured() -> None:
+    slow, mixed, known = endpoint("slow", None), endpoint("mixed", None), endpoint("known", 0.3)
+    learn(slow, *[1.2] * MAX_STALLS)
+    learn(mixed, 1.2, 0.1, *[1.2] * (MAX_STALLS - 2))
+    share = shares([slow, mixed, known])
+    assert share["slow"] < EXPLORE < share["mixed"] == pytest.approx(MEASURE - EXPLORE, abs=0.01)
+    learn(mixed, *[1.2] * 10)
+    assert shares([slow, mixed, known])["mixed"] < EXPLORE  # most of its waits are longer
+
+
+def test_an_endpoint_whose_stalls_alone_make_it_look_slow_is_measured_until_it_has_enough_waits() -> None:
+    stalling, known = endpoint("stalling", None), endpoint("known", 0.3)
+    learn(stalling, *[0.1, 0.1, 4.0] * 4)
+    assert shares([stalling, known])["stalling"] == pytest.approx(MEASURE - EXPLORE / 2, abs=0.01)
+    learn(stalling, *[0.1, 0.1, 4.0] * 3)
+    assert shares([stalling, known])["stalling"] < EXPLORE
+
+
+def test_a_trial_that_is_due_is_made_by_the_next_call_whatever_the_endpoint_looks_to_cost() -> None:
+    broken, other = endpoint("broken", 5.0), endpoint("other", 0.2)
+    trip(broken, T - FIRST_WAIT)
+    assert pick([broken, other], FIRST_TOKEN, T - 0.01, Steady()) is other
+    assert pick([broken, other], FIRST_TOKEN, T, Steady()) is broken
+    assert pick([broken, other], FIRST_TOKEN, T, Steady(), first=False) is other  # no retry is an experiment
+    trial = broken.begin(T)
+    assert trial.trial
+    assert pick([broken, other], FIRST_TOKEN, T, Steady()) is other
 
 
 def test_a_recovered_endpoint_gets_a_growing_share_and_all_calls_if_there_is_no_other() -> None:
     back, other = endpoint("back", 0.2), endpoint("other", 1.0)
     recover(back, T - 0.5 * RAMP)
+    learn(back, *[0.2] * FEW)
     assert shares([back, other])["back"] == pytest.approx(0.5, abs=0.02)
     assert shares([back])["back"] == 1.0
     recover(back, T - RAMP)
+    learn(back, *[0.2] * FEW)
     assert shares([back, other])["back"] > 1.0 - 2 * EXPLORE
 
 

@@ -12,7 +12,7 @@ from router.core.choice.candidates import HOLD, RECHECK
 from router.core.choice.hedge_plan import HedgePlan
 from router.core.choice.hedge_window import MIN_HEDGES
 from router.core.choice.race import MAX_ATTEMPTS
-from router.core.demand import FIRST_TOKEN
+from router.core.demand import FIRST_TOKEN, DemandKind
 from router.core.endpoint.breaker import FIRST_WAIT
 from router.core.verdict import Outcome, Verdict
 from tests.core.choice.timelines import AGAIN, Call, empty_budget, three
@@ -243,6 +243,40 @@ def test_an_attempt_as_old_as_abandon_is_given_up_if_another_endpoint_can_take_o
     assert call.wakes == 15.0
     assert call.at(15.0) == ["give up a", "retry b"]
     assert call.at(30.0) == ["give up b", "retry c"]
+
+
+def test_a_hedge_beside_an_attempt_whose_breaker_has_opened_is_paid_from_the_retry_budget() -> None:
+    a, b, _ = three()
+    call = Call([a, b], policy=PassivePolicy(hedge=2.0))
+    call.at(0.0)
+    trip(a, T + 1.0)
+    assert call.at(2.0) == ["hedge b"]
+    assert call.route.retries.level(T + 2.0) == pytest.approx(RESERVE - 1.0)
+    assert call.route.hedges.level(T + 2.0) == pytest.approx(RESERVE)
+
+
+def test_without_budget_a_call_gives_up_an_attempt_whose_breaker_has_opened_and_retries_at_a_sound_endpoint() -> None:
+    a, b, _ = three()
+    call = Call([a, b], policy=PassivePolicy(hedge=2.0), retries=empty_budget())
+    call.at(0.0)
+    trip(a, T + 1.0)
+    assert call.at(2.0) == []
+    assert call.wakes == 2.0
+    assert call.at(2.0) == ["give up a", "retry b"]
+
+
+@pytest.mark.parametrize("kind", ["first_token", "answer"])
+def test_without_budget_an_attempt_stays_if_no_endpoint_is_sound_or_a_complete_answer_is_awaited(
+    kind: DemandKind,
+) -> None:
+    a, b, _ = three()
+    call = Call([a, b], policy=PassivePolicy(hedge=2.0), retries=empty_budget(), kind=kind)
+    call.at(0.0)
+    trip(a, T + 1.0)
+    if kind == "first_token":
+        b.begin(T).end(Outcome(Verdict.FAULT), T)
+    assert call.at(2.0) == []
+    assert call.wakes == 2.0 + RECHECK
 
 
 def test_the_only_running_attempt_may_take_the_whole_deadline_of_the_call() -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from math import exp, log
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from router.core.endpoint.breaker import (
     FIRST_WAIT,
     IN_A_ROW,
+    MAX_SURPRISE,
     MAX_WAIT,
     MIN_CALLS,
     MIN_RAMP,
     RAMP,
+    UNLIKELY,
     WINDOW,
     Breaker,
     State,
@@ -172,6 +175,84 @@ def test_a_hint_brings_the_trial_forward_and_does_not_close_the_breaker() -> Non
     assert closed.state(T) is State.CLOSED
 
 
+# Lost races.
+
+
+def lose(breaker: Breaker, now: float, chance: float = 0.0, began: float | None = None) -> None:
+    """Lose a race late; `chance` is the share of the waits that last as long."""
+    breaker.lost(now, now if began is None else began, trial=breaker.begin(), chance=chance)
+
+
+def lost_often() -> Breaker:
+    """A breaker that lost races have opened."""
+    breaker = Breaker()
+    for _ in range(3):
+        assert breaker.retry_at is None
+        lose(breaker, T)
+    assert breaker.retry_at == RETRY
+    return breaker
+
+
+@pytest.mark.parametrize(("chance", "losses"), [(0.0, 3), (0.01, 3), (0.03, 4), (0.06, 5), (0.1, 6), (0.5, 18)])
+def test_the_more_often_an_endpoint_stalls_the_more_lost_races_open_its_breaker(chance: float, losses: int) -> None:
+    breaker = Breaker()
+    for _ in range(losses - 1):
+        lose(breaker, T, chance)
+    assert breaker.state(T) is State.CLOSED
+    lose(breaker, T, chance)
+    assert breaker.state(T) is State.OPEN
+
+
+@given(st.lists(st.floats(0.0, 1.0), max_size=30))
+def test_lost_races_open_the_breaker_exactly_when_they_are_no_chance(chances: list[float]) -> None:
+    """The breaker opens at the first row of at least three losses that is less likely than one in 160,000."""
+    breaker, surprises = Breaker(), [min(MAX_SURPRISE, -log(max(chance, 1e-9))) for chance in chances]
+    for number, chance in enumerate(chances, 1):
+        lose(breaker, T, chance)
+        unlikely = number >= 3 and sum(surprises[:number]) >= UNLIKELY
+        assert (breaker.retry_at is not None) is unlikely
+        if unlikely:
+            assert exp(-sum(surprises[:number])) <= 1.0 / 160_000
+            break
+
+
+def test_a_first_token_ends_the_row_of_lost_races() -> None:
+    breaker = Breaker()
+    for second in range(20):
+        lose(breaker, T + second)
+        lose(breaker, T + second)
+        breaker.token(T + second)
+    assert breaker.retry_at is None
+    assert breaker.losses_in_a_row == 0
+
+
+def test_an_attempt_that_began_before_another_had_its_first_token_proves_nothing() -> None:
+    """A queue, not a frozen endpoint: others are served while this one waits."""
+    breaker = Breaker()
+    breaker.token(T + 1.0)
+    for _ in range(20):
+        lose(breaker, T + 3.0, began=T + 0.9)
+    assert breaker.retry_at is None
+    for _ in range(3):
+        lose(breaker, T + 3.0, began=T + 1.1)
+    assert breaker.retry_at == T + 3.0 + FIRST_WAIT
+
+
+def test_a_trial_that_loses_late_fails_however_likely_that_is() -> None:
+    breaker = lost_often()
+    lose(breaker, RETRY, chance=0.9)
+    assert breaker.retry_at == RETRY + 2 * FIRST_WAIT
+
+
+@given(st.floats(0.0, 200.0))
+def test_a_trial_is_due_exactly_while_the_half_open_breaker_allows_one(seconds: float) -> None:
+    breaker = opened()
+    assert breaker.trial_due(T + seconds) is breaker.allows(T + seconds)
+    breaker.begin()
+    assert not breaker.trial_due(T + seconds)
+    assert not closed().trial_due(T + seconds)
+
+
 # The window.
 
 
@@ -226,13 +307,33 @@ def test_failures_before_a_recovery_are_forgotten() -> None:
 # The slow start.
 
 
-def test_the_ramp_rises_evenly_after_a_recovery_from_a_tenth_to_one() -> None:
-    breaker = opened()
+@pytest.mark.parametrize("outage", [FIRST_WAIT, 0.5 * RAMP, RAMP, 100.0 * RAMP])
+def test_the_ramp_rises_evenly_after_a_recovery_from_a_tenth_to_one_for_as_long_as_the_outage(outage: float) -> None:
+    breaker, back, length = opened(), T + outage, min(RAMP, outage)
     assert breaker.ramp(T) == 1.0  # no recovery yet
-    serve(breaker, RETRY)
-    assert breaker.ramp(RETRY) == breaker.ramp(RETRY + 0.1 * RAMP) == MIN_RAMP
-    assert breaker.ramp(RETRY + 0.5 * RAMP) == 0.5
-    assert breaker.ramp(RETRY + RAMP) == breaker.ramp(RETRY + 9 * RAMP) == 1.0
+    serve(breaker, back)
+    assert breaker.ramp(back) == breaker.ramp(back + 0.09 * length) == MIN_RAMP
+    assert breaker.ramp(back + 0.5 * length) == 0.5
+    assert breaker.ramp(back + length) == breaker.ramp(back + 9 * length) == 1.0
+
+
+def test_after_an_outage_of_lost_races_alone_there_is_no_ramp_and_after_one_with_a_failure_there_is() -> None:
+    for breaker, fails in ((lost_often(), False), (lost_often(), True)):
+        if fails:
+            fail(breaker, RETRY)
+        serve(breaker, T + RAMP)
+        assert breaker.ramp(T + RAMP) == (MIN_RAMP if fails else 1.0)
+
+
+def test_the_outage_lasts_from_the_first_opening_and_the_next_one_starts_anew() -> None:
+    breaker = opened()
+    fail(breaker, RETRY)
+    serve(breaker, T + 10.0)
+    assert breaker.ramp(T + 15.0) == 0.5
+    for _ in range(IN_A_ROW):
+        fail(breaker, T + 100.0)
+    serve(breaker, T + 104.0)
+    assert breaker.ramp(T + 106.0) == 0.5
 
 
 def test_a_breaker_that_never_opened_has_no_ramp() -> None:

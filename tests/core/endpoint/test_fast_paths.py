@@ -18,7 +18,7 @@ from router.core.demand import KINDS, Demand, DemandKind
 from router.core.endpoint.availability import Availability
 from router.core.endpoint.breaker import IN_A_ROW, MAX_WAIT
 from router.core.endpoint.endpoint import Attempt, Endpoint
-from router.core.endpoint.forecast import FIRST_MEASUREMENT, MAX_PENDING_EVIDENCE, STREAM_SHARE
+from router.core.endpoint.forecast import FIRST_MEASUREMENT, MAX_PENDING_EVIDENCE, PRIORS, STREAM_SHARE
 from router.core.endpoint.histogram import SHORTEST_WAIT
 from router.core.endpoint.latency import TROUBLE_FACTOR, Latency
 from router.core.endpoint.server_load import ServerLoad
@@ -259,3 +259,25 @@ def test_the_load_is_that_of_our_requests_and_of_others_for_the_weight(seed: int
         streams = len(history.running) - pending + (history.others if now < history.report_until else 0.0)
         load = (pending + STREAM_SHARE * streams) / forecast.weight
         assert forecast.load(now) == pytest.approx(load, rel=ROUNDING)
+
+
+@properties
+@given(seed=seeds)
+def test_an_unmeasured_endpoint_costs_its_prior_at_least(seed: int) -> None:
+    """`near_ties` looks for unmeasured endpoints among those alone that cost as much."""
+    history = History(seed)
+    for forecast in (history.endpoint.forecast, history.neighbour.forecast, Endpoint("new").forecast):
+        for now in history.times():
+            for kind in KINDS:
+                if forecast.unmeasured(kind):
+                    assert min(forecast.cost(Demand(kind, size), now) for size in ASKED_SIZES) >= PRIORS[kind]
+
+
+@properties
+@given(seed=seeds)
+def test_an_endpoint_whose_breaker_is_not_closed_or_has_a_slow_start_knows_that_it_has_opened(seed: int) -> None:
+    history = History(seed)
+    availability = history.endpoint.availability
+    for now in history.times():
+        if not availability.closed(now) or availability.ramp(now) < 1.0:
+            assert availability.has_opened

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from router.core.endpoint.histogram import LONGEST_WAIT
-from router.core.endpoint.latency import BOUND_WEIGHT, LONG_RUN_TAU, MAX_EVIDENCE, TAU, Latency
+from router.core.endpoint.latency import BOUND_WEIGHT, FEW, LONG_RUN_TAU, MAX_EVIDENCE, MAX_STALLS, TAU, Latency
 from tests.core.helpers import T, properties
 from tests.core.lives import lived
 
@@ -334,6 +334,29 @@ def regular(rng: Random, median: float, count: int, stalls: float = 0.0) -> tupl
 
 def waits_of(rng: Random, median: float, count: int) -> Iterator[float]:
     return (median * exp(rng.gauss(0.0, 0.3)) for _ in range(count))
+
+
+@properties
+@given(history=waits, than=seconds)
+def test_an_endpoint_may_be_quicker_than_it_looks_only_while_it_has_few_waits(history: Waits, than: float) -> None:
+    latency, _ = after(history, 1.0)
+    if not history or len(history) >= FEW:
+        assert not latency.may_be_quicker(than)
+    elif len(history) < MAX_STALLS:
+        assert latency.may_be_quicker(than)
+    elif latency.curve is None and latency.seen == len(history):
+        assert latency.may_be_quicker(than) is (min(value for _, value in history) < than)
+
+
+@properties
+@given(seed=seeds, later=st.floats(0.0, 1000.0))
+def test_the_chance_of_a_wait_is_a_share_that_falls_with_its_length(seed: int, later: float) -> None:
+    latency, now = lived(seed)
+    chances = [latency.chance(length, 0.0, now + later) for length in (0.0, 0.1, 1.0, 10.0, 100.0, 1000.0)]
+    assert chances == sorted(chances, reverse=True)
+    assert all(0.0 <= chance <= 1.0 for chance in chances)
+    if latency.curve is None:
+        assert set(chances) == {0.0}
 
 
 def test_forget_returns_to_the_state_of_a_newcomer() -> None:
