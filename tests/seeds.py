@@ -95,11 +95,10 @@ def report(scenario: Scenario, seeds: Sequence[Seed]) -> str:
     for reached in zip(*(seed.marks for seed in seeds), strict=True):
         found = sorted(mark.figure for mark in reached if mark.figure is not None)
         if found:
-            sign, ok = ("at least" if reached[0].at_least else "at most"), sum(mark.ok for mark in reached)
-            lines.append(
-                f"  {reached[0].mark}: {median(found):.3f} (mean {fmean(found):.3f}, {found[0]:.3f} to {found[-1]:.3f}), "
-                f"{sign} {reached[0].bound:g}: {ok} of {len(reached)}"
-            )
+            spread = f"mean {fmean(found):.3f}, {found[0]:.3f} to {found[-1]:.3f}"
+            bound = f"{'at least' if reached[0].at_least else 'at most'} {reached[0].bound:g}"
+            ok = f"{sum(mark.ok for mark in reached)} of {len(reached)}"
+            lines.append(f"  {reached[0].mark}: {median(found):.3f} ({spread}), {bound}: {ok}")
     return "\n".join(lines)
 
 

@@ -40,7 +40,11 @@ FILE = click.Path(exists=True, path_type=Path)
     help="start another router; {port}, {config} (an endpoints.yaml) and {endpoints} (URLs, with commas) are filled in",
 )
 @click.option(
-    "--speed", type=click.FloatRange(0.1, 100), default=10.0, show_default=True, help="how many times as fast"
+    "--speed",
+    type=click.FloatRange(0.1, 100),
+    default=10.0,
+    show_default=True,
+    help="how many times as fast; a busy scenario may bound it",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="random seed; the same seed gives the same fleet")
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="number of consecutive seeds to run")
@@ -84,9 +88,12 @@ def run_scenarios(
     try:
         chosen = [fitted(each, calls, without) for each in wanted(names, file, trace)]
         measured = scenarios.read_data(data) if data else None
-        order = partial(Order, speed=speed, router=router, data=measured, nice=nice, port=port)
+        order = partial(Order, router=router, data=measured, nice=nice, port=port)
         seeds = range(seed, seed + runs)
-        plans = [[order(each, each.arriving(one, trace), one) for one in seeds] for each in chosen]
+        plans = [
+            [order(each, each.arriving(one, trace), one, min(speed, each.speed or speed)) for one in seeds]
+            for each in chosen
+        ]
         if print_config:
             if len(plans) > 1:
                 raise click.UsageError("--print-config is for one scenario.")

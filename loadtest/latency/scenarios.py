@@ -136,7 +136,7 @@ class Scenario(Strict):
     warmup: Annotated[int, Field(ge=0)] = WARM_UP
     sizes: Sizes = Sizes()
     plain: Share = 0.0  # of the calls, which ask for plain answers instead of streams
-    speed: Ratio = 10.0  # the highest at which two cores can play it over the wire
+    speed: Ratio | None = None  # the highest at which two cores can play it over the wire; None: 10 or more
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
     policy: Mapping[str, Any] = {}  # the router's policy: keys of `defaults` in endpoints.yaml
     marks: Annotated[tuple[Mark, ...], Field(validate_default=True)] = ()
