@@ -98,7 +98,9 @@ class Body:
         self._depth, self._in_string = 0, -1  # inside a value; where the string begins that is being read there
         self._key, self._keys = "", 0
         self._places: dict[str, tuple[int, int]] = {}
-        self._step: Callable[[int], bool] = self._start  # reads on at a byte that is no space; False if it needs more
+        # Reads on at a byte that is no space; False if it needs more. A function, as a bound method would be a reference
+        # cycle: the bytes would stay in memory until the garbage collector runs.
+        self._step: Callable[[Body, int], bool] = Body._start
 
     def feed(self, piece: bytes) -> None:
         """Read on."""
@@ -114,7 +116,7 @@ class Body:
                 if self._depth == 0:
                     match = _SPACE.match(data, self._at)
                     self._at = match.end() if match else self._at
-                if self._at >= len(data) or not self._step(data[self._at]):
+                if self._at >= len(data) or not self._step(self, data[self._at]):
                     return
         except UnicodeDecodeError as error:
             self._fail(not_json(f"it is not valid UTF-8 ({error.reason})"))
@@ -127,10 +129,10 @@ class Body:
 
     def end(self) -> Fields:
         """The keys and the bytes of their values; of two equal keys the last one counts. Raises InvalidBody."""
-        if self._error is None and self._step != self._done:
+        if self._error is None and self._step is not Body._done:
             self._error = not_json("it is truncated")
         if self._error is not None:
-            raise self._error
+            raise InvalidBody(str(self._error), self._error.code)
         view = memoryview(self.data).toreadonly()
         return {key: msgspec.Raw(view[began:end]) for key, (began, end) in self._places.items()}
 
@@ -152,7 +154,8 @@ class Body:
             self._attachments, self._attachment, self._looked = self._attachments + 1, -1, end
 
     def _fail(self, error: InvalidBody) -> None:
-        self._error, self.data = error, bytearray()
+        # Without its traceback, whose frames hold the bytes.
+        self._error, self.data = error.with_traceback(None), bytearray()
 
     # Steps at the top level.
 
@@ -163,10 +166,10 @@ class Body:
                 if byte in b'["-0123456789tfn'
                 else self._unexpected()
             )
-        return self._next(self._first_key)
+        return self._next(Body._first_key)
 
     def _first_key(self, byte: int) -> bool:
-        return self._next(self._done) if byte == 0x7D else self._begin_key(byte)
+        return self._next(Body._done) if byte == 0x7D else self._begin_key(byte)
 
     def _begin_key(self, byte: int) -> bool:
         if byte != _QUOTE:
@@ -176,7 +179,7 @@ class Body:
             raise too_many_keys()
         self._began = self._at
         self._in_string, self._depth = self._at, 1
-        return self._next(self._key_goes_on)
+        return self._next(Body._key_goes_on)
 
     def _key_goes_on(self, _: int) -> bool:
         if self._at - self._began > MAX_KEY:
@@ -184,35 +187,35 @@ class Body:
         if not self._read_string():
             return False
         self._key, self._depth = _text(bytes(self.data[self._began : self._at])), 0
-        self._step = self._colon
+        self._step = Body._colon
         return True
 
     def _colon(self, byte: int) -> bool:
         if byte != 0x3A:
             raise self._unexpected()
-        return self._next(self._value)
+        return self._next(Body._value)
 
     def _value(self, byte: int) -> bool:
         self._began = self._at
         if byte == _QUOTE:
             self._in_string, self._depth = self._at, 1
-            return self._next(self._text_goes_on)
+            return self._next(Body._text_goes_on)
         if byte in _OPEN:
             self._depth = 1
-            return self._next(self._container_goes_on)
+            return self._next(Body._container_goes_on)
         return self._scalar()
 
     def _comma(self, byte: int) -> bool:
         if byte == 0x2C:
-            return self._next(self._begin_key)
+            return self._next(Body._begin_key)
         if byte == 0x7D:
-            return self._next(self._done)
+            return self._next(Body._done)
         raise self._unexpected()
 
     def _done(self, _: int) -> bool:
         raise not_json(f"trailing characters (byte {self._at})")
 
-    def _next(self, step: Callable[[int], bool]) -> bool:
+    def _next(self, step: Callable[[Body, int], bool]) -> bool:
         self._at += 1
         self._step = step
         return True
@@ -309,5 +312,5 @@ class Body:
         if end - self._began <= self._max_checked:
             _check(bytes(self.data[self._began : end]))
         self._places[self._key] = (self._began, end)
-        self._step = self._comma
+        self._step = Body._comma
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterable
 from random import Random
@@ -141,3 +142,16 @@ def test_attachments_are_counted() -> None:
     )
     body.end()
     assert body.attached == 20_000
+
+
+@pytest.mark.parametrize("data", [b'{"model":"m","x":["', b"{}", b"{]", b'{"a":1,', b'{"a'])
+def test_a_body_that_is_dropped_is_freed_at_once(data: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        body = Body()
+        body.feed(data)
+        del body
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.core.body import MAX_ATTACHMENTS
+from router.core.body import MAX_ATTACHMENTS, Body
 from router.core.call import BYTES_PER_TOKEN, MAX_MODEL_NAME, Call, InvalidCall, Operation, parse
 from tests.core.helpers import properties
 
@@ -218,3 +220,18 @@ def test_each_prompt_of_a_list_has_choices_of_its_own(prompt: bytes, choices: in
     body = b'{"model": "m", "n": 2, "prompt": %b}' % prompt
     assert parse("completions", body).choices == choices
     assert parse("chat/completions", body).choices == 2
+
+
+@pytest.mark.parametrize("data", [b'{"model":"m"', b'{"model":1}', b'{"model":"m"}', b"[]", b'{"model":"m"}}'])
+def test_a_large_body_is_freed_with_its_call_or_its_refusal(data: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        body = Body()
+        body.feed(data)
+        with suppress(InvalidCall):
+            parse("chat/completions", body)
+        del body
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
