@@ -12,6 +12,7 @@ from router.core.verdict import SERVED, Outcome, Verdict
 from router.errors import BadRequest, RouterError
 from router.proxy.dispatch import Dispatch
 from router.proxy.headers import answer_headers, call_facts, lines
+from router.proxy.long_answer import LongAnswer
 from router.proxy.open_call import OpenCall
 from router.proxy.relay import Relay
 from router.proxy.rescue import Rescue, method_of
@@ -48,7 +49,10 @@ class FirstAnswer:
     def take_over(self, exchange: Exchange, attempt: Attempt, race: Race, now: float, *, full: bool) -> None:
         open_call = self._open
         if not exchange.streams:
-            self._deliver(exchange, attempt, now)
+            if exchange.outcome is None:
+                LongAnswer(open_call, exchange, attempt).start(full=full)
+            else:
+                self._deliver(exchange, attempt, now)
             return
         method = method_of(open_call.call, open_call.route)
         rescue = None if method is None else Rescue(open_call, method, race)

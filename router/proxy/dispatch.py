@@ -92,7 +92,7 @@ class Dispatch:
             return
         outcome = exchange.outcome
         if outcome is None:
-            if exchange.first_token:
+            if exchange.first_token or (exchange.long and not self._open.record.status):
                 self._commit(exchange, attempt, refused=False)
             return
         verdict = outcome.verdict
@@ -245,7 +245,9 @@ class Dispatch:
     # Ends of the dispatch.
 
     def _commit(self, exchange: Exchange, attempt: Attempt, *, refused: bool) -> None:
-        """Answer with this attempt: its first token is here, its complete answer, or a refusal for the client."""
+        """Answer with this attempt: its first token is here, its complete answer, the beginning of an answer that is too
+        long to be held, or a refusal for the client.
+        """
         now, record = self._open.context.scheduler.now(), self._open.record
         del self._exchanges[exchange]
         if refused:

@@ -164,10 +164,10 @@ class Front(HttpToolsProtocol):
         super().pause_writing()
 
     def resume_writing(self) -> None:
+        super().resume_writing()  # first, as an owner that writes may be full again at once
         if self.reply.owner is not None:
             self.reply.owner.drained()
-        super().resume_writing()
-        if self._held_back:
+        if self._held_back and not self.flow.write_paused:
             self._held_back = False
             self.flow.resume_reading()
 

@@ -33,8 +33,8 @@ HTTP_END = 1.0
 # measured for 17,500 characters), Zhipu unless `tool_stream` is set.
 TOOL_CALL_STALL = 120.0
 MAX_UNREAD = 120.0  # seconds for which a client may read nothing of what is waiting for it, before it counts as gone
-_CLIENT_LEFT = Outcome(Verdict.ABANDONED, "the client left")
-_STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")
+CLIENT_LEFT = Outcome(Verdict.ABANDONED, "the client left")
+STOPPED = Outcome(Verdict.ABANDONED, "the router stopped")
 
 
 class Rescuer(Protocol):
@@ -136,7 +136,7 @@ class Relay:
             self._end(SERVED)
             return
         self._open.record.error = "client_left"
-        self._end(_CLIENT_LEFT)
+        self._end(CLIENT_LEFT)
 
     def full(self) -> None:
         self._full_since = self._now()
@@ -154,7 +154,7 @@ class Relay:
     def stop(self, error: RouterError) -> None:
         self._open.record.error = error.code
         self._client.end(error.event)
-        self._end(_STOPPED)
+        self._end(STOPPED)
 
     # Ends.
 

@@ -92,7 +92,8 @@ class Exchange:
     `finished`: every choice of a token stream has its finish reason; `done`: the stream sent its own end. `malformed`
     counts unreadable events. `final`: no endpoint is to be asked again, because the next answer would be as
     large. `resent`: the request was sent a second time, because its first connection had died unused. `error` is the
-    error object of an answer that is not a stream.
+    error object of an answer that is not a stream. `long`: such an answer is too long to be checked, so that it may be
+    passed on before its end.
     """
 
     __slots__ = (
@@ -115,6 +116,7 @@ class Exchange:
         "finished",
         "headers",
         "listener",
+        "long",
         "malformed",
         "outcome",
         "resent",
@@ -145,7 +147,7 @@ class Exchange:
         self._retry_after: float | None = None  # seconds, from the headers
         self._kind = b""  # the Content-Type
         self._encoding = False  # the headers name a Content-Encoding; None was accepted
-        self.done = self.final = self.finished = self.resent = False
+        self.done = self.final = self.finished = self.long = self.resent = False
         self.wire: Wire | None = None
         self.status = self.malformed = 0
         self.headers: Headers = []
@@ -180,6 +182,11 @@ class Exchange:
         if self.outcome is not None:
             return self.outcome.verdict in (Verdict.SERVED, Verdict.REFUSED)
         return self._scanner is not None and self._scanner.first_token
+
+    @property
+    def length(self) -> int | None:
+        """The bytes of the answer, if its headers say so."""
+        return next((int(value) for name, value in self.headers if name == b"content-length"), None)
 
     def take(self) -> bytes:
         """The bytes to forward since the last call; for an answer that does not stream, the whole of it."""
@@ -309,10 +316,20 @@ class Exchange:
         self._size += len(data)
         if self._size <= (self._limits.answer if good else MAX_ERROR):
             self._chunks.append(data)
+            if self._size > MAX_CHECKED:
+                self._goes_long()
         elif good:
-            self.fail(f"the answer is longer than {self._limits.answer} bytes")
+            self._too_long()
         else:
             self._end_of_error()  # the status is enough for a verdict
+
+    def _goes_long(self) -> None:
+        if not self.long and (self.length or 0) > self._limits.answer:
+            self._too_long()
+        self.long = self._news = True
+
+    def _too_long(self) -> None:
+        self.fail(f"the answer is longer than {self._limits.answer} bytes")
 
     def _recognised(self, data: bytes) -> bool:
         """Look at the beginning of a good answer; True if its bytes have been dealt with, as a stream or a fault."""
