@@ -37,7 +37,7 @@ from router.proxy.models import Models
 from router.proxy.serving import Serving, Tables
 from router.scheduler import LoopScheduler
 from router.settings import Settings
-from router.turns import Turns
+from router.turns import Turns, made_in_turns
 from router.upstream.exchange import Limits
 from router.upstream.pool import Address, Pool, tls_context
 from router.upstream.resolver import Dns, Resolver, System
@@ -198,4 +198,4 @@ class Router:
         while True:
             await asyncio.sleep(SWEEP / self.scheduler.speed)
             self.turns.watch.wake()
-            expire(self.connections, self.scheduler.now())
+            await made_in_turns(expire(self.connections, self.scheduler.now()))

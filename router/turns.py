@@ -6,22 +6,36 @@ whole of it. uvloop reads a socket up to 32 times a turn, so one peer that sends
     the first reads of a turn   are handled at once
     further ones                are handled in slices, until the turn's share of processor time is used up; the rest is
                                 kept, and its connection is not read further until its turn has come
+    connections not read yet    are not read in this turn if they may have much to read: a read alone takes 0.1 ms
+    connections that end        have their calls ended within the share too: a thousand may leave at once
+
+The share is what the last turn's other work (timers, new connections to endpoints) has left of TURN. A small read goes
+before the slices of large ones, one by one, so that a request need not wait for every flood (as new flows do in
+fq_codel, RFC 8290 §4.2).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 SLICE = 8 << 10  # bytes of one connection that are handled at a time; a read of more is cut
-SHARE = 0.002  # seconds of processor time per turn, after the first SLICE bytes of it
+REQUEST = 1 << 10  # bytes as which the reading of a request counts beside its own: it takes as long, some 0.2 ms
+SMALL = 4 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood
+TURN = 0.004  # seconds of processor time that a turn should take
+SHARE, LEAST_SHARE = 0.002, 0.0005  # seconds of it for what is kept, after the first SLICE bytes
+RESUMED = 10  # connections per turn that are read again: up to 256 KB each, in 0.1 ms
 PERIOD = 0.002  # seconds between two looks at the clock of the loop's thread, while there is work
 IDLE = 0.0001  # seconds of processor time in a period below which the loop counts as idle
 IDLE_PERIODS = 50  # idle periods after which nothing is measured until there is work again
 WINDOW = 60.0  # seconds for which the longest turn is remembered, or until it is reported
+
+_NOTHING = memoryview(b"")
+_Made = TypeVar("_Made")
 
 
 class Reader(Protocol):
@@ -30,8 +44,8 @@ class Reader(Protocol):
     def read(self, data: bytes) -> None:
         """Handle some bytes."""
 
-    def hold(self) -> None:
-        """Read nothing from the socket until `go_on`."""
+    def hold(self, kept: int) -> None:
+        """Read nothing from the socket until `go_on`; so many bytes wait to be handled."""
 
     def go_on(self) -> None: ...
 
@@ -43,16 +57,39 @@ class Turns:
     kept; in the usual case the addition and the comparison are the whole cost.
     """
 
-    __slots__ = ("_kept", "_loop", "_scheduled", "_until", "read", "watch")
+    __slots__ = (
+        "_busy",
+        "_ending",
+        "_kept",
+        "_loop",
+        "_new",
+        "_own",
+        "_scheduled",
+        "_turned",
+        "_until",
+        "read",
+        "watch",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Without a loop nothing is kept and nothing is measured."""
         self._loop = loop
-        self._kept: dict[Reader, memoryview] = {}  # in the order in which they are handled
+        # What is kept, in the order in which it is handled: small reads, and all others.
+        self._new: dict[Reader, memoryview] = {}
+        self._kept: dict[Reader, memoryview] = {}
+        self._busy: dict[Reader, None] = {}  # connections that may have much to read
+        self._ending: deque[Callable[[], None]] = deque()
         self._scheduled = False
         self._until = inf  # of the thread's clock: when this turn's share is used up; inf before it has begun
+        self._turned = inf  # of the thread's clock: when the last turn began; inf if nothing was kept in it
+        self._own = 0.0  # seconds that the last turn took for what was kept
         self.watch = Watch(loop, self._rest)
         self.read = SLICE
+
+    def opened(self, reader: Reader) -> None:
+        """Expect that a new connection sends much."""
+        if self._loop is not None:
+            self._busy[reader] = None
 
     def defer(self, reader: Reader, data: bytes) -> bool:
         """True if the data was handled here, or is kept to be handed to `reader.read` in later turns."""
@@ -61,9 +98,15 @@ class Turns:
         if self.watch.asleep:
             self.watch.wake()
             self.read = len(data)
-        if reader in self._kept:
-            self._kept[reader] = memoryview(bytes(self._kept[reader]) + data)
-            return True
+        for kept in (self._new, self._kept):
+            if reader in kept:
+                kept[reader] = memoryview(bytes(kept[reader]) + data)
+                reader.hold(len(kept[reader]))
+                return True
+        if len(data) > SMALL:
+            self._busy[reader] = None
+        else:
+            self._busy.pop(reader, None)
         if self.read <= SLICE:
             return False
         self._begin_share()
@@ -72,9 +115,25 @@ class Turns:
         self._hand_on(reader, memoryview(data))
         return True
 
+    def at_end(self, end: Callable[[], None]) -> None:
+        """Call `end`, for a connection that is closed: now, or in a later turn if this one's share is used up."""
+        if self._loop is None:
+            end()
+            return
+        self.read += REQUEST
+        if not self._ending:
+            if self.read > SLICE:
+                self._begin_share()
+            if self._until == inf or time.thread_time() < self._until:
+                end()
+                return
+        self._ending.append(end)
+
     def drop(self, reader: Reader) -> None:
         """Forget what is kept of a connection, which is closed."""
+        self._new.pop(reader, None)
         self._kept.pop(reader, None)
+        self._busy.pop(reader, None)
 
     def _begin_share(self) -> None:
         if self._until == inf:
@@ -85,30 +144,67 @@ class Turns:
 
     def _hand_on(self, reader: Reader, data: memoryview) -> None:
         """Hand on slices until the turn's share is used up, and keep the rest."""
+        queue = self._new if len(data) <= SMALL else self._kept
         while data and time.thread_time() < self._until:
             piece, data = data[:SLICE], data[SLICE:]
             reader.read(bytes(piece))
         if data:
-            self._kept[reader] = data
-            reader.hold()
+            queue[reader] = data
+            reader.hold(len(data))
+            self._hold_others()
+
+    def _hold_others(self) -> None:
+        """The share is used up: read nothing more in this turn from connections that may have much to read."""
+        busy, self._busy = self._busy, {}
+        for reader in busy:
+            if reader not in self._kept and reader not in self._new:
+                self._kept[reader] = _NOTHING
+                reader.hold(SLICE)
 
     def _turn(self) -> None:
-        """Begin a turn: hand on what earlier ones have left, a slice of each connection after the other."""
-        kept = self._kept
-        self._scheduled, self._until = False, inf
-        if kept:
-            self._begin_share()
+        """Begin a turn: end calls, and hand on what earlier turns have left, a slice of each connection in turn."""
+        began = time.thread_time()
+        others = began - self._turned - self._own
+        self._turned = began
+        self._scheduled = False
+        self._until = began + min(SHARE, max(LEAST_SHARE, TURN - others))
         try:
-            while kept and time.thread_time() < self._until:
-                reader = next(iter(kept))
-                data = kept.pop(reader)
-                if len(data) > SLICE:
-                    kept[reader] = data[SLICE:]
-                reader.read(bytes(data[:SLICE]))
-                if reader not in kept:
-                    reader.go_on()
+            self._use_share()
         finally:
-            self.read = SLICE if kept or self.watch.asleep else 0
+            self._own = time.thread_time() - began
+            if self._kept or self._new or self._ending:
+                self._begin_share()
+                self.read = SLICE
+            else:
+                self._until = self._turned = inf
+                self.read = SLICE if self.watch.asleep else 0
+
+    def _use_share(self) -> None:
+        kept, new, ending, resumed = self._kept, self._new, self._ending, 0
+        while (kept or new or ending) and resumed < RESUMED:
+            if ending:
+                ending.popleft()()
+            for queue in (new, kept):
+                if queue:
+                    resumed += self._hand_slice(queue)
+            if time.thread_time() >= self._until:
+                self._hold_others()
+                return
+
+    def _hand_slice(self, queue: dict[Reader, memoryview]) -> bool:
+        """Hand a slice to the connection whose turn it is; True if it is read again."""
+        reader = next(iter(queue))
+        data = queue.pop(reader)
+        if len(data) > SLICE:
+            self._kept[reader] = data[SLICE:]
+        if data:
+            reader.read(bytes(data[:SLICE]))
+        if reader in self._kept:
+            return False
+        if data and queue is self._kept:
+            self._busy[reader] = None
+        reader.go_on()
+        return True
 
     def _rest(self) -> None:
         self.read = SLICE  # so that the next read comes to `defer`, which wakes the watch
@@ -174,6 +270,20 @@ class Watch:
         if passed >= WINDOW:
             self._last_window, self._window = self._window if passed < 2 * WINDOW else 0.0, 0.0
             self._window_began = time.monotonic()
+
+
+async def made_in_turns(steps: Generator[None, None, _Made]) -> _Made:
+    """What a generator returns, after as many turns as its steps take."""
+    until = time.thread_time() + SHARE
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            made: _Made = end.value
+            return made
+        if time.thread_time() >= until:
+            await asyncio.sleep(0)
+            until = time.thread_time() + SHARE
 
 
 async def in_turns(parts: Iterable[bytes]) -> bytes:

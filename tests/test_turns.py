@@ -5,11 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
 
-from router.turns import IDLE_PERIODS, PERIOD, SHARE, SLICE, WINDOW, Turns, Watch, in_turns
+from router.turns import (
+    IDLE_PERIODS,
+    LEAST_SHARE,
+    PERIOD,
+    REQUEST,
+    RESUMED,
+    SHARE,
+    SLICE,
+    SMALL,
+    TURN,
+    WINDOW,
+    Turns,
+    Watch,
+    in_turns,
+    made_in_turns,
+)
 
 
 class Loop:
@@ -61,7 +77,7 @@ class Reader:
         self.got += data
         self._loop.spent += len(data) * self._cost
 
-    def hold(self) -> None:
+    def hold(self, kept: int) -> None:
         self.held = True
 
     def go_on(self) -> None:
@@ -116,6 +132,95 @@ def test_many_connections_share_a_turn_and_each_has_its_turn(loop: Loop) -> None
         loop.turn()
         assert loop.spent - began <= 1.1 * SHARE
     assert [(len(reader.got), reader.held) for reader in readers] == [(SLICE, False)] * 10
+
+
+def flood(loop: Loop, shared: Turns) -> Reader:
+    """A connection of which more is kept than the next turn can handle."""
+    reader = Reader(loop, shared, cost=SHARE / SLICE * 1.01)
+    reader.receive(b"x" * 40 * SLICE)
+    return reader
+
+
+def test_connections_with_much_to_read_are_not_read_once_the_share_is_used_up(loop: Loop) -> None:
+    shared = shared_by(loop)
+    new, busy, quiet = (Reader(loop, shared) for _ in range(3))
+    shared.opened(new)
+    busy.receive(b"x" * SLICE)
+    quiet.receive(b"x" * SMALL)
+    flood(loop, shared)
+    assert (new.held, busy.held, quiet.held) == (True, True, False)
+    loop.turn()
+    assert (new.held, busy.held) == (True, True)  # the flood is first
+    loop.turn()
+    assert (new.held, busy.held) == (False, False)
+
+
+def test_only_some_connections_are_read_again_in_a_turn(loop: Loop) -> None:
+    shared = shared_by(loop)
+    many = [Reader(loop, shared) for _ in range(3 * RESUMED)]
+    for reader in many:
+        shared.opened(reader)
+    Reader(loop, shared, cost=SHARE / SLICE).receive(b"x" * (SLICE + 1))
+    counts = []
+    for _ in range(4):
+        loop.turn()
+        counts.append(sum(not reader.held for reader in many))
+    assert counts[:3] == [RESUMED - 1, 2 * RESUMED - 1, 3 * RESUMED - 1]
+    assert counts[3] == len(many)
+
+
+def test_a_small_read_goes_before_the_floods(loop: Loop) -> None:
+    shared = shared_by(loop)
+    for _ in range(20):
+        flood(loop, shared)
+    quick = Reader(loop, shared)
+    quick.receive(b"hello")
+    assert quick.got == b""
+    loop.turn()
+    assert quick.got == b"hello"
+
+
+def test_other_work_of_a_turn_makes_its_share_smaller(loop: Loop) -> None:
+    shared = shared_by(loop)
+    reader = Reader(loop, shared, cost=LEAST_SHARE / SLICE / 2)
+    reader.receive(b"x" * 100 * SLICE)
+
+    def slices() -> int:
+        before = len(reader.got)
+        loop.turn()
+        return (len(reader.got) - before) // SLICE
+
+    most, least = round(SHARE / LEAST_SHARE * 2), 2
+    first, second = slices(), slices()
+    loop.spent += TURN  # timers, say
+    assert (first, second, slices()) == (most, most, least)
+    assert slices() == most
+
+
+def test_a_thousand_connections_that_end_at_once_end_in_several_turns(loop: Loop) -> None:
+    shared, ended = shared_by(loop), []
+
+    def end() -> None:
+        loop.spent += SHARE / 10
+        ended.append(loop.spent)
+
+    for _ in range(1000):
+        shared.at_end(end)
+    counts = [len(ended)]
+    while len(ended) < 1000:
+        loop.turn()
+        counts.append(len(ended))
+    assert counts[0] <= SLICE // REQUEST + 11
+    assert max(after - before for before, after in pairwise(counts)) <= 11
+    loop.turn()
+    shared.at_end(end)
+    assert len(ended) == 1001
+
+
+def test_without_a_loop_a_connection_ends_at_once(loop: Loop) -> None:
+    ended: list[int] = []
+    Turns().at_end(lambda: ended.append(1))
+    assert ended == [1]
 
 
 def test_what_comes_in_spite_of_a_pause_stays_in_order(loop: Loop) -> None:
@@ -208,3 +313,23 @@ def test_a_page_is_made_in_as_many_turns_as_it_takes(loop: Loop) -> None:
 
     assert asyncio.run(run()) == b"0123456789"
     assert turned > 3
+
+
+def test_what_a_generator_returns_is_made_in_as_many_turns_as_it_takes(loop: Loop) -> None:
+    turned: list[int] = []
+
+    def steps() -> Any:
+        for number in range(4):
+            loop.spent += SHARE * 0.51
+            yield
+            turned.append(number)
+        return "made"
+
+    async def run() -> str:
+        beside = asyncio.get_running_loop()
+        beside.call_soon(lambda: turned.append(-1))
+        made: str = await made_in_turns(steps())
+        return made
+
+    assert asyncio.run(run()) == "made"
+    assert turned == [0, -1, 1, 2, 3]

@@ -98,8 +98,8 @@ class Body:
         self._depth, self._in_string = 0, -1  # inside a value; where the string begins that is being read there
         self._key, self._keys = "", 0
         self._places: dict[str, tuple[int, int]] = {}
-        # Reads on at a byte that is no space; False if it needs more. A function, as a bound method would be a reference
-        # cycle: the bytes would stay in memory until the garbage collector runs.
+        # Reads on at a byte that is no space; False if it needs more. A function, as a bound method would be a
+        # reference cycle: the bytes would stay in memory until the garbage collector runs.
         self._step: Callable[[Body, int], bool] = Body._start
 
     def feed(self, piece: bytes) -> None:

@@ -245,8 +245,8 @@ class Dispatch:
     # Ends of the dispatch.
 
     def _commit(self, exchange: Exchange, attempt: Attempt, *, refused: bool) -> None:
-        """Answer with this attempt: its first token is here, its complete answer, the beginning of an answer that is too
-        long to be held, or a refusal for the client.
+        """Answer with this attempt: its first token is here, its complete answer, the beginning of a long one, or a
+        refusal for the client.
         """
         now, record = self._open.context.scheduler.now(), self._open.record
         del self._exchanges[exchange]

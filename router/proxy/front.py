@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import httptools
@@ -38,10 +39,11 @@ from router.proxy.intake import (
 )
 from router.proxy.known_head import KnownHead
 from router.proxy.reply import DUE, ENDED, Reply
-from router.turns import SLICE, Turns
+from router.turns import REQUEST, SLICE, SMALL, Turns
 
 FRESH = 0.25  # seconds of silence before a stopping router closes a connection: until then a request may be on its way
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
+EXPIRED = 50  # connections that are looked at in a step of `expire`: some 0.1 ms
 PIPELINED = 8  # requests to the application that may wait behind another; in one read there could be ten thousand
 
 log = logging.getLogger(__name__)
@@ -98,10 +100,11 @@ class Front(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.reply = Reply(transport, self.server_state, self._handler, self._answered)
+        self._turns.opened(self)
 
     def data_received(self, data: bytes) -> None:
         turns = self._turns
-        turns.read += len(data)
+        turns.read += len(data) + REQUEST
         if turns.read <= SLICE or not turns.defer(self, data):
             self.read(data)
 
@@ -129,17 +132,20 @@ class Front(HttpToolsProtocol):
             if self._kept and (intake.state is SKIPPED or intake.state is REFUSED):
                 self._turns.drop(self)
 
-    def hold(self) -> None:
+    def hold(self, kept: int) -> None:
         if self.intake.state is SKIPPED or self.intake.state is REFUSED:
             self._turns.drop(self)  # its rest is not needed
             return
+        if kept <= SMALL:
+            return  # to pause would cost more
         self._kept = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
 
     def go_on(self) -> None:
-        self._kept = False
-        self._resume_reading()
+        if self._kept:
+            self._kept = False
+            self._resume_reading()
 
     def _resume_reading(self) -> None:
         """Read on, unless there is another reason not to."""
@@ -150,13 +156,19 @@ class Front(HttpToolsProtocol):
     # The transport reports again.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.intake.half_read and self.reply.state is ENDED:
-            self._handler.left(self._record())
         self._turns.drop(self)
+        super().connection_lost(exc)
+        unanswered = self.intake.half_read and self.reply.state is ENDED
+        self.reply.state = ENDED  # nothing more is written
+        self._turns.at_end(partial(self._left, unanswered=unanswered))
+
+    def _left(self, *, unanswered: bool) -> None:
+        """End what the client has left behind. To free a large body takes milliseconds."""
+        if unanswered:
+            self._handler.left(self._record())
         self._wait_no_longer()
         self.reply.lost()
-        self.intake.release()
-        super().connection_lost(exc)
+        self.intake.refuse()
 
     def pause_writing(self) -> None:
         if self.reply.owner is not None:
@@ -499,8 +511,10 @@ def _has_path(target: bytes) -> bool:
     return url.path is not None
 
 
-def expire(connections: set[Any], now: float) -> None:
-    """Look once at every connection of a server: a call every second or so is cheaper than a timer for each."""
-    for connection in tuple(connections):
+def expire(connections: set[Any], now: float) -> Generator[None, None, None]:
+    """Look once at every connection of a server, in steps: that, every second, is cheaper than a timer for each."""
+    for number, connection in enumerate(tuple(connections)):
+        if number % EXPIRED == EXPIRED - 1:
+            yield
         if isinstance(connection, Front):
             connection.expire(now)

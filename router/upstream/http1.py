@@ -140,6 +140,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self._turns.opened(self)
         keep_alive(transport.get_extra_info("socket"), self.pool.keepalive)
 
     def data_received(self, data: bytes) -> None:
@@ -176,7 +177,7 @@ class Connection(asyncio.Protocol):
             self._count_overhead(exchange, len(data))
         exchange.flush()
 
-    def hold(self) -> None:
+    def hold(self, kept: int) -> None:
         if self.open:
             self._held = True
             self.transport.pause_reading()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
@@ -151,7 +152,7 @@ class Running:
 
     def expire(self, after: float) -> None:
         """Sweep the connections as if so many seconds had passed."""
-        expire(self.connections, self.router.scheduler.now() + after)
+        deque(expire(self.connections, self.router.scheduler.now() + after), maxlen=0)
 
     def counted(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels, as a scraper reads them."""

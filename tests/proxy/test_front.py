@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import Any
 
 import httptools
@@ -904,17 +905,19 @@ async def test_a_slow_reader_does_not_delay_another_client() -> None:
 
 @on_each_loop
 async def test_no_request_is_read_before_the_client_has_read_its_last_answer() -> None:
-    body = b'"%b"' % (b"x" * (16 << 20))
+    body = b'{"choices":[{"message":{"content":"%b"}}]}' % (b"x" * 1_000_000)  # short enough to be written at once
     async with serving() as server, running(at(server)) as router:
         client = await router.client(limit=1024)  # its reader takes 2 KiB and then pauses
+        front = await router.connection(client)
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        front.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.send(post(CHAT))
         peer = await server.accept()
         await peer.answer(whole(body))
-        front = await router.connection(client)
         unread = front.transport.get_write_buffer_size
         await until(lambda: router.counted("calls_total") == 1)
         await settled(unread)
-        assert unread() > 1 << 20
+        assert unread() > 1 << 19
         client.send(post(STREAMING))
         await settled(unread)
         assert router.router.handler.calls == 0
