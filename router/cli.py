@@ -185,7 +185,7 @@ async def _serve(config: Config, settings: Settings, sockets: list[socket.socket
     router.connections = server.server_state.connections
     gc.collect()
     gc.freeze()  # all objects so far live as long as the process: keep the collector from scanning them
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(5_000, 40, 40)
     hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)  # before the server has started and after it has stopped

@@ -120,14 +120,11 @@ class Turns:
         if self._loop is None:
             end()
             return
-        self.read += REQUEST
-        if not self._ending:
-            if self.read > SLICE:
-                self._begin_share()
-            if self._until == inf or time.thread_time() < self._until:
-                end()
-                return
-        self._ending.append(end)
+        self._begin_share()
+        if not self._ending and time.thread_time() < self._until:
+            end()
+        else:
+            self._ending.append(end)
 
     def drop(self, reader: Reader) -> None:
         """Forget what is kept of a connection, which is closed."""
@@ -185,7 +182,7 @@ class Turns:
             if ending:
                 ending.popleft()()
             for queue in (new, kept):
-                if queue:
+                if queue and time.thread_time() < self._until:
                     resumed += self._hand_slice(queue)
             if time.thread_time() >= self._until:
                 self._hold_others()

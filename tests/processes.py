@@ -113,7 +113,7 @@ class Router:
         self.control = httpx.Client(trust_env=False, timeout=5)
 
     def wait_until_it_serves(self) -> None:
-        await_that(lambda: self.process.poll() is not None or "running on" in self.output, within=20)
+        await_that(lambda: self.process.poll() is not None or "running on" in self.output, within=60)
         running = re.search(r"running on (http://127\.0\.0\.1:\d+)", self.output)
         assert running, f"it did not start:\n{self.output}"
         self.origin = running[1]
