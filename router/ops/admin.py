@@ -15,11 +15,11 @@ from router import __version__
 from router.core.choice.table import Table
 from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
-from router.core.explain.explanation import explain
+from router.core.explain.explanation import in_steps
 from router.errors import BadRequest, not_served
 from router.ops.metrics import POOL_COUNTERS, POOL_GAUGES, Metrics, PoolState
 from router.ops.readiness import served
-from router.turns import in_turns
+from router.turns import in_turns, made_in_turns
 
 MAX_SIZE_DIGITS = 9  # of a prompt's size in tokens
 
@@ -121,7 +121,7 @@ class Admin:
         if model not in table.routes:
             raise not_served(model, table.routes, table.disabled(model))
         size = _size(request.query_params.get("size"))
-        explanation = explain(table.routes[model], "first_token", size, self._now())
+        explanation = await made_in_turns(in_steps(table.routes[model], "first_token", size, self._now))
         return Response(msgspec.json.encode(explanation), media_type="application/json")
 
     def _state(self, endpoint: Endpoint, now: float) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def endpoint(scale: float) -> Iterator[Endpoint]:
 
 
 def table(port: int, models: int = 0) -> dict[str, object]:
-    """A configuration with that endpoint, and so many models more, each with an endpoint that is never reached."""
+    """A configuration with that endpoint, and so many models more, each with an endpoint of its own. All of these
+    serve the model `many` too. None is reached.
+    """
     entries: list[dict[str, object]] = [
         {
             "name": "there",
@@ -111,7 +113,7 @@ def table(port: int, models: int = 0) -> dict[str, object]:
         }
     ]
     entries += [
-        {"name": f"e{number}", "kind": "simulated", "models": [f"some-long-name-of-a-model-{number}"]}
+        {"name": f"e{number}", "kind": "simulated", "models": {f"some-long-name-of-a-model-{number}": "m", "many": "m"}}
         for number in range(models)
     ]
     policy = {"hedge": "off", "retry_budget": 0}
@@ -216,7 +218,8 @@ async def wrong_models(target: Target) -> None:
 
 
 async def pages(target: Target) -> None:
-    for path in (b"/metrics", b"/admin/endpoints", b"/v1/models", b"/readyz") * target.some(5):
+    explained = b"/admin/explain?model=many"
+    for path in (b"/metrics", b"/admin/endpoints", b"/v1/models", b"/readyz", explained) * target.some(5):
         await _send(target, b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path, hold=20.0)
 
 

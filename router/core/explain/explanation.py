@@ -6,7 +6,7 @@ random number, and begins nothing: reading changes nothing. Of several equally g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from math import inf
 from random import Random
 
@@ -72,16 +72,46 @@ def explain(
 
     `demand` is the call's own, if there is a call; then it counts instead.
     """
+    steps = in_steps(route, kind, size, lambda: now, most, demand=demand)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            explanation: Explanation = end.value
+            return explanation
+
+
+def in_steps(
+    route: Route,
+    kind: DemandKind,
+    size: float | None,
+    clock: Callable[[], float],
+    most: int | None = None,
+    *,
+    demand: Demand | None = None,
+) -> Generator[None, None, Explanation]:
+    """The same in steps, each short whatever the number of endpoints: one takes some 0.1 ms to describe.
+
+    The endpoints go on meanwhile, so that each is described at its own time of the clock.
+    """
+    now = clock()
     if demand is None:
         operation = "embeddings" if kind == "embedding" else "chat/completions"
         demand = Demand(kind, _usual_size(route, kind, now) if size is None else size, operation)
+    yield
     chosen = Candidates(route, demand, now, _FIXED).next((), now, now + route.deadline)
     endpoint = chosen.endpoint
+    yield
     near = _near(route, endpoint, demand, now)
-    candidates = _rows(route, endpoint, near, demand, now, most)
+    yield
+    candidates = yield from _rows(route, endpoint, near, demand, clock, most)
+    now = clock()
     omitted = len(route.policies) - len(candidates)
+    yield
     after, target = _hedge(route, endpoint, demand, now)
+    yield
     at_random = len(near) > 1 and len(least_loaded(near, now)) > 1
+    yield
     choice = (*why_chosen(chosen, candidates, omitted, at_random, now), *why_it_stays(route))
     beside = why_hedged(route, endpoint, after, target, now) if endpoint else ()
     return Explanation(
@@ -145,26 +175,23 @@ def _rows(
     picked: Endpoint | None,
     near: Sequence[Endpoint],
     demand: Demand,
-    now: float,
+    clock: Callable[[], float],
     most: int | None,
-) -> list[Row]:
+) -> Generator[None, None, list[Row]]:
+    now = clock()
     rows = [
         (tier.number, endpoint, endpoint.forecast.cost(demand, now))
         for tier in route.tiers
         for endpoint in tier.endpoints
     ]
     rows.sort(key=lambda each: (each[1] is not picked, each[0], not each[1].availability.allows(now, demand), each[2]))
-    return [
-        row(
-            endpoint,
-            demand,
-            now,
-            tier=tier,
-            near=endpoint in near,
-            hedge_after=hedge_after(route, _imagined(endpoint, demand, now), now),
-        )
-        for tier, endpoint, _ in rows[:most]
-    ]
+    described, similar = [], frozenset(near)
+    for tier, endpoint, _ in rows[:most]:
+        yield
+        now = clock()
+        after = hedge_after(route, _imagined(endpoint, demand, now), now)
+        described.append(row(endpoint, demand, now, tier=tier, near=endpoint in similar, hedge_after=after))
+    return described
 
 
 def _imagined(endpoint: Endpoint, demand: Demand, began: float) -> Attempt:

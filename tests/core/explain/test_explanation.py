@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from math import inf
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from router.core.choice.race import Race
 from router.core.choice.route import Route
 from router.core.demand import FIRST_TOKEN, Demand
 from router.core.endpoint.latency import TROUBLE_FACTOR
-from router.core.explain.explanation import Explanation, explain, why_asked
+from router.core.explain.explanation import Explanation, explain, in_steps, why_asked
 from router.core.explain.rows import in_words
 from tests.core.explain.routes import SOON, STATES, bring, named, route, route_with, why
 from tests.core.helpers import Steady, T, learn, properties, recover
@@ -159,3 +160,15 @@ def test_an_endpoint_in_slow_start_is_named_as_such_whether_or_not_it_was_asked(
     assert why_asked(explained, "a", affinity=False).startswith(
         "a was asked: it has just recovered, and takes a growing share of the calls; "
     )
+
+
+def test_many_endpoints_are_described_in_steps_and_the_result_is_the_same() -> None:
+    of = route(*[f"a{number}" for number in range(50)])
+    of.replan(T)
+    explained: list[Explanation] = []
+
+    def kept() -> Generator[None, None, None]:
+        explained.append((yield from in_steps(of, "first_token", 10.0, lambda: T)))
+
+    assert len(list(kept())) > 50
+    assert explained == [explain(of, "first_token", 10.0, T)]
