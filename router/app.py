@@ -59,13 +59,14 @@ class Router:
         )
         self.listening = asyncio.Event()  # the server clears it until clients can connect; then pools are warmed up
         self.listening.set()
-        self.turns, self.bodies = Turns(asyncio.get_running_loop()), BodyBudget(settings.bodies)
+        loop = asyncio.get_running_loop()
+        self.turns, self.bodies = Turns(loop), BodyBudget(settings.bodies, loop.call_soon)
         self.pools: dict[str, Pool | Simulated] = {
             configured.name: self._pool(configured) for configured in config.enabled
         }
         keys = (key.get_secret_value() for key in config.keys)
         self.admission = Admission(keys, settings.calls, any_host=settings.allow_open, origins=config.cors)
-        limits = Limits(settings.max_event, settings.max_answer)
+        limits = Limits(settings.max_event, settings.max_answer, self.bodies)
         table, loop_guard = rebuild(config, utilization=self.admission.utilization), LoopGuard()
         self.tables = Tables(Serving.of(table, self.pools, limits, loop_guard.line))
         self.metrics = Metrics(

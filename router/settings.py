@@ -79,8 +79,8 @@ class Settings(BaseSettings):
     max_body: Size = ByteSize(32 * _MIB)
     """Maximum size of a request body."""
     body_budget: Size | None = None
-    """Maximum size of all request bodies together that are held; further ones wait, for at most 5 s. By default a
-    quarter of the memory."""
+    """Maximum size of all request bodies and incomplete events together that are held; further bodies wait, for at most
+    5 s. By default a quarter of the memory."""
     max_header: Size = ByteSize(64 * 1024)
     """Maximum size of a header block, in a request and in an endpoint's answer."""
     max_event: Size = ByteSize(32 * _MIB)

@@ -1,4 +1,5 @@
-"""One budget of bytes for all request bodies that the router holds, from their first byte to the end of their answers.
+"""One budget of bytes for all request bodies that the router holds, from their first byte to the end of their answers,
+and for the large events of streams that are being put together.
 
 While the budget is used up a new body waits, unread, for at most MAX_WAIT seconds; one that has begun goes on. By
 default the budget is a quarter of the memory that the process may use.
@@ -17,10 +18,12 @@ MAX_WAIT = 5.0  # seconds
 class BodyBudget:
     """`held` bytes of a `limit`; `waiting` are the connections that wait, the longest first."""
 
-    __slots__ = ("_waiting", "held", "limit")
+    __slots__ = ("_soon", "_waiting", "_waking", "held", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
+        """`soon` calls back in the loop's next turn: one connection goes on per turn. Without it all go on at once."""
         self.limit, self.held = limit, 0
+        self._soon, self._waking = soon, False
         self._waiting: deque[Callable[[], None]] = deque()
 
     @property
@@ -43,8 +46,25 @@ class BodyBudget:
     def release(self, size: int) -> None:
         """Give bytes back."""
         self.held -= size
+        if self._waiting and not self._waking:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have those go on that wait, as long as there is room."""
+        self._waking = False
         while self._waiting and self.held < self.limit:
+            if self._soon is not None:
+                self._waking = True
+                self._soon(self._wake_one)
+                return
             self._waiting.popleft()()
+
+    def _wake_one(self) -> None:
+        try:
+            if self._waiting and self.held < self.limit:
+                self._waiting.popleft()()
+        finally:
+            self._wake()
 
 
 def no_memory(limit: int) -> NoMemory:

@@ -21,7 +21,14 @@ from router.core.stream.error_body import is_error
 from router.core.stream.events import Usage, decoded
 from router.core.stream.finish import renamed
 from router.core.stream.lines import data_of
-from router.core.stream.scanner import MAX_SILENT, EventTooLarge, Scanner, TooMuchNoise, no_token_yet
+from router.core.stream.scanner import (
+    MAX_SILENT,
+    Budget,
+    EventTooLarge,
+    Scanner,
+    TooMuchNoise,
+    no_token_yet,
+)
 from router.core.verdict import SERVED, Doubt, Outcome, Verdict
 from router.dialects.base import Dialect
 from router.upstream.labels import MAX_BEGINNING, Headers, form_of, right_charset, without
@@ -50,10 +57,11 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Limits(NamedTuple):
-    """The largest event and the largest answer that an endpoint may send, in bytes."""
+    """The largest event and the largest answer that an endpoint may send, in bytes; and the budget for what is held."""
 
     event: int = 32 << 20
     answer: int = 64 << 20
+    budget: Budget | None = None
 
 
 LIMITS = Limits()
@@ -211,6 +219,8 @@ class Exchange:
     def close(self) -> None:
         """Give up the answer: no more news, and the wire is closed, so that the endpoint notices."""
         self.listener = None
+        if self._scanner is not None:
+            self._scanner.release()
         wire, self.wire = self.wire, None
         if wire is not None:
             wire.close()
@@ -351,7 +361,8 @@ class Exchange:
 
     def _begin_stream(self) -> None:
         must_finish = self._habits.finishes
-        self._scanner = Scanner(self._choices, self._limits.event, self._dialect.finishes, must_finish=must_finish)
+        event, budget = self._limits.event, self._limits.budget
+        self._scanner = Scanner(self._choices, event, self._dialect.finishes, must_finish=must_finish, budget=budget)
 
     def _drop_encoding(self) -> None:
         """The bytes contradict the Content-Encoding, so that no client could read them with it."""
@@ -390,6 +401,7 @@ class Exchange:
 
     def _refused_at_once(self, scanner: Scanner) -> None:
         """Turn a refusal before the first token into an answer that does not stream: a status can still report it."""
+        scanner.release()
         self._scanner, self.error = None, scanner.error
         self._chunks[:] = [self._mask.bytes(data_of(scanner.error_event))]
         self._set_header(b"content-type", b"application/json")
@@ -414,6 +426,8 @@ class Exchange:
 
     def _no_stream(self, body: bytes) -> None:
         """JSON under the Content-Type of a stream: an answer, or an error, that does not stream."""
+        if self._scanner is not None:
+            self._scanner.release()
         self._scanner, self._chunks[:], self._size = None, [body], len(body)
         self._set_header(b"content-type", b"application/json")
         self._end_of_answer()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,28 @@ async def test_more_than_a_hundred_headers_are_refused_at_once() -> None:
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (431, "header_too_large")
         assert "more than 100 headers" in answer.error["message"]
+
+
+def test_in_a_loop_one_goes_on_in_each_turn() -> None:
+    turns: list[Callable[[], None]] = []
+    budget, went_on = BodyBudget(100, turns.append), []
+    budget.held = 150
+
+    def go_on(number: int) -> None:
+        went_on.append(number)
+        budget.held += 30
+
+    for number in range(4):
+        budget.wait(partial(go_on, number))
+    budget.release(100)
+    budget.release(0)
+    counts = []
+    while turns:
+        turns.pop()()
+        counts.append(len(went_on))
+    assert (went_on, budget.waiting) == ([0, 1], 2)
+    assert counts == [1, 2]
+    budget.release(budget.held)
+    while turns:
+        turns.pop()()
+    assert went_on == [0, 1, 2, 3]

@@ -10,6 +10,7 @@ import pytest
 from router.core.stream.scanner import MAX_SILENT
 from router.core.verdict import Verdict
 from router.dialects import DIALECTS
+from router.proxy.body_budget import BodyBudget
 from router.upstream.exchange import MAX_CHECKED, MAX_ERROR, Limits
 from router.upstream.labels import Headers
 from tests.support.outcomes import outcome_of
@@ -589,3 +590,32 @@ def test_a_closed_exchange_has_no_news_and_closes_its_wire_once() -> None:
 def test_the_repr_of_an_exchange_shows_its_state() -> None:
     assert repr(Call().exchange) == "<Exchange unanswered running>"
     assert "status 500" in repr(answered(b"", 500).exchange)
+
+
+def test_an_event_that_is_put_together_counts_against_the_budget_until_its_end() -> None:
+    budget = BodyBudget(1 << 20)
+    large = b"x" * 100_000
+    call = streaming(ROLE, b'data: {"x":"', large, limits=Limits(budget=budget))
+    assert budget.held == len(large) + 12
+    call.exchange.data(large)
+    assert budget.held == 2 * len(large) + 12
+    call.exchange.data(b'"}\n\ndata: {')
+    assert budget.held == 7
+    call.exchange.close()
+    assert budget.held == 0
+
+
+def test_an_event_that_is_given_up_counts_no_longer() -> None:
+    budget = BodyBudget(1 << 20)
+    call = streaming(ROLE, b"data: " + b"x" * 100_000, limits=Limits(event=150_000, budget=budget))
+    assert budget.held > 100_000
+    call.exchange.data(b"x" * 100_000)
+    assert call.outcome is not None
+    call.exchange.close()
+    assert budget.held == 0
+
+
+def test_the_usual_events_do_not_count_against_the_budget() -> None:
+    budget = BodyBudget(1 << 20)
+    streaming(ROLE, b'data: {"x":"' + b"x" * 10_000, limits=Limits(budget=budget))
+    assert budget.held == 0

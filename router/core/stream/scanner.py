@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -38,11 +38,21 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # fails.
 _REMEMBERED_LINES = re.compile(rb"(?:(?<=[\r\n])|\A)(?:id|retry)(?::[^\r\n]*)?(?:\r\n|\r|\n|\Z)")
 _EVENT_ERROR = re.compile(rb"(?:\A|[\r\n])event: ?error[ \t]*(?:[\r\n]|\Z)")
+COUNTED = 64 << 10  # bytes of an unfinished event from which on it counts against the budget
 UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
 
 
 MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
 MAX_SILENT = 1 << 20  # bytes of whole events before the first token; after it, of noise between two events
+
+
+class Budget(Protocol):
+    """The bytes that are held in the whole process, as a scanner knows them."""
+
+    held: int
+
+    def release(self, size: int) -> None:
+        """Give bytes back."""
 
 
 class EventTooLarge(ValueError):
@@ -64,6 +74,8 @@ class Scanner:
 
     __slots__ = (
         "_begun",
+        "_budget",
+        "_budgeted",
         "_doubted",
         "_finished",
         "_finishes",
@@ -96,12 +108,15 @@ class Scanner:
         finishes: Mapping[str, str] | None = None,
         *,
         must_finish: bool = False,
+        budget: Budget | None = None,
     ) -> None:
-        """`limit`: bytes of one event. `finishes`: finish reasons, and the names under which they are forwarded.
-        `must_finish`: an answer without a finish reason is incomplete, even after [DONE].
+        """`limit`: bytes of one event. `budget`: a large event counts against it while it is put together. `finishes`:
+        finish reasons, and the names under which they are forwarded. `must_finish`: an answer without a finish reason
+        is incomplete, even after [DONE].
         """
         self.choices, self._limit, self._finishes, self._must_finish = choices, limit, finishes or {}, must_finish
         self._held: bytearray | None = None  # the beginning of an event whose end has not come yet
+        self._budget, self._budgeted = budget, 0  # bytes of the budget that this stream has
         self._begun = False  # a byte order mark has been looked for
         self._finished: set[int] = set()  # choices that gave a finish reason
         self._doubted: set[int] = set()  # choices with output after their finish reason
@@ -205,6 +220,21 @@ class Scanner:
         if self.malformed > MAX_MALFORMED:
             raise TooMuchNoise(f"more than {MAX_MALFORMED} events that cannot be read")
 
+    def release(self) -> None:
+        """Give the budget back what an unfinished event has of it: the stream is read no further."""
+        if self._budgeted:
+            self._count(0)
+
+    def _count(self, size: int) -> None:
+        """Have so many bytes of the budget."""
+        more, self._budgeted = size - self._budgeted, size
+        if self._budget is None:
+            return
+        if more > 0:
+            self._budget.held += more
+        elif more < 0:
+            self._budget.release(-more)
+
     def _beginning(self, chunk: bytes) -> bytes:
         """The stream without its byte order mark, of which only a part may have come. openai-python would read the mark
         as a part of the first line, and lose the event.
@@ -230,6 +260,8 @@ class Scanner:
         else:
             end = held.rfind(b"\n\n", start) + 2
             end = end if end > 1 else 0
+        if len(held) > COUNTED or self._budgeted:
+            self._count(len(held) - end)
         if len(held) - end > self._limit:
             raise EventTooLarge(f"an event is longer than {self._limit} bytes")
         whole = bytes(held[:end])
