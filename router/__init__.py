@@ -14,7 +14,7 @@
     memory.py             how much memory the process may use
 
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
-                     call, body, demand, record, verdict, quote
+                     call, body, elements, demand, record, verdict, quote
     core/stream/     reads the bytes of answers; knows no endpoint
                      lines, scanner, template, events, finish, progress, error_body; chunks, transcript, splice
     core/endpoint/   knows one endpoint: its state and its estimates; chooses nothing
@@ -31,8 +31,8 @@
                      resolver, tls; simulated
     proxy/           moves one request
                      client, front, intake, known_head, body_budget, reply, asgi, application; handler, admission, cors,
-                     serving, open_call, answer, dispatch, relay, rescue; compression, parameters; drain; failures,
-                     headers, loop_guard, debug, context, models, unknown
+                     serving, open_call, answer, dispatch, relay, long_answer, rescue; compression, parameters; drain;
+                     failures, headers, loop_guard, debug, context, models, unknown
     ops/             runs beside requests
                      asking, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
                      readiness

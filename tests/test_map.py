@@ -26,6 +26,7 @@ _FACTS = {
     "router.core.body",
     "router.core.call",
     "router.core.demand",
+    "router.core.elements",
     "router.core.record",
     "router.core.verdict",
 }

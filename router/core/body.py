@@ -19,12 +19,16 @@ from itertools import accumulate
 
 import msgspec
 
+from router.core.elements import Elements
+
 Fields = dict[str, msgspec.Raw]
 
+LARGE = 128 << 10  # bytes from which on a body is read while it arrives, and not at once
 MAX_KEYS = 1000  # keys of the object; OpenAI's API has about 40
 MAX_DEPTH = 900  # of arrays and objects within another; msgspec refuses 1000
 MAX_KEY = 64 << 10  # bytes
 MAX_CHECKED = 128 << 10  # bytes of a value that is decoded at once: well below a millisecond
+PROMPT_BEGINS = (b'"', b"[")  # with which a prompt in a list of prompts begins; else the list is one of tokens
 ATTACHMENT = b";base64,"  # precedes the data of an attachment
 MAX_ATTACHMENTS = 1000  # attachments that are looked for; more count as text
 WINDOW = 2 << 10  # bytes of a value in which brackets are counted at a time
@@ -72,8 +76,10 @@ class Body:
         "_attachment",
         "_attachments",
         "_began",
+        "_counted",
         "_decoder",
         "_depth",
+        "_elements",
         "_error",
         "_in_string",
         "_key",
@@ -98,6 +104,8 @@ class Body:
         self._depth, self._in_string = 0, -1  # inside a value; where the string begins that is being read there
         self._key, self._keys = "", 0
         self._places: dict[str, tuple[int, int]] = {}
+        self._elements: Elements | None = None  # of the last `prompt` that is an array
+        self._counted = -1  # up to where its elements have been counted; -1 if it is not being read
         # Reads on at a byte that is no space; False if it needs more. A function, as a bound method would be a
         # reference cycle: the bytes would stay in memory until the garbage collector runs.
         self._step: Callable[[Body, int], bool] = Body._start
@@ -112,12 +120,9 @@ class Body:
             if not piece.isascii() or self._decoder.getstate()[0]:
                 self._decoder.decode(piece)
             self._look_for_attachments()
-            while True:
-                if self._depth == 0:
-                    match = _SPACE.match(data, self._at)
-                    self._at = match.end() if match else self._at
-                if self._at >= len(data) or not self._step(self, data[self._at]):
-                    return
+            self._read_on()
+            if self._counted >= 0:
+                self._count_elements(len(data))
         except UnicodeDecodeError as error:
             self._fail(not_json(f"it is not valid UTF-8 ({error.reason})"))
         except msgspec.DecodeError as error:
@@ -126,6 +131,26 @@ class Body:
             self._fail(InvalidBody("The request body is nested too deeply."))
         except InvalidBody as error:
             self._fail(error)
+
+    @property
+    def prompts(self) -> int:
+        """The number of prompts of a completion: texts, or lists of tokens, in a list."""
+        elements = self._elements
+        return elements.count if elements is not None and elements.first in PROMPT_BEGINS else 1
+
+    def _read_on(self) -> None:
+        data = self.data
+        while True:
+            if self._depth == 0:
+                match = _SPACE.match(data, self._at)
+                self._at = match.end() if match else self._at
+            if self._at >= len(data) or not self._step(self, data[self._at]):
+                return
+
+    def _count_elements(self, end: int) -> None:
+        if self._elements is not None:
+            self._elements.feed(bytes(self.data[self._counted : end]))
+        self._counted = end
 
     def end(self) -> Fields:
         """The keys and the bytes of their values; of two equal keys the last one counts. Raises InvalidBody."""
@@ -197,6 +222,8 @@ class Body:
 
     def _value(self, byte: int) -> bool:
         self._began = self._at
+        if self._key == "prompt":
+            self._elements, self._counted = (Elements(), self._at + 1) if byte == 0x5B else (None, -1)
         if byte == _QUOTE:
             self._in_string, self._depth = self._at, 1
             return self._next(Body._text_goes_on)
@@ -309,6 +336,9 @@ class Body:
 
     def _end_value(self) -> bool:
         end, self._depth = self._at, 0
+        if self._counted >= 0:
+            self._count_elements(end)
+            self._counted = -1
         if end - self._began <= self._max_checked:
             _check(bytes(self.data[self._began : end]))
         self._places[self._key] = (self._began, end)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from router.core.body import ATTACHMENT, MAX_ATTACHMENTS, MAX_KEYS, Body, InvalidBody, too_many_keys
+from router.core.body import ATTACHMENT, MAX_ATTACHMENTS, MAX_KEYS, PROMPT_BEGINS, Body, InvalidBody, too_many_keys
 from router.core.body import Fields as Fields  # its name for all who change fields
 from router.core.demand import Demand, DemandKind
 
@@ -19,6 +19,7 @@ _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with th
 _value = msgspec.json.Decoder().decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SPACE = b" \t\r\n"
 MAX_LENIENT = 1 << 20  # bytes of a body that are read by Python's slower reader: about 10 ms
 # Of JSON, for a token of English text. The effect of a prompt's size on the wait is measured in the same unit, so a
 # rough figure is enough.
@@ -131,7 +132,7 @@ def parse(
     streams = bool(stream) and operation != "embeddings"
     choices = choices or 1
     if operation == "completions":
-        choices *= _prompts(fields)
+        choices *= _prompts(fields) if isinstance(body, bytes) else body.prompts
     return Call(
         operation, data, fields, headers, model, streams, choices, patience, retries,
         asks_why=asks_why, attached=attached,
@@ -140,11 +141,13 @@ def parse(
 
 def _prompts(fields: Fields) -> int:
     """The number of prompts of a completion, each of which has `n` choices: texts, or lists of tokens, in a list."""
+    prompt = bytes(fields.get("prompt", b"1"))
+    if prompt[:1] != b"[" or prompt[1:].lstrip(_SPACE)[:1] not in PROMPT_BEGINS:
+        return 1  # a text or a list of tokens, which may be long
     try:
-        prompts = _items(fields.get("prompt", b"1"))
+        return len(_items(prompt))
     except msgspec.DecodeError:
         return 1
-    return len(prompts) if prompts and bytes(prompts[0])[:1] in (b'"', b"[") else 1
 
 
 def _with_half_pairs(body: bytes, error: Exception) -> Fields:

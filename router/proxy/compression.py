@@ -14,12 +14,13 @@ from typing import IO
 
 import zstandard
 
+from router.core.body import LARGE, Body
 from router.core.quote import quoted
 from router.errors import BadRequest, BodyTooLarge, RouterError, UnsupportedCoding
 from router.proxy.client import Client, Headers
 from router.scheduler import Scheduler, Timer
 
-PIECE = 1 << 20  # bytes that are decoded in one turn of the loop: some 3 ms
+PIECE = 32 << 10  # bytes that are decoded, and read as JSON, in one turn of the loop: at most some 3 ms
 MAX_WINDOW = 8 << 20  # bytes that zstd may look back, and so allocate (RFC 8878 recommends to support 8 MiB)
 MAX_CODINGS = 2  # one upon the other; no client needs more
 _BROKEN = (OSError, EOFError, zlib.error, zstandard.ZstdError)  # what the decoders raise
@@ -72,7 +73,7 @@ class Unpacking:
     Ends with `done` and the body, with `failed`, or with `left` if the client leaves first.
     """
 
-    __slots__ = ("_client", "_done", "_failed", "_left", "_pieces", "_scheduler", "_taken", "_timer")
+    __slots__ = ("_client", "_done", "_failed", "_large", "_left", "_pieces", "_scheduler", "_taken", "_timer")
 
     def __init__(
         self,
@@ -80,14 +81,15 @@ class Unpacking:
         client: Client,
         scheduler: Scheduler,
         *,
-        done: Callable[[bytes], None],
+        done: Callable[[bytes | Body], None],
         failed: Callable[[RouterError], None],
         left: Callable[[], None],
     ) -> None:
         self._pieces, self._client, self._scheduler = pieces, client, scheduler
         self._done, self._failed, self._left = done, failed, left
         self._timer = Timer(scheduler, self.advance)
-        self._taken: list[bytes] = []
+        self._taken = b""
+        self._large: Body | None = None  # in its place, once it is large
         client.owner = self
 
     def advance(self) -> None:
@@ -97,11 +99,20 @@ class Unpacking:
             self.stop(error)
             return
         if piece:
-            self._taken.append(piece)
+            self._take(piece)
             self._timer.at(self._scheduler.now())
             return
         self._end()
-        self._done(b"".join(self._taken))
+        self._done(self._large or self._taken)
+
+    def _take(self, piece: bytes) -> None:
+        if self._large is not None:
+            self._large.feed(piece)
+            return
+        self._taken += piece
+        if len(self._taken) > LARGE:
+            self._large = Body()
+            self._large.feed(self._taken)
 
     def _end(self) -> None:
         self._timer.close()

@@ -17,6 +17,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+from router.core.body import LARGE as LARGE
 from router.core.body import Body
 from router.errors import BadRequest, BodyTooLarge, HeaderTooLarge
 from router.proxy.body_budget import BodyBudget
@@ -27,7 +28,6 @@ from router.proxy.headers import lines
 # Bytes that a piece of a chunked body may take beside its data: a size of 16 digits, and two line ends.
 FRAMING = 20
 MAX_HEADERS = 100  # of a request, as at many servers: each costs some hundred bytes more in memory than on the wire
-LARGE = 128 << 10  # bytes from which on a body is read while it arrives, and not at once
 
 
 class Bounds(NamedTuple):
@@ -139,7 +139,7 @@ class Intake:
 
     def _add_to_parts(self, piece: bytes) -> None:
         """Join pieces as they come: there may be millions of small ones. A large body is read, unless it is encoded."""
-        if self._large is None and self.body_size > LARGE and not codings_of(self.headers):
+        if self._large is None and max(self.body_size, self._announced) > LARGE and not codings_of(self.headers):
             begun = self.body if self._parts is None else bytes(self._parts)
             self.body, self._parts, self._large = b"", None, Body()
             self._large.feed(begun)
@@ -154,6 +154,11 @@ class Intake:
         """Count bytes of a body until `release`."""
         self.held += size
         self.bodies.held += size
+
+    @property
+    def _announced(self) -> int:
+        """The bytes of the body, if the head says so; else 0."""
+        return next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def release(self) -> None:
         """The body is no longer held: its answer has ended, or there will be none."""

@@ -134,7 +134,12 @@ def test_a_long_answer_after_pings_is_held_to_become_one_event() -> None:
 def test_a_router_that_stops_cuts_a_long_answer() -> None:
     play = Player(endpoint("a", in_pieces()))
     call = play.call(stream=False)
-    play.at(BEGINS + 0.25, lambda: call.owner and call.owner.stop(Stopping("The router stops.")))
+
+    def stop() -> None:
+        assert call.owner is not None
+        call.owner.stop(Stopping("The router stops."))
+
+    play.at(BEGINS + 0.25, stop)
     play.run()
     assert call.aborted_at == pytest.approx(BEGINS + 0.25)
     assert call.record.error == Stopping.code
