@@ -270,7 +270,7 @@ class Watch:
 
 
 async def made_in_turns(steps: Generator[None, None, _Made]) -> _Made:
-    """What a generator returns, after as many turns as its steps take."""
+    """Run a generator in as many turns as its steps take; return its result."""
     until = time.thread_time() + SHARE
     while True:
         try:

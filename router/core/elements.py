@@ -16,7 +16,7 @@ PASSES = 3  # times that containers are removed before the rest is counted one b
 class Elements:
     """The number of an array's elements so far, and the first byte of its first one.
 
-    It is fed with the bytes from after the opening bracket to the closing one.
+    Input: the bytes from after the opening bracket to the closing one.
     """
 
     __slots__ = ("_commas", "_depth", "_in_string", "_rest", "first")
@@ -46,7 +46,7 @@ class Elements:
         self._count(data.translate(None, _OTHERS))
 
     def _after_string(self, data: bytes) -> bytes:
-        """What follows the string that the data begins in; nothing if it goes on."""
+        """Return the rest after the string that the data begins in; nothing if the string goes on."""
         match = _INSIDE.match(data)
         end = match.end() if match else 0
         if data[end : end + 1] == b'"':
