@@ -2,4 +2,4 @@
 
 from router.dialects.base import Dialect
 
-DIALECT = Dialect()
+DIALECT: Dialect = Dialect()

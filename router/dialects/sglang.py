@@ -11,4 +11,4 @@ GAUGES = Gauges(
     engine="dp_rank",
 )
 
-DIALECT = Dialect(idle=4.0, probe="health", prefill="continue_final_message", gauges=GAUGES)
+DIALECT: Dialect = Dialect(idle=4.0, probe="health", prefill="continue_final_message", gauges=GAUGES)

@@ -5,6 +5,6 @@ There are no embeddings: invented vectors with status 200 would end up in a clie
 
 from router.dialects.base import PATHS, Dialect
 
-DIALECT = Dialect(
+DIALECT: Dialect = Dialect(
     probe="off", paths={name: path for name, path in PATHS.items() if name in ("chat/completions", "completions")}
 )

@@ -10,4 +10,4 @@ GAUGES = Gauges(
 )
 
 # VLLM_HTTP_TIMEOUT_KEEP_ALIVE is 5 s by default. A second less, so that no request crosses the server's close.
-DIALECT = Dialect(idle=4.0, probe="health", prefill="continue_final_message", gauges=GAUGES)
+DIALECT: Dialect = Dialect(idle=4.0, probe="health", prefill="continue_final_message", gauges=GAUGES)

@@ -93,7 +93,7 @@ def _clamp(fields: Fields, name: str) -> None:
 
 
 # No route to list models or tell its health is documented, and a chat probe would take one of few slots: only connect.
-DIALECT = Dialect(
+DIALECT: Dialect = Dialect(
     probe="connect",
     paths={"chat/completions": "/chat/completions", "embeddings": "/embeddings"},
     codes=ZHIPU_CODES,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from math import inf
+from typing import ClassVar
 
 from router.core.record import CallRecord
 from router.proxy.client import Headers, HeadFacts
@@ -141,7 +142,8 @@ _DROP, _PASS, _TYPE, _DEPENDS, _BOTH = range(5)
 class _Uses(dict[bytes, int]):
     """The use of each name of a header; names that were seen are remembered, within bounds."""
 
-    MAX_NAMES, MAX_LENGTH = 200, 64
+    MAX_NAMES: ClassVar[int] = 200
+    MAX_LENGTH: ClassVar[int] = 64  # bytes
 
     def __init__(self, returned: Names, *, stream: bool) -> None:
         super().__init__()

@@ -115,7 +115,7 @@ class Forecast:
 
         A pending request counts whole, a stream that is being written STREAM_SHARE.
         """
-        streams: float = self._availability.in_flight
+        streams = float(self._availability.in_flight)
         if now < self._report_until:
             streams += self._others
         return (STREAM_SHARE * streams + (1.0 - STREAM_SHARE) * len(self.pending)) / self.weight
