@@ -9,7 +9,9 @@ MASK = "***"
 
 # C0 and C1 controls, DEL, separators of lines; the marks that change the direction of text; halves of surrogate pairs,
 # which no UTF-8 has. Any of them can forge a line, or hide or reorder what a terminal or a page shows.
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]")
+UNSAFE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 # Text that looks like a key, wherever it comes from: a known prefix, or what follows `Bearer`.
 _KEY = re.compile(
     r"(?i:\bbearer\s+)[^\s\"',;]{4,}"

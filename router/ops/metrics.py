@@ -319,7 +319,8 @@ class Metrics:
 
 
 _Item = TypeVar("_Item")
-Samples = Iterable[tuple[tuple[str | int, ...], float]]
+# A count is never made a float before `_add` does so: one that is too large may only cost itself.
+Samples = Iterable[tuple[tuple[str | int, ...], int | float]]
 
 
 def _counter(name: str, help_text: str, labels: tuple[str, ...], samples: Samples) -> Iterator[Metric]:

@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -22,8 +22,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from router.core.record import CallRecord
 from router.errors import BadRequest, RouterError, SlowRequest
 from router.proxy.body_budget import MAX_WAIT, BodyBudget, no_memory
-from router.proxy.client import Request
-from router.proxy.handler import OPERATIONS, Handler
+from router.proxy.client import Client, Headers, Request
+from router.proxy.cors import Cors
+from router.proxy.handler import OPERATIONS
 from router.proxy.intake import (
     ACCEPTED,
     BODY,
@@ -47,6 +48,24 @@ EXPIRED = 50  # connections that are looked at in a step of `expire`: some 0.1 m
 PIPELINED = 8  # requests to the application that may wait behind another; in one read there could be ten thousand
 
 log = logging.getLogger(__name__)
+
+
+class Handler(Protocol):
+    """The handler as a connection knows it."""
+
+    stopping: bool
+    refusing: bool
+    cors: Cors
+
+    def authorize(self, headers: Headers, /) -> bytes: ...
+
+    def handle(self, request: Request, client: Client, /) -> None: ...
+
+    def record(self, path: bytes, arrived: float, /) -> CallRecord: ...
+
+    def refuse(self, client: Client, record: CallRecord, error: RouterError, /) -> None: ...
+
+    def left(self, record: CallRecord, /) -> None: ...
 
 
 class Front(HttpToolsProtocol):

@@ -16,7 +16,6 @@ from http import HTTPStatus
 from typing import ClassVar, Protocol
 
 from router.proxy.client import Headers, Owner
-from router.proxy.handler import Handler
 from router.proxy.headers import lines
 
 STATUS_LINE = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
@@ -45,6 +44,12 @@ class Server(Protocol):
     """uvicorn's state of a server, as far as it is used here."""
 
     default_headers: Headers  # a new list every second, for its Date
+
+
+class Handler(Protocol):
+    """The router that answers: while it is `stopping`, each answer closes its connection."""
+
+    stopping: bool
 
 
 class Reply:

@@ -44,7 +44,7 @@ class Exploring(Random):
 
 
 @dataclass(frozen=True)
-class PassivePolicy(Policy):
+class PassivePolicy:
     """A policy under which no hedge is sent, no attempt given up and no budget filled, unless a test asks for it."""
 
     deadline: float = 60.0
@@ -54,10 +54,20 @@ class PassivePolicy(Policy):
     retry_budget: float = 2.0**-40
     patience: float = 0.0
 
+    @property
+    def policy(self) -> Policy:
+        return Policy(
+            deadline=self.deadline,
+            hedge=self.hedge,
+            abandon=self.abandon,
+            hedge_budget=self.hedge_budget,
+            retry_budget=self.retry_budget,
+        )
+
 
 def make_route(
     tiers: Sequence[Sequence[Endpoint]],
-    policies: Mapping[Endpoint, Policy] | None = None,
+    policies: Mapping[Endpoint, PassivePolicy] | None = None,
     *,
     patience: float = 0.0,
     hedges: Budget | None = None,
@@ -72,7 +82,7 @@ def make_route(
     return Route(
         model="chat",
         tiers=tuple(Tier(number, tuple(tier)) for number, tier in enumerate(tiers, 1)),
-        policies=policies,
+        policies={endpoint: passive.policy for endpoint, passive in policies.items()},
         hedges=hedges or Budget(),
         retries=retries or Budget(),
         deadline=max(deadlines),

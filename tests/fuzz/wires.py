@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 
 from router.core.record import CallRecord
 from router.errors import RouterError
-from router.proxy.client import Client, Request
+from router.proxy.client import Client, Headers, Request
 from router.proxy.cors import Cors
 from router.proxy.front import Front
 from router.proxy.headers import lines
@@ -125,12 +125,12 @@ class Answering:
         self.asked: list[Request] = []
         self.waiting: list[Client] = []
         self.refused: list[RouterError] = []
-        self.stopping = False
+        self.stopping = self.refusing = False
         self.cors = Cors()
         self.left_half_way = self.others = 0  # `others`: requests for paths of the application
 
-    def authorize(self, headers: Any) -> None:
-        pass
+    def authorize(self, headers: Headers) -> bytes:
+        return b""
 
     def handle(self, request: Request, client: Client) -> None:
         self.asked.append(request)
@@ -170,6 +170,6 @@ for _name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
 def server_side(handler: Answering, bounds: Bounds) -> tuple[Front, Transport, Loop]:
     """The server's side of a client's connection."""
     loop, transport = Loop(), Transport()
-    made = Front(handler, bounds, time.monotonic, _CONFIG, ServerState(), {}, loop)  # type: ignore[arg-type]
+    made = Front(handler, bounds, time.monotonic, _CONFIG, ServerState(), {}, loop)
     made.connection_made(transport)
     return made, transport, loop

@@ -104,7 +104,10 @@ def test_a_restricted_route_keeps_the_deadlines_budgets_queue_and_plan_of_the_mo
     assert (restricted.deadline, restricted.shortest_deadline, restricted.patience) == (50.0, 5.0, 2.0)
     for field in fields(route):
         if field.name not in ("tiers", "policies"):
-            assert getattr(restricted, field.name) is getattr(route, field.name)
+            kept, given = getattr(restricted, field.name), getattr(route, field.name)
+            assert kept is given or (
+                isinstance(kept, float) and kept == given
+            )  # a compiled class holds no objects for these
 
 
 def test_the_policies_of_a_restricted_route_cannot_be_changed() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from math import exp, log
+from operator import methodcaller
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -347,6 +349,11 @@ class AnyLife(RuleBasedStateMachine):
         super().__init__()
         self.breaker, self.now = Breaker(), T
         self.live: list[tuple[float, bool]] = []  # when each began, and whether it is the trial
+        self.reports: list[Callable[[Breaker], Any]] = []  # all of them, so that another breaker gets into this state
+
+    def report(self, method: str, *values: float, **named: bool) -> Any:
+        self.reports.append(methodcaller(method, *values, **named))
+        return self.reports[-1](self.breaker)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 3.0, 20.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -355,23 +362,23 @@ class AnyLife(RuleBasedStateMachine):
     @rule(allowed_or_not=st.booleans())
     def begin(self, allowed_or_not: bool) -> None:
         if allowed_or_not or self.breaker.allows(self.now):
-            self.live.append((self.now, self.breaker.begin()))
+            self.live.append((self.now, self.report("begin")))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), how=st.sampled_from(["success", "failure", "failure", "inconclusive"]))
     def end(self, data: st.DataObject, how: str) -> None:
         began, trial = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
         if how == "inconclusive":
-            self.breaker.inconclusive(trial=trial)
+            self.report("inconclusive", trial=trial)
         else:
             was = self.breaker.state(self.now)
-            reported = getattr(self.breaker, how)(self.now, began, trial=trial)
+            reported = self.report(how, self.now, began, trial=trial)
             flipped = (was is State.CLOSED) is not (self.breaker.state(self.now) is State.CLOSED)
             assert reported is flipped
 
     @rule()
     def probed(self) -> None:
-        self.breaker.hint(self.now)
+        self.report("hint", self.now)
 
     @invariant()
     def at_most_one_trial_runs(self) -> None:
@@ -388,7 +395,9 @@ class AnyLife(RuleBasedStateMachine):
     @invariant()
     def it_is_never_stuck(self) -> None:
         """Once all attempts have ended a trial is allowed within MAX_WAIT, and its success closes the breaker."""
-        breaker = deepcopy(self.breaker)
+        breaker = Breaker()
+        for report in self.reports:
+            report(breaker)
         for _, trial in self.live:
             breaker.inconclusive(trial=trial)
         then = self.now + MAX_WAIT

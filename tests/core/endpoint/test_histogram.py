@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from copy import deepcopy
 from itertools import pairwise
 from math import exp, log
 from random import Random
@@ -127,8 +126,7 @@ def test_one_more_censored_wait_lowers_the_curve_nowhere(life: list[tuple[float,
 @given(lasted=st.lists(waits, max_size=60), one=waits, another=waits)
 def test_a_longer_wait_gives_a_curve_that_is_nowhere_lower(lasted: list[float], one: float, another: float) -> None:
     """Without censored waits: among many of these one late end weighs much, as few were seen for so long."""
-    shorter, now = observed(*((0.0, seconds, True) for seconds in lasted))
-    longer = deepcopy(shorter)
+    (shorter, now), (longer, _) = (observed(*((0.0, seconds, True) for seconds in lasted)) for _ in range(2))
     shorter.add(bucket(min(one, another)), now)
     longer.add(bucket(max(one, another)), now)
     low, high = shorter.curve(), longer.curve()

@@ -19,6 +19,7 @@ from router.core.explain.explanation import Explanation, explain, in_steps, why_
 from router.core.explain.rows import in_words
 from tests.core.explain.routes import SOON, STATES, bring, named, route, route_with, why
 from tests.core.helpers import Steady, T, learn, properties, recover
+from tests.support.attributes import attributes
 
 # The explanation agrees with the decision.
 
@@ -58,7 +59,7 @@ def test_the_explained_endpoint_is_the_one_picked_and_explaining_changes_nothing
 def everything(of: Any, seen: dict[int, int] | None = None) -> Any:
     """All values that an object holds, directly or through others; each object once, then by its number."""
     seen = {} if seen is None else seen
-    names: Any = getattr(of, "__slots__", None) or getattr(of, "__struct_fields__", ()) or getattr(of, "__dict__", ())
+    names = attributes(of)
     if not isinstance(of, dict | list | tuple | set) and not names:
         return repr(of)
     if id(of) in seen:
