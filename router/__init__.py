@@ -12,6 +12,7 @@
     scheduler.py          time: a clock, and callbacks at a time of that clock
     turns.py              the turns of the event loop: shared among connections, and measured
     memory.py             how much memory the process may use
+    build.py              which build runs: pure, or compiled
 
     core/            the decisions: pure, with time and randomness as arguments; its own files are facts
                      call, body, elements, demand, record, verdict, quote

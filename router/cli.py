@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 from pydantic import ValidationError
 
-from router import __version__, advice
+from router import __version__, advice, build
 from router.app import Router
 from router.config import Config, ConfigError, Places, load_with_places
 from router.ops import logs
@@ -32,7 +32,7 @@ FILE = "endpoints.yaml"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="firsttoken")
+@click.version_option(f"{__version__} ({build.BUILD})", prog_name="firsttoken")
 def main() -> None:
     """A latency-aware router for language models: one OpenAI-compatible address in front of many endpoints.
 
@@ -97,7 +97,7 @@ def serve(config: Path | None, example: bool, host: str | None, port: int | None
     except CannotListenError as error:
         _stop(str(error), 3)
     _raise_open_files()
-    for line in _summary(table):
+    for line in _summary(table, build.description()):
         click.echo(line, err=True)
     warnings = advice.warnings(table, places, settings, os.environ)
     for warning in (*warnings, *advice.environment_notes(table, os.environ)):
@@ -247,9 +247,9 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _summary(config: Config) -> list[str]:
+def _summary(config: Config, how: str = "") -> list[str]:
     """One line per endpoint with the models that it serves, and warnings for the operator."""
-    lines = [f"firsttoken {__version__}: {config.source}"]
+    lines = [f"firsttoken {__version__}{how and f', {how}'}: {config.source}"]
     for each in config.endpoints:
         models = ", ".join(each.models)
         if each.disabled:

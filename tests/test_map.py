@@ -35,7 +35,15 @@ _FACTS = {
 MAY: dict[str, set[str]] = {
     "router": set(),  # its __init__: the version and the map
     "router.__main__": {"router.cli"},
-    "router.cli": {"router", "router.app", "router.config", "router.ops.logs", "router.server", "router.settings"}
+    "router.cli": {
+        "router",
+        "router.app",
+        "router.build",
+        "router.config",
+        "router.ops.logs",
+        "router.server",
+        "router.settings",
+    }
     | {"router.advice", "router.explaining", "router.upstream.tls"},
     "router.advice": {"router.config", "router.settings", "router.yamlfile"},
     "router.explaining": set(),  # it knows HTTP only
@@ -44,6 +52,7 @@ MAY: dict[str, set[str]] = {
     | {"router.config", "router.scheduler", "router.settings", "router.turns"},  # builds them all
     "router.settings": {"router.memory", "router.values"},
     "router.memory": set(),
+    "router.build": {"router.scheduler"},  # one that is compiled, if any is
     "router.turns": set(),  # as the scheduler, at the bottom
     "router.errors": set(),
     "router.scheduler": set(),  # the seam of time, at the bottom

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import BadRequest
-from router.proxy.client import Request
+from router.proxy.client import Headers, Request
 from router.proxy.intake import Bounds
 from router.proxy.known_head import KnownHead
 from tests.fuzz.corpus import asked, in_chunks
@@ -81,9 +81,10 @@ def test_a_connection_remembers_from_its_second_request_on() -> None:
 
 def test_a_known_head_is_authorized_each_time() -> None:
     class Revoking(Answering):
-        def authorize(self, headers: object) -> None:
+        def authorize(self, headers: Headers) -> bytes:
             if len(self.asked) == 3:
                 raise BadRequest("The key was revoked.", code="revoked")
+            return b""
 
     handler = Revoking(later=False)
     front, _transport, loop = server_side(handler, Bounds())
