@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import subprocess
@@ -38,6 +39,16 @@ def test_the_structs_that_are_decoded_are_interpreted() -> None:
         text = (PACKAGE / path).read_text()
         structs = {line.split("class ")[1].split("(")[0] for line in text.splitlines() if "(msgspec.Struct" in line}
         assert not [name for name in structs if f"Decoder({name})" in text], path
+
+
+def test_no_name_is_bound_to_two_kinds_of_exceptions_in_a_compiled_function() -> None:
+    """mypyc keeps the type of the first, and the second is a TypeError where it is caught."""
+    for path in modules(PACKAGE):
+        for function in ast.walk(ast.parse((PACKAGE / path).read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                caught = [each for each in ast.walk(function) if isinstance(each, ast.ExceptHandler) and each.name]
+                kinds = {(each.name, ast.dump(each.type)) for each in caught if each.type is not None}
+                assert len(kinds) == len({name for name, _ in kinds}), f"{path}: {function.name}"
 
 
 def test_the_version_names_the_build() -> None:

@@ -123,14 +123,14 @@ class Body:
             self._read_on()
             if self._counted >= 0:
                 self._count_elements(len(data))
-        except UnicodeDecodeError as error:
-            self._fail(not_json(f"it is not valid UTF-8 ({error.reason})"))
+        except UnicodeDecodeError as no_text:
+            self._fail(not_json(f"it is not valid UTF-8 ({no_text.reason})"))
         except msgspec.DecodeError as error:
             self._fail(not_json(f"in the value or key that begins at byte {self._began}: {error}"))
         except RecursionError:
             self._fail(InvalidBody("The request body is nested too deeply."))
-        except InvalidBody as error:
-            self._fail(error)
+        except InvalidBody as invalid:
+            self._fail(invalid)
 
     @property
     def prompts(self) -> int:

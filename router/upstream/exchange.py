@@ -258,9 +258,9 @@ class Exchange:
             self.final = True
             self._end(Outcome(Verdict.FAULT, str(error), passing=False, doubt=Doubt.REQUEST))
             return
-        except TooMuchNoise as error:
+        except TooMuchNoise as noise:
             self.malformed = scanner.malformed
-            self.fail(str(error))
+            self.fail(str(noise))
             return
         if ready:
             self._chunks.append(ready)
