@@ -16,7 +16,7 @@ _VALUE = re.compile(rb'":\s*"\Z')  # before a string that is the value of a key
 
 
 class Template:
-    """Made of two events of one choice each, with its blank line, which report nothing but progress of the text."""
+    """Made of two events, each with its blank line, in which no choice ends, and which report no usage and no error."""
 
     __slots__ = ("_after", "_around", "_before", "_start")
 
@@ -26,7 +26,12 @@ class Template:
 
     @classmethod
     def of(cls, one: bytes, other: bytes) -> Template | None:
-        """The template of two events that differ in one string value; None if they differ in more, or are special."""
+        """The template of two events that differ in one string value at most; None if they differ in more.
+
+        Two equal events tell nothing of where the text is: only a third equal one fits.
+        """
+        if one == other:
+            return cls(one, b"") if _is_usual(one) else None
         size = min(len(one), len(other))
         differing = int.from_bytes(one[:size], "big") ^ int.from_bytes(other[:size], "big")
         alike = size - (differing.bit_length() + 7) // 8  # bytes at the beginning
@@ -43,8 +48,8 @@ class Template:
         if not event.startswith(self._before) or not event.endswith(self._after):
             return False
         size = len(event) - self._around
-        if size <= 0:
-            return False
+        if size <= 0 or not self._after:
+            return not size and not self._after
         text = event[self._start : self._start + size]
         return _PLAIN.fullmatch(text) is not None and (text.isascii() or _is_utf8(text))
 

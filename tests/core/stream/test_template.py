@@ -55,7 +55,6 @@ def test_any_other_event_does_not_fit(other: bytes) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (event('"a"'), event('"a"')),
         (event('"a"', '"null"'), event('"a"', '"none"')),  # the next may say "stop"
         (event('"a"', more=',"x":"1"'), event('"b"', more=',"x":"2"')),
         (event('"a"', more=',"key1":1'), event('"a"', more=',"key2":1')),  # the next may say "error"
@@ -71,6 +70,13 @@ def test_any_other_event_does_not_fit(other: bytes) -> None:
 )
 def test_no_template_is_made_where_another_string_might_matter(one: bytes, other: bytes) -> None:
     assert template(one, other) is None
+
+
+def test_two_equal_events_are_a_template_of_equal_ones_only() -> None:
+    made = template(event(), event())
+    assert made is not None
+    assert made.fits(event())
+    assert not any(map(made.fits, (event('"other"'), event() + b"x", event()[:-1], b"")))
 
 
 def test_a_scanner_parses_no_event_that_fits() -> None:
