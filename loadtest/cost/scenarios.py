@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from loadtest.cost import gateways
 from loadtest.cost.gateways import Gateway, Running
 from loadtest.cost.tools import Endpoints, run_client, start_endpoints
-from loadtest.processes import Places, Processes
+from loadtest.processes import BenchError, Places, Processes
 
 EVENTS = 20
 STREAMS = {"stream": 1, "events": EVENTS, "clients": 256}
@@ -24,6 +24,8 @@ PLAIN = {"stream": 0, "clients": 32}
 # Held streams: one event per second, so that all are open together for about ten seconds after the ramp.
 HOLD_EVENTS, HOLD_GAP_US, HOLD_RAMP = 20, 1_000_000, 8
 DIRECT = "direct"
+# Streams per second at which the added first-token time of all gateways is compared.
+COMPARED_RATE = 600
 
 Member = TypeVar("Member")
 
@@ -41,12 +43,19 @@ class Bench:
     places: Places
     endpoints: Endpoints = field(init=False)
     running: list[Running] = field(default_factory=list)
+    # The peers that could not be installed or started, each with the reason.
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def start_endpoints(self) -> None:
         self.endpoints = start_endpoints(self.processes, self.places.load, events=EVENTS, gap_us=1000)
 
     def start_gateways(self) -> None:
-        self.running = [self.start_gateway(gateway, self.endpoints) for gateway in self.gateways]
+        self.running = [one for gateway in self.gateways if (one := self.start_gateway(gateway, self.endpoints))]
+
+    @property
+    def own(self) -> list[Running]:
+        """The running gateways without the peers."""
+        return [running for running in self.running if not running.gateway.peer]
 
     def favour(self, policy: int) -> None:
         """Set the scheduling policy of load and endpoints.
@@ -57,8 +66,15 @@ class Bench:
         self.places = replace(self.places, load=replace(self.places.load, policy=policy))
         self.endpoints.schedule(policy)
 
-    def start_gateway(self, gateway: Gateway, endpoints: Endpoints) -> Running:
-        return gateways.start(gateway, endpoints, self.processes, self.places.gateway, self.files)
+    def start_gateway(self, gateway: Gateway, endpoints: Endpoints) -> Running | None:
+        """Start a gateway and wait for its first answer; a peer that fails is left out, any other ends the run."""
+        try:
+            return gateways.start(gateway, endpoints, self.processes, self.places.gateway, self.files)
+        except BenchError as error:
+            if not gateway.peer:
+                raise
+            self.left_out[gateway.name] = str(error)
+            return None
 
     def turns(self, members: list[Member]) -> Iterator[Member]:
         for number in range(self.rounds):
@@ -85,11 +101,20 @@ def calibrate(bench: Bench) -> dict[str, Any]:
 def cost(bench: Bench, what: str, load: dict[str, Any]) -> dict[str, Any]:
     """Measure processor time per request under full load: one result of the client per gateway and round."""
     bench.favour(os.SCHED_BATCH)
-    rounds: dict[str, list[dict[str, Any]]] = {running.name: [] for running in bench.running}
-    for running in bench.turns(bench.running):
-        progress(f"{what}: {running.name}, round {len(rounds[running.name]) + 1} of {bench.rounds}")
-        rounds[running.name].append(bench.drive(running, **load))
+    rounds = take_turns(bench, bench.running, what, lambda _: load)
     return {"rounds": rounds, "ratios": ratios(rounds)}
+
+
+def take_turns(
+    bench: Bench, members: list[Running], what: str, load: Callable[[int], dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Drive all members in turn, round by round; `load` gives the load of each round, from 1."""
+    rounds: dict[str, list[dict[str, Any]]] = {running.name: [] for running in members}
+    for running in bench.turns(members):
+        number = len(rounds[running.name]) + 1
+        progress(f"{what}: {running.name}, round {number} of {bench.rounds}")
+        rounds[running.name].append(bench.drive(running, **load(number)))
+    return rounds
 
 
 def ratios(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
@@ -115,19 +140,25 @@ def added_time(bench: Bench, saturated: float | None) -> list[dict[str, Any]]:
     Half load is measured in two ways. An overloaded gateway finds many events in one read, and so handles many more
     streams per second than it could with one event per read. At half of that rate its core is far more than half busy.
     """
-    most = (saturated or bench.drive(bench.running[-1], **STREAMS)["requests_per_second"]) / 2
+    most = (saturated or bench.drive(bench.own[-1], **STREAMS)["requests_per_second"]) / 2
     bench.favour(os.SCHED_OTHER)
     half_busy = min(most, rate_of_half_a_core(bench, most / 2))
     return [
-        {"half": "its core", **added_at(bench, half_busy)},
-        {"half": "its highest rate of streams", **added_at(bench, most)},
+        {"half": "its core", **added_at(bench, bench.own, half_busy)},
+        {"half": "its highest rate of streams", **added_at(bench, bench.own, most)},
     ]
+
+
+def added_time_at_one_rate(bench: Bench) -> dict[str, Any]:
+    """Measure what `added_time` does, for all gateways and at a rate that does not depend on any of them."""
+    bench.favour(os.SCHED_OTHER)
+    return added_at(bench, bench.running, COMPARED_RATE)
 
 
 def rate_of_half_a_core(bench: Bench, rate: float) -> float:
     """The rate of streams that keeps half a core busy, found in two steps: the cost of a stream depends on the load."""
     for _ in range(2):
-        answer = bench.drive(bench.running[-1], **open_loop(rate, 1))
+        answer = bench.drive(bench.own[-1], **open_loop(rate, 1))
         rate *= 0.5 / max(0.05, answer["pids"]["busy"])
     return rate
 
@@ -136,8 +167,8 @@ def open_loop(rate: float, seed: int) -> dict[str, Any]:
     return {**STREAMS, "clients": 1024, "rate": f"{rate:.1f}", "seed": seed}
 
 
-def added_at(bench: Bench, rate: float) -> dict[str, Any]:
-    members: list[Running | None] = [None, *bench.running]
+def added_at(bench: Bench, gateways: list[Running], rate: float) -> dict[str, Any]:
+    members: list[Running | None] = [None, *gateways]
     rounds: dict[str, list[dict[str, Any]]] = {name_of(member): [] for member in members}
     for member in bench.turns(members):
         name = name_of(member)
@@ -171,7 +202,8 @@ def hold(bench: Bench) -> dict[str, Any]:
     answers = {}
     for gateway in bench.gateways:
         progress(f"{bench.streams} open streams: {gateway.name}")
-        running = bench.start_gateway(gateway, slow)
+        if gateway.name in bench.left_out or not (running := bench.start_gateway(gateway, slow)):
+            continue
         # A few plain answers first: memory that a process allocates once is not counted as a stream's memory.
         run_client(bench.places.load, [running.port], [], stream=0, clients=8, requests=200, seconds=10)
         answers[gateway.name] = run_client(
