@@ -33,7 +33,7 @@ class Look:
 
 @dataclass
 class Survey:
-    """What the looks at all gateways led to; `rate` is None if no rate suits, and `limit` says why none is higher."""
+    """The outcome of the looks at all gateways; `rate` is None if no rate suits, and `limit` says why none is higher."""
 
     rate: int | None = None
     limit: str = ""

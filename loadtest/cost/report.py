@@ -78,8 +78,9 @@ def print_fixed_rate(result: dict[str, Any]) -> None:
         print(f"\ne. streams at a fixed rate: not measured; {limit}")
     else:
         print_cost(f"e. streams of 20 events at {rate:,}/s for all gateways", result)
-        if any(middle(answers, busy) >= BUSIEST for answers in result["rounds"].values()):
-            print(f"  a gateway was more than {BUSIEST:.0%} busy: at a lower rate it would cost more per stream")
+        for name, answers in result["rounds"].items():
+            if middle(answers, busy) >= BUSIEST:
+                print(f"  {name} was more than {BUSIEST:.0%} busy: at a lower rate it would cost more per stream")
         print(f"  no higher rate, because {limit}" if limit else f"  {rate:,}/s is the highest rate tried")
     if left_out:
         print(f"  left out, too busy at {RATES[0]:,} streams/s: {shares(left_out)}")
