@@ -75,6 +75,12 @@ def test_streams_that_are_late_at_a_gateway_with_spare_time_are_the_loads_fault(
     assert found.limit.startswith("1,000 streams/s were not reached at router, which had spare time")
 
 
+def test_one_disturbed_look_does_not_leave_a_gateway_out() -> None:
+    looks = iter([Look(0.9, 500), Look(0.2, 500), Look(0.3, 1_000), Look(0.8, 1_500), Look(0.75, 1_500)])
+    found = survey(["router"], lambda *_: next(looks), lambda _: True)
+    assert (found.rate, found.left_out, found.limit) == (1_000, {}, "at 1,500 streams/s: router 75% busy")
+
+
 def answer(us: float, busy: float, waited: float = 0.0) -> dict[str, Any]:
     return {
         "bad": 0,
