@@ -28,8 +28,8 @@ INTERPRETED = (
     "core/explain/words.py", "proxy/application.py", "proxy/asgi.py", "proxy/models.py", "upstream/dial.py",
     "upstream/resolver.py", "upstream/simulated.py", "upstream/tls.py",
 )  # fmt: skip
-# Options of mypyc and of the C compiler: -O2, and no debug information, which makes the library three times as large. The
-# tests of a change build with COMPILE_LEVEL=0: slower code that behaves the same, in a fraction of the time.
+# Options of mypyc and of the C compiler: -O2, and no debug information, which makes the library three times as large.
+# The tests of a change build with COMPILE_LEVEL=0: slower code that behaves the same, in a fraction of the time.
 OPTIMIZATION = os.environ.get("COMPILE_LEVEL", "2")
 # C files, extensions and mypy's cache: kept, so that a build of unchanged modules takes seconds.
 WORK = ROOT / "build" / "compile" / f"{sys.implementation.cache_tag}-O{OPTIMIZATION}"
