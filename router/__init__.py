@@ -35,7 +35,7 @@
                      serving, open_call, answer, dispatch, relay, long_answer, rescue; compression, parameters; drain;
                      failures, headers, loop_guard, debug, context, models, unknown
     ops/             runs beside requests
-                     asking, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
+                     asking, gate, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
                      readiness
 
 Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,

@@ -17,6 +17,7 @@ from router.dialects.base import HOSTED_IDLE
 from router.ops import probes, signals
 from router.ops.admin import Admin
 from router.ops.changes import Changes
+from router.ops.gate import Gate
 from router.ops.keep import keep
 from router.ops.logs import AccessLog
 from router.ops.memory import trimmer
@@ -177,11 +178,12 @@ class Router:
         pools = {name: pool for name, pool in self.pools.items() if isinstance(pool, Pool)}
         scrapers = list(signals.scrapers(self._table(), pools, self.scheduler, self.rng))
         wake = {scraper.name: scraper.wake for scraper in scrapers}
-        probers = list(probes.probers(self._table(), pools, self.scheduler, self.rng, wake))
+        gate = Gate(self.turns.watch, self.scheduler.speed)
+        probers = list(probes.probers(self._table(), pools, self.scheduler, self.rng, wake, gate))
+        by_name = {prober.name: prober for prober in probers}
         for scraper in scrapers:
-            for prober in probers:
-                if prober.name == scraper.name:
-                    scraper.unanswered = prober.wake
+            if scraper.name in by_name:
+                scraper.unanswered = by_name[scraper.name].wake
         return [
             ("warm-up", self._warm_up),
             ("sweep", self._sweep),

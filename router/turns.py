@@ -31,7 +31,9 @@ SHARE, LEAST_SHARE = 0.002, 0.0005  # seconds of it for what is kept, after the 
 RESUMED = 10  # connections per turn that are read again: up to 256 KB each, in 0.1 ms
 PERIOD = 0.002  # seconds between two looks at the clock of the loop's thread, while there is work
 IDLE = 0.0001  # seconds of processor time in a period below which the loop counts as idle
-IDLE_PERIODS = 50  # idle periods after which nothing is measured until there is work again
+# Idle periods after which nothing is measured until there is work again: each of them wakes the process, which costs
+# some 20 us, and the next read wakes the watch for less.
+IDLE_PERIODS = 2
 WINDOW = 60.0  # seconds for which the longest turn is remembered, or until it is reported
 
 _NOTHING = memoryview(b"")
@@ -214,9 +216,13 @@ class Watch:
 
     A look can come no earlier than after the turn in which it was due. So the processor time since the last look is
     that of the longest turn between the two, and of at most PERIOD of others.
+
+    `behind` is the sum of the seconds by which looks came late, by more than PERIOD: while the loop was busy, or the
+    process was not running.
     """
 
     __slots__ = (
+        "_due",
         "_idle",
         "_last_window",
         "_loop",
@@ -226,11 +232,13 @@ class Watch:
         "_window",
         "_window_began",
         "asleep",
+        "behind",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, on_rest: Callable[[], None] = lambda: None) -> None:
         self._loop, self._on_rest = loop, on_rest
         self._mark, self._idle = 0.0, 0
+        self._due = self.behind = 0.0
         self._unreported = self._window = self._last_window = 0.0
         self._window_began = time.monotonic()
         self.asleep = True
@@ -239,7 +247,7 @@ class Watch:
         """Begin to measure, if nothing is measured at the moment."""
         if self.asleep and self._loop is not None:
             self.asleep, self._idle, self._mark = False, 0, time.thread_time()
-            self._loop.call_later(PERIOD, self._look)
+            self._set()
 
     def longest(self) -> float:
         """Seconds of the longest turn since the last report or in the last minute, whichever is longer."""
@@ -251,15 +259,22 @@ class Watch:
     def _look(self) -> None:
         now = time.thread_time()
         used, self._mark = now - self._mark, now
+        if (late := time.monotonic() - self._due) > PERIOD:
+            self.behind += late
         self._turn_over()
         self._window = max(self._window, used)
         self._unreported = max(self._unreported, used)
         self._idle = self._idle + 1 if used < IDLE else 0
         if self._idle < IDLE_PERIODS and self._loop is not None:
-            self._loop.call_later(PERIOD, self._look)
+            self._set()
         else:
             self.asleep = True
             self._on_rest()
+
+    def _set(self) -> None:
+        assert self._loop is not None
+        self._due = time.monotonic() + PERIOD
+        self._loop.call_later(PERIOD, self._look)
 
     def _turn_over(self) -> None:
         """Begin a new window if the current one is over."""

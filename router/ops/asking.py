@@ -35,22 +35,8 @@ def headers(config: EndpointConfig) -> Mapping[str, str]:
     return ours | dict(config.headers)
 
 
-async def get(pool: Pool, url: str, config: EndpointConfig, max_bytes: int) -> Page:
-    """Send a GET request and return the answer; reading stops at the first piece beyond `max_bytes`.
-
-    Raises `Unanswered`. The caller sets the timeout.
-    """
-    return await _ask(pool, _request("GET", url, config), max_bytes)
-
-
-async def post(
-    pool: Pool, url: str, config: EndpointConfig, body: bytes, max_bytes: int, enough: Callable[[bytes], bool]
-) -> Page:
-    """Send JSON, and read the answer until `enough` of it has come. Raises `Unanswered`, as `get` does."""
-    return await _ask(pool, _request("POST", url, config, body), max_bytes, enough)
-
-
-def _request(method: str, url: str, config: EndpointConfig, body: bytes = b"") -> Request:
+def prepared(method: str, url: str, config: EndpointConfig, body: bytes = b"") -> Request:
+    """A request that can be sent any number of times; a body is JSON."""
     parts = urlsplit(url)
     sent = {"host": Address.of(url).authority} | dict(headers(config))
     if body:
@@ -59,13 +45,22 @@ def _request(method: str, url: str, config: EndpointConfig, body: bytes = b"") -
     return Request(f"{method} {parts.path or '/'} HTTP/1.1\r\n{lines}\r\n".encode(), body)
 
 
-async def _ask(pool: Pool, request: Request, max_bytes: int, enough: Callable[[bytes], bool] | None = None) -> Page:
+async def ask(
+    pool: Pool, request: Request, max_bytes: int, within: float, enough: Callable[[bytes], bool] | None = None
+) -> Page:
+    """Send a request and return the answer; reading stops at the first piece beyond `max_bytes`, or after `enough`.
+
+    Raises `Unanswered`, and TimeoutError after `within` seconds of the machine's time.
+    """
     end = _End()
     page = Page(end, max_bytes, enough)
     pool.begin_beside(request, page)
+    # Not asyncio.timeout, which costs more than the rest of a request here.
+    timer = end.future.get_loop().call_later(within, end.late)
     try:
         await end.future
     finally:
+        timer.cancel()
         page.close()
     outcome = page.outcome
     if outcome is not None and outcome.verdict is not Verdict.SERVED:
@@ -82,3 +77,7 @@ class _End:
     def news(self, exchange: Exchange) -> None:
         if exchange.outcome is not None and not self.future.done():
             self.future.set_result(None)
+
+    def late(self) -> None:
+        if not self.future.done():
+            self.future.set_exception(TimeoutError())

@@ -8,6 +8,9 @@
 Probes use the pool of the server's calls, except `connect`, which opens a connection of its own and closes it. A
 server's recovery, by a probe or by traffic, wakes the loop that reads its load (`recovered`).
 
+The first probes begin at once, at most 32 at a time (`gate`). A probe that timed out while the router's own loop
+was late is repeated, and not counted.
+
 A probe's result counts for all models of the server that are served here; a chat is sent for each model. A model that
 has served traffic since the last probe is skipped: evidence from traffic outranks a probe. A status below 500 means up,
 and so does 501: a key may be allowed to chat and not to list models, and some servers have no such list. Only calls,
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
@@ -31,10 +35,12 @@ from router.core.endpoint.breaker import State
 from router.core.endpoint.endpoint import Endpoint
 from router.core.stream.scanner import Scanner
 from router.dialects import DIALECTS
-from router.ops.asking import Unanswered, beside, get, post
+from router.ops.asking import Unanswered, ask, beside, prepared
+from router.ops.gate import Gate
 from router.ops.pause import Pause
 from router.scheduler import Scheduler
 from router.upstream.dial import NoConnection
+from router.upstream.exchange import Request
 from router.upstream.page import Page
 from router.upstream.pool import Pool
 
@@ -56,12 +62,16 @@ class Prober:
         scheduler: Scheduler,
         rng: Random,
         recovered: Callable[[], None] = lambda: None,
+        gate: Gate | None = None,
     ) -> None:
+        """`gate` is shared by all probers of a process."""
         self._endpoints, self._config, self._pool = endpoints, config, pool
         self._now, self._speed, self._rng = scheduler.now, scheduler.speed, rng
-        self._recovered, self._pause = recovered, Pause()
+        self._recovered, self._pause, self._gate = recovered, Pause(), gate or Gate(speed=scheduler.speed)
+        self._timeout = config.probe.timeout / scheduler.speed  # seconds of the machine's time
         self._up = True  # all endpoints were up after the last turn
         self.kind = _kind(config)
+        self._request = self._prepared()
         self._down: set[Endpoint] = set()  # logged as down
 
     def __repr__(self) -> str:
@@ -77,7 +87,7 @@ class Prober:
             self._look_for_recoveries()
             idle = [e for e in self._endpoints if self._now() - e.availability.served_at >= interval]
             if idle:
-                self._note(idle, await self.probe())
+                self._note(idle, await self._probe_in_time())
             was, self._up = self._up, all(e.availability.health.up for e in self._endpoints)
             if self._up and not was:
                 self._recovered()
@@ -101,12 +111,26 @@ class Prober:
         )
         return min(RECHECK, interval) if trouble and self.kind != "chat" else interval
 
+    async def _probe_in_time(self) -> str:
+        """Probe, again if the loop was late: a timeout is then the router's own, and says nothing about the server."""
+        gate, timeout = self._gate, self._timeout
+        while True:
+            place = await gate.enter()
+            behind, began = gate.behind, time.monotonic()
+            try:
+                down = await self.probe()
+            finally:
+                place.leave()
+            if not down or not self._timed_out or not gate.excuses(behind, time.monotonic() - began, timeout):
+                return down
+
     async def probe(self) -> str:
         """Probe once. Returns why the server is down, or an empty string if it is up."""
+        self._timed_out = False
         try:
-            async with asyncio.timeout(self._config.probe.timeout / self._speed):
-                return await _KINDS[self.kind](self)
+            return await _KINDS[self.kind](self)
         except TimeoutError:
+            self._timed_out = True
             return f"no answer within {self._config.probe.timeout:g} s"
         except (Unanswered, NoConnection) as error:
             return str(error)
@@ -127,27 +151,28 @@ class Prober:
             self._down.discard(endpoint)
             log.info("endpoint %s (%s): down -> up: it has served a call", endpoint.name, endpoint.model)
 
-    async def _health(self) -> str:
-        return await self._get(beside(self._config, "/health"))
+    def _prepared(self) -> Request:
+        """The request of a probe; `connect` sends none."""
+        config = self._config
+        if self.kind != "chat":
+            url = beside(config, "/health") if self.kind == "health" else f"{config.base_url}/models"
+            return prepared("GET", url, config)
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
+        body |= dict(config.params.force) | {"model": self._endpoints[0].model}
+        url = f"{config.base_url}{DIALECTS[config.kind].paths['chat/completions']}"
+        return prepared("POST", url, config, msgspec.json.encode(body))
 
-    async def _models(self) -> str:
-        return await self._get(f"{self._config.base_url}/models")
-
-    async def _get(self, url: str) -> str:
-        return _down(await get(self._pool, url, self._config, MAX_ANSWER_BYTES))
+    async def _get(self) -> str:
+        return _down(await ask(self._pool, self._request, MAX_ANSWER_BYTES, self._timeout))
 
     async def _chat(self) -> str:
-        body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "stream": True}
-        body |= dict(self._config.params.force) | {"model": self._endpoints[0].model}
-        path = DIALECTS[self._config.kind].paths["chat/completions"]
         scanner = Scanner()
 
         def enough(data: bytes) -> bool:
             scanner.feed(data)
             return scanner.first_token or scanner.error is not None
 
-        url, sent = f"{self._config.base_url}{path}", msgspec.json.encode(body)
-        page = await post(self._pool, url, self._config, sent, MAX_ANSWER_BYTES, enough)
+        page = await ask(self._pool, self._request, MAX_ANSWER_BYTES, self._timeout, enough)
         if page.status >= 400:
             return f"status {page.status}"
         if scanner.error is not None:
@@ -157,7 +182,8 @@ class Prober:
         return f"no token within {MAX_ANSWER_BYTES} bytes" if len(page.body) > MAX_ANSWER_BYTES else "an empty stream"
 
     async def _connect(self) -> str:
-        await self._pool.dialer.open(self._pool.address, _Handshake)
+        async with asyncio.timeout(self._timeout):
+            await self._pool.dialer.open(self._pool.address, _Handshake)
         return ""
 
 
@@ -169,8 +195,8 @@ class _Handshake(asyncio.Protocol):
 
 
 _KINDS: Mapping[str, Callable[[Prober], Awaitable[str]]] = {
-    "health": Prober._health,
-    "models": Prober._models,
+    "health": Prober._get,
+    "models": Prober._get,
     "chat": Prober._chat,
     "connect": Prober._connect,
 }
@@ -182,18 +208,19 @@ def probers(
     scheduler: Scheduler,
     rng: Random,
     recovered: Mapping[str, Callable[[], None]] = MappingProxyType({}),
+    gate: Gate | None = None,
 ) -> Iterator[Prober]:
     """One prober for each enabled server that is probed; for probes by chat, one for each of its models.
 
     `pools` and `recovered` are keyed by the endpoints' configured names.
     """
-    for config in table.config.enabled:
+    gate = gate or Gate(speed=scheduler.speed)
+    for config, endpoints in table.by_config():
         if _kind(config) == "off":
             continue
-        endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is config]
         for together in [[e] for e in endpoints] if _kind(config) == "chat" else [endpoints]:
             wake = recovered.get(config.name, lambda: None)
-            yield Prober(together, config, pools[config.name], scheduler, rng, wake)
+            yield Prober(together, config, pools[config.name], scheduler, rng, wake, gate)
 
 
 def _kind(config: EndpointConfig) -> str:

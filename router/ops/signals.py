@@ -10,7 +10,6 @@ short, late or not in the format of metrics reports nothing. A value that is not
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
 from router.dialects import DIALECTS
 from router.dialects.base import Gauges
-from router.ops.asking import Unanswered, beside, get
+from router.ops.asking import Unanswered, ask, beside, prepared
 from router.ops.pause import Pause
 from router.scheduler import Scheduler
 from router.upstream.pool import Pool
@@ -58,6 +57,7 @@ class Scraper:
         self._endpoints, self._config, self._gauges, self._pool = endpoints, config, gauges, pool
         self._scheduler, self._rng, self._pause = scheduler, rng, Pause()
         self.unanswered: Callable[[], None] = lambda: None  # called when a server that answered does not any more
+        self._request = prepared("GET", beside(config, "/metrics"), config)
         self.interval = INTERVAL if config.signals == "auto" else float(config.signals)
         self.unknown = ""  # why the last page reported no load; empty if it did
         self._missed = 0  # consecutive pages without a load
@@ -90,8 +90,7 @@ class Scraper:
         """Request the page of metrics. Returns it, or the reason why there is none."""
         within = STALE * self.interval
         try:
-            async with asyncio.timeout(within / self._scheduler.speed):
-                page = await get(self._pool, beside(self._config, "/metrics"), self._config, MAX_PAGE_BYTES)
+            page = await ask(self._pool, self._request, MAX_PAGE_BYTES, within / self._scheduler.speed)
         except TimeoutError:
             return f"no answer within {within:g} s"
         except Unanswered as error:
@@ -185,8 +184,7 @@ def _pattern(gauges: Gauges) -> re.Pattern[bytes]:
 
 def scrapers(table: Table, pools: Mapping[str, Pool], scheduler: Scheduler, rng: Random) -> Iterator[Scraper]:
     """One scraper for each server that reports its load, unless `signals` is off. `pools`: by configured name."""
-    for config in table.config.enabled:
+    for config, endpoints in table.by_config():
         gauges = DIALECTS[config.kind].gauges
         if gauges is not None and config.signals != "off":
-            endpoints = [endpoint for endpoint, its in table.endpoints.items() if its is config]
             yield Scraper(endpoints, config, gauges, pools[config.name], scheduler, rng)

@@ -10,15 +10,20 @@ import pytest
 
 from router.core.endpoint.endpoint import Endpoint
 from router.core.verdict import SERVED
-from router.ops.asking import Unanswered, get
+from router.ops.asking import Unanswered, ask, prepared
 from router.ops.pause import Pause
 from router.ops.probes import Prober
 from router.ops.signals import MAX_PAGE_BYTES, MAX_PAUSE
+from router.upstream.exchange import Request
 from router.upstream.pool import Address
 from tests.ops.test_probes import config, with_probe
 from tests.ops.test_signals import config as reporting
 from tests.ops.test_signals import scraper
 from tests.upstream.servers import Call, Clock, on_uvloop, pooling, serving, until, unused_port, whole
+
+
+def models_of(host: str, port: int) -> Request:
+    return prepared("GET", f"http://{host}:{port}/v1/models", config())
 
 
 @on_uvloop
@@ -48,7 +53,7 @@ async def test_a_probe_uses_a_connection_of_calls_and_is_not_counted_as_one() ->
 )
 async def test_a_request_without_a_whole_answer_says_why(answer: bytes, reason: str) -> None:
     async with serving() as server, pooling(server) as pool:
-        asked = asyncio.ensure_future(get(pool, f"http://{server.host}:{server.port}/v1/models", config(), 1000))
+        asked = asyncio.ensure_future(ask(pool, models_of(server.host, server.port), 1000, 5.0))
         peer = await server.accept()
         await peer.answer(answer)
         peer.finish()
@@ -73,7 +78,7 @@ async def test_a_compressed_page_is_never_unpacked() -> None:
 @on_uvloop
 async def test_a_request_that_is_given_up_closes_its_connection() -> None:
     async with serving() as server, pooling(server) as pool:
-        asked = asyncio.ensure_future(get(pool, f"http://{server.host}:{server.port}/v1/models", config(), 1000))
+        asked = asyncio.ensure_future(ask(pool, models_of(server.host, server.port), 1000, 5.0))
         peer = await server.accept()
         await peer.request()
         asked.cancel()

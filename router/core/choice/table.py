@@ -6,7 +6,7 @@ so that an operator who changes a weight loses nothing that was learned.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
@@ -36,6 +36,13 @@ class Table:
     hedges: Budget
     retries: Budget
 
+    def by_config(self) -> Iterable[tuple[EndpointConfig, list[Endpoint]]]:
+        """Each enabled entry of the configuration, with its endpoints."""
+        endpoints: dict[str, list[Endpoint]] = {configured.name: [] for configured in self.config.enabled}
+        for endpoint, configured in self.endpoints.items():
+            endpoints[configured.name].append(endpoint)
+        return [(configured, endpoints[configured.name]) for configured in self.config.enabled]
+
     def disabled(self, model: str) -> dict[str, str]:
         """The disabled endpoints that would serve a model, each with the reason."""
         return {each.name: each.disabled for each in self.config.endpoints if each.disabled and model in each.models}
@@ -46,10 +53,14 @@ def rebuild(config: Config, old: Table | None = None, utilization: Utilization =
     known = {endpoint.key: endpoint for endpoint in old.endpoints} if old else {}
     waiting = {endpoint.availability.slots.queue for endpoint in known.values()}
     endpoints: dict[Endpoint, EndpointConfig] = {}
+    taken: set[Hashable] = set()
+    occupied: set[Slots] = set()
     offers: dict[str, list[tuple[EndpointConfig, Endpoint]]] = {}
     for configured in config.enabled:
-        for model, endpoint in _endpoints(configured, known, endpoints.keys()).items():
+        for model, endpoint in _endpoints(configured, known, taken, occupied).items():
             endpoints[endpoint] = configured
+            taken.add(endpoint.key)
+            occupied.add(endpoint.availability.slots)
             offers.setdefault(model, []).append((configured, endpoint))
     hedges, retries = (old.hedges, old.retries) if old else _budgets(utilization)
     queues = {model: route.queue for model, route in old.routes.items()} if old else {}
@@ -71,11 +82,13 @@ def _budgets(utilization: Utilization) -> tuple[Budget, Budget]:
 
 
 def _endpoints(
-    configured: EndpointConfig, known: Mapping[Hashable, Endpoint], others: Collection[Endpoint]
+    configured: EndpointConfig, known: Mapping[Hashable, Endpoint], taken: set[Hashable], occupied: set[Slots]
 ) -> dict[str, Endpoint]:
-    """The endpoints of one entry by client-facing model; two names of one upstream model share an endpoint."""
+    """The endpoints of one entry by client-facing model; two names of one upstream model share an endpoint.
+
+    `taken` and `occupied` are the keys and the slots of other entries.
+    """
     upstream: dict[str, Endpoint] = {}
-    taken, occupied = {other.key for other in others}, {other.availability.slots for other in others}
     keys = {model: _key(configured, model, taken) for model in dict.fromkeys(configured.models.values())}
     before = (known[key].availability.slots for key in keys.values() if key in known)
     slots = next((slots for slots in before if slots not in occupied), None) or Slots()
