@@ -22,7 +22,8 @@
                      endpoint; availability, breaker, cooldown, health, limit, slots, waiting_queue;
                      forecast, latency, histogram, regression, change, server_load
     core/choice/     decides where a call goes; knows endpoints, no connections
-                     route, table; pick, affinity, candidates; budget, hedge_delay, hedge_plan, hedge_window; race
+                     route, table; pick, shortlist, affinity, candidates; budget, hedge_delay, hedge_plan, hedge_window;
+                     race
     core/explain/    explains the choice; decides nothing
                      explanation, rows, words
     dialects/        how kinds of servers differ
@@ -35,8 +36,8 @@
                      serving, open_call, answer, dispatch, relay, long_answer, rescue; compression, parameters; drain;
                      failures, headers, loop_guard, debug, context, models, unknown
     ops/             runs beside requests
-                     asking, gate, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes; admin,
-                     readiness
+                     asking, gate, probes, signals, planner; keep, memory, pause; telemetry, metrics, logs, changes;
+                     admin, readiness
 
 Begin to read with proxy/handler.py, proxy/dispatch.py, core/choice/race.py, core/choice/candidates.py,
 core/endpoint/endpoint.py and proxy/relay.py.

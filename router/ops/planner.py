@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from router.core.choice.table import Table
@@ -10,10 +11,11 @@ from router.scheduler import Scheduler
 
 # Seconds. Conditions change within a few of them, and a distribution within some hundred calls.
 EVERY = 1.0
+SHARE = 0.001  # seconds of processor time per turn of the loop
 
 
 class Planner:
-    """`run` is the loop. It yields after each model, so that calls never wait for the plans of all models."""
+    """`run` is the loop. It yields after each model and whenever its share of a turn is used up: calls do not wait."""
 
     def __init__(
         self, table: Callable[[], Table], scheduler: Scheduler, begins: Callable[[], None] = lambda: None
@@ -26,5 +28,9 @@ class Planner:
             await asyncio.sleep(EVERY / self._scheduler.speed)
             self._begins()
             for route in self._table().routes.values():
-                route.replan(self._scheduler.now())
+                until = time.thread_time() + SHARE
+                for _ in route.replanning(self._scheduler.now()):
+                    if time.thread_time() >= until:
+                        await asyncio.sleep(0)
+                        until = time.thread_time() + SHARE
                 await asyncio.sleep(0)

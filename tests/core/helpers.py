@@ -81,7 +81,7 @@ def make_route(
     deadlines = [policy.deadline for policy in policies.values()]
     return Route(
         model="chat",
-        tiers=tuple(Tier(number, tuple(tier)) for number, tier in enumerate(tiers, 1)),
+        tiers=tuple(Tier.of(number, tier) for number, tier in enumerate(tiers, 1)),
         policies={endpoint: passive.policy for endpoint, passive in policies.items()},
         hedges=hedges or Budget(),
         retries=retries or Budget(),

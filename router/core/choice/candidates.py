@@ -17,6 +17,7 @@ import msgspec
 from router.core.choice.affinity import Affinity
 from router.core.choice.pick import hedge_targets, measured_longest_ago, pick, recovers_first
 from router.core.choice.route import Route
+from router.core.choice.shortlist import Shortlist
 from router.core.demand import Demand
 from router.core.endpoint.endpoint import Attempt, Endpoint
 from router.core.verdict import Outcome
@@ -138,8 +139,11 @@ class Candidates:
         for tier in self._route.tiers:
             first = not self._tried
             affinity = self._affinity if first else None
-            untried = self._untried(tier.endpoints, live, now)
-            endpoint = pick(untried, self._demand, now, self._rng, affinity, first)
+            if tier.shortlist is None or affinity is not None:
+                untried = self._untried(tier.endpoints, live, now)
+                endpoint = pick(untried, self._demand, now, self._rng, affinity, first)
+            else:
+                endpoint = self._from_shortlist(tier.shortlist, live, now, first=first)
             if endpoint is not None:
                 late = endpoint.forecast.late(now)
                 quicker = self.untried(live, now, lambda e: not e.forecast.late(now)) if late else None
@@ -186,12 +190,32 @@ class Candidates:
     ) -> Endpoint | None:
         """An untried endpoint of the most preferred tier that has one that suits."""
         for tier in self._route.tiers:
-            endpoints = self._untried(tier.endpoints, live, now)
-            suited = filter(suits, endpoints) if suits else endpoints
-            endpoint = pick(suited, self._demand, now, self._rng, None, False)
+            if tier.shortlist is None:
+                endpoints = self._untried(tier.endpoints, live, now)
+                suited = filter(suits, endpoints) if suits else endpoints
+                endpoint = pick(suited, self._demand, now, self._rng, None, False)
+            else:
+                endpoint = self._from_shortlist(tier.shortlist, live, now, suits)
             if endpoint is not None:
                 return endpoint
         return None
+
+    def _from_shortlist(
+        self,
+        shortlist: Shortlist,
+        live: Sequence[Attempt],
+        now: float,
+        suits: Callable[[Endpoint], bool] | None = None,
+        *,
+        first: bool = False,
+    ) -> Endpoint | None:
+        """An untried endpoint of a large tier that suits; `first`: for the call's first attempt."""
+
+        def narrow(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+            endpoints = self._untried(endpoints, live, now)
+            return [e for e in endpoints if suits(e)] if suits else endpoints
+
+        return shortlist.pick(self._demand, now, self._rng, narrow, first)
 
     def beside(self, late: Attempt, live: Sequence[Attempt], now: float) -> Endpoint | None:
         """The endpoint to ask beside a late attempt."""
@@ -204,16 +228,21 @@ class Candidates:
 
         None if there is none, for example when every endpoint is slow at once.
         """
-        if sum(e.forecast.hedges for e in self._route.by_preference) >= self._route.window.size(now):
+        if self._route.window.pending >= self._route.window.size(now):
             return None
         kind = self._demand.kind
+        # Of a large tier those are looked at that a call would be sent to.
+        looked_at = (
+            tier.endpoints if tier.shortlist is None else tier.shortlist.draw(self._demand, now, self._rng)
+            for tier in self._route.tiers
+        )
         able = (
             [
                 e
-                for e in self._untried(tier.endpoints, live, now)
+                for e in self._untried(endpoints, live, now)
                 if e.forecast.settled(kind, now) and not e.forecast.late(now)
             ]
-            for tier in self._route.tiers
+            for endpoints in looked_at
         )
         good, cost = hedge_targets(able, self._demand, now)
         return (
@@ -224,19 +253,30 @@ class Candidates:
         """All untried endpoints, available or not."""
         return self._untried(self._route.by_preference, live, now)
 
+    def any_untried(self, live: Sequence[Attempt], now: float, suits: Callable[[Endpoint], bool] | None = None) -> bool:
+        """True if there is an untried endpoint, available or not, that suits."""
+        real = any(not attempt.endpoint.simulated for attempt in live)
+        return any(
+            self._may_begin(e, real, now) and (suits is None or suits(e))
+            for tier in self._route.tiers
+            for e in tier.endpoints
+        )
+
     def _untried(self, endpoints: Sequence[Endpoint], live: Sequence[Attempt], now: float) -> Sequence[Endpoint]:
         """The endpoints that may still be asked for the first time.
 
         An endpoint may not be asked after its own deadline, nor a simulated one beside a real attempt.
         """
-        tried, policies, began = self._tried, self._policies, self._began
-        if not tried and now < began + self._route.shortest_deadline:
+        if not self._tried and now < self._began + self._route.shortest_deadline:
             return endpoints
         real = any(not attempt.endpoint.simulated for attempt in live)
-        in_time = [e for e in endpoints if e not in tried and now < began + policies[e].deadline]
-        if self._longer is not None:
-            in_time = [e for e in in_time if e in self._longer]
-        return [e for e in in_time if not e.simulated] if real else in_time
+        return [e for e in endpoints if self._may_begin(e, real, now)]
+
+    def _may_begin(self, endpoint: Endpoint, real: bool, now: float) -> bool:
+        """True if an endpoint may still be asked for the first time; `real`: beside a real attempt."""
+        if endpoint in self._tried or now >= self._began + self._policies[endpoint].deadline:
+            return False
+        return (self._longer is None or endpoint in self._longer) and not (real and endpoint.simulated)
 
     # Waiting for one.
 

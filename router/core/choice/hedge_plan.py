@@ -5,7 +5,7 @@ The plan is computed beside the calls, about once a second, and only read by the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
 from router.core.choice.budget import Budget
@@ -45,20 +45,33 @@ class HedgePlan:
 
     def renew(self, tiers: Tiers, budget: Budget, now: float) -> None:
         """Recompute the delays from what is known now."""
+        for _ in self.renewing(tiers, budget, now):
+            pass
+
+    def renewing(self, tiers: Tiers, budget: Budget, now: float) -> Iterator[None]:
+        """Do as `renew` does, in steps of a fraction of a millisecond; calls may come between two of them."""
         self.price = price(budget.pressure(now))
         endpoints = [endpoint for tier in tiers for endpoint in tier]
         begin = self._turn % len(endpoints)
         self._turn = begin + MAX_ENDPOINTS
+        turn = (endpoints[begin:] + endpoints[:begin])[:MAX_ENDPOINTS]
         for kind in KINDS:
-            self._renew(tiers, (endpoints[begin:] + endpoints[:begin])[:MAX_ENDPOINTS], kind, now)
+            yield from self._renew(tiers, turn, kind, now)
 
-    def _renew(self, tiers: Tiers, turn: Sequence[Endpoint], kind: DemandKind, now: float) -> None:
-        known = [endpoint for endpoint in turn if endpoint.forecast.latency(kind).draw()]
+    def _renew(self, tiers: Tiers, turn: Sequence[Endpoint], kind: DemandKind, now: float) -> Iterator[None]:
+        known = []
+        for endpoint in turn:
+            latency = endpoint.forecast.latency(kind)
+            if latency.fresh:
+                yield
+            if latency.draw():
+                known.append(endpoint)
         if not known:
             return
         busiest = max((endpoint.forecast.latency(kind) for endpoint in known), key=lambda each: each.evidence(now))
         targets = _Targets(tiers, Demand(kind, busiest.mean_size(now)), now)
         for endpoint in known:
+            yield
             self._delays[endpoint, kind] = self._delay(endpoint, targets)
 
     def _delay(self, endpoint: Endpoint, targets: _Targets) -> float | None:

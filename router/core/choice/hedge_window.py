@@ -14,12 +14,13 @@ TAU = 3.0  # seconds in which a win decays; about a first token, or a few
 
 
 class HedgeWindow:
-    """The hedge window of one model."""
+    """The hedge window of one model. `pending` counts its hedges that run and have no first token."""
 
-    __slots__ = ("_at", "_won")
+    __slots__ = ("_at", "_won", "pending")
 
     def __init__(self) -> None:
         self._won, self._at = 0.0, 0.0
+        self.pending = 0
 
     def size(self, now: float) -> float:
         """The number of hedges that may wait at once."""

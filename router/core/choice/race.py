@@ -161,7 +161,7 @@ class Race:
     def _others_left(self, now: float) -> bool:
         """True if an attempt at another endpoint may still begin."""
         may_begin = now < self._begin_until and self.attempts < self._max_attempts
-        return may_begin and bool(self._candidates.all_untried(self.live, now))
+        return may_begin and self._candidates.any_untried(self.live, now)
 
     @property
     def wake_at(self) -> float:
@@ -183,7 +183,7 @@ class Race:
     def failed(self, attempt: Attempt, outcome: Outcome, now: float) -> None:
         """An attempt ended without a token."""
         attempt.end(outcome, now)
-        self.live.remove(attempt)
+        self._leaves(attempt)
         self._candidates.failed(attempt.endpoint, outcome, now)
         self._set_times(now)
 
@@ -193,7 +193,7 @@ class Race:
         From now on only those are asked, once each and free, because this is no second try of the same thing.
         """
         self._candidates.longer(attempt.endpoint)
-        return self._an_able_one_is_running() or bool(self._candidates.all_untried(self.live, now))
+        return self._an_able_one_is_running() or self._candidates.any_untried(self.live, now)
 
     def refused(self, attempt: Attempt) -> bool:
         """The endpoint refuses the request itself, so that no further attempt begins.
@@ -214,7 +214,7 @@ class Race:
     def settle(self, attempt: Attempt, now: float) -> list[Attempt]:
         """Do as `commit` does, for a refusal that goes to the client."""
         self.winner = attempt
-        self.live.remove(attempt)
+        self._leaves(attempt)
         return self.abandon(now)
 
     def abandon(self, now: float) -> list[Attempt]:
@@ -222,8 +222,16 @@ class Race:
         losers, self.live, self._hold_until, self.wanted = self.live, [], inf, ()
         self._hedge_at = self._abandon_at = self._expires_at = inf
         for loser in losers:
+            if loser.role == "hedge":
+                self._route.window.pending -= 1
             loser.end(CALL_OVER if self.winner is None else LOST, now)
         return losers
+
+    def _leaves(self, attempt: Attempt) -> None:
+        """The attempt is no longer in the race."""
+        self.live.remove(attempt)
+        if attempt.role == "hedge":
+            self._route.window.pending -= 1
 
     # While none is running.
 
@@ -295,16 +303,23 @@ class Race:
         alone, policy = len(self.live) == 1, self._policies[self.live[0].endpoint]
         budget = self._route.retries if alone else self._route.hedges
         paid = (policy.retry_budget if alone else policy.hedge_budget) > 0.0 and budget.level(now) >= 1.0
-        others = self._candidates.all_untried(self.live, now)
-        return any(e.availability.allows(now, self._demand) if paid else alone and self._free(e, now) for e in others)
+
+        def may_take_over(endpoint: Endpoint) -> bool:
+            if paid:
+                return endpoint.availability.allows(now, self._demand)
+            return alone and self._free(endpoint, now)
+
+        return self._candidates.any_untried(self.live, now, may_take_over)
 
     def _recheck_at(self, now: float) -> float:
         """The time at which another endpoint may be available; inf once all have been asked."""
-        more = self.attempts < self._max_attempts and self._candidates.all_untried(self.live, now)
+        more = self.attempts < self._max_attempts and self._candidates.any_untried(self.live, now)
         return now + RECHECK if more else inf
 
     def _begin(self, endpoint: Endpoint, role: Role, now: float) -> Attempt:
         attempt = endpoint.begin(now, self._demand, role)
+        if role == "hedge":
+            self._route.window.pending += 1
         self._candidates.begun(endpoint)
         self.wanted = ()
         self.attempts += 1

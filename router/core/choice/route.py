@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
 from router.core.choice.budget import Budget
 from router.core.choice.hedge_plan import HedgePlan
 from router.core.choice.hedge_window import HedgeWindow
+from router.core.choice.shortlist import LARGE, Shortlist
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.waiting_queue import QueueLimit
 
@@ -28,10 +29,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Endpoints of equal preference; `number` is the tier's number in the configuration."""
+    """Endpoints of equal preference; `number` is that of the configuration. A large tier has a shortlist."""
 
     number: int
     endpoints: tuple[Endpoint, ...]
+    shortlist: Shortlist | None = field(default=None, compare=False, repr=False)
+
+    @staticmethod
+    def of(number: int, endpoints: Iterable[Endpoint]) -> Tier:
+        members = tuple(endpoints)
+        return Tier(number, members, Shortlist(members) if len(members) > LARGE else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +88,14 @@ class Route:
             return None
         if len(policies) == len(self.policies):
             return self
-        tiers = (Tier(tier.number, tuple(e for e in tier.endpoints if e in policies)) for tier in self.tiers)
+        tiers = (Tier.of(tier.number, (e for e in tier.endpoints if e in policies)) for tier in self.tiers)
         return replace(self, tiers=tuple(tier for tier in tiers if tier.endpoints), policies=MappingProxyType(policies))
 
     def replan(self, now: float) -> None:
         """Recompute the plan of hedges from what is known now."""
-        self.plan.renew([tier.endpoints for tier in self.tiers], self.hedges, now)
+        for _ in self.replanning(now):
+            pass
+
+    def replanning(self, now: float) -> Iterator[None]:
+        """Do as `replan` does, in steps of a fraction of a millisecond; calls may come between two of them."""
+        return self.plan.renewing([tier.endpoints for tier in self.tiers], self.hedges, now)

@@ -125,7 +125,7 @@ def _route(
     deadlines = [each.deadline for each in settings.values()]
     return Route(
         model=model,
-        tiers=tuple(Tier(number, tuple(e for each, e in offered if each.tier == number)) for number in numbers),
+        tiers=tuple(Tier.of(number, (e for each, e in offered if each.tier == number)) for number in numbers),
         policies=MappingProxyType({endpoint: _policy(each) for endpoint, each in settings.items()}),
         hedges=hedges,
         retries=retries,

@@ -42,14 +42,12 @@ class Pending(Protocol):
     def began(self) -> float: ...
     @property
     def demand(self) -> Demand: ...
-    @property
-    def role(self) -> str: ...
 
 
 class Forecast:
     """`weight` is the endpoint's configured capacity relative to others, `hot_until` the time until which it is hot.
 
-    `pending` are the attempts without a first token, oldest first, `hedges` how many of these are hedges.
+    `pending` are the attempts without a first token, oldest first.
     """
 
     __slots__ = (
@@ -60,7 +58,6 @@ class Forecast:
         "_pending_count",
         "_report",
         "_report_until",
-        "hedges",
         "hot_until",
         "pending",
         "weight",
@@ -70,7 +67,6 @@ class Forecast:
         self._availability, self.weight = availability, weight
         self._latencies = {kind: Latency(prior) for kind, prior in PRIORS.items()}
         self.pending: dict[Pending, None] = {}
-        self.hedges = 0
         self._pending_count: dict[DemandKind, int] = dict.fromkeys(KINDS, 0)
         # The pending attempts that no later one has overtaken, by kind. Kept apart, because every call looks at them:
         # of hundreds of pending answers only the oldest count.
@@ -213,7 +209,6 @@ class Forecast:
         kind = attempt.demand.kind
         self.pending[attempt] = self._evidence[kind][attempt] = None
         self._pending_count[kind] += 1
-        self.hedges += attempt.role == "hedge"
 
     def end(self, attempt: Pending) -> None:
         """An attempt is no longer pending: it has its first token, or it has ended."""
@@ -221,7 +216,6 @@ class Forecast:
         del self.pending[attempt]
         self._pending_count[kind] -= 1
         self._evidence[kind].pop(attempt, None)
-        self.hedges -= attempt.role == "hedge"
 
     def overtake(self, by: Pending) -> None:
         """Drop older pending attempts of this kind as evidence: a later one was served first."""

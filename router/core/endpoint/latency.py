@@ -58,7 +58,6 @@ class Latency:
         "_at",
         "_changes",
         "_default",
-        "_fresh",
         "_histogram",
         "_loads",
         "_long_run",
@@ -72,6 +71,7 @@ class Latency:
         "_weight",
         "curve",
         "expected_load",
+        "fresh",
         "late_after",
         "load",
         "quickest",
@@ -99,7 +99,7 @@ class Latency:
         self.reach = 0.0  # tokens; a longer prompt is known only to take no less than one of this size
         # Waits that were measured, up to FEW, and the shortest of these; not weighted by age.
         self.seen, self.quickest = 0, inf
-        self._fresh = False
+        self.fresh = False
         self._update_line()
         self.unknown, self.seen_at, self._slower_at = True, -inf, -inf
 
@@ -228,7 +228,7 @@ class Latency:
 
     def draw(self) -> bool:
         """Recompute the curve if there is fresh evidence; True if there is a curve."""
-        if self._fresh:
+        if self.fresh:
             self._draw_curve()
         return self.curve is not None
 
@@ -240,7 +240,7 @@ class Latency:
         return self._histogram.curve([self._bucket(seconds, size, now) for seconds, size in pending])
 
     def _draw_curve(self) -> None:
-        self.curve, self._fresh = self._histogram.curve(), False
+        self.curve, self.fresh = self._histogram.curve(), False
         self.late_after = 0.0 if self.curve is None else self.curve.quantile(LATE_QUANTILE)
 
     def pending_surprise(self, seconds: float, size: float, now: float) -> float:
@@ -316,7 +316,7 @@ class Latency:
             self._sizes += PRIOR_WEIGHT * (self._prior_size - size)
             self._prior, self._prior_size = prior, size
             self._update_line()
-        self.unknown, self.seen_at, self._fresh = False, now, True
+        self.unknown, self.seen_at, self.fresh = False, now, True
 
     def _update_line(self) -> None:
         """Precompute the terms of `expected`: sums of the waits less what their prompt sizes add."""

@@ -55,13 +55,15 @@ def test_auto_hedges_after_the_planned_delay_and_off_never() -> None:
 
 def test_under_auto_few_hedges_wait_at_once_and_each_win_allows_more() -> None:
     a, b, dear = endpoint("a", 0.25), endpoint("b", 0.3), endpoint("dear", 5.0)
-    hedges = [dear.begin(T - 0.01, role="hedge") for _ in range(int(MIN_HEDGES))]
     call = Call([a, b, dear], policy=PassivePolicy(hedge="auto", hedge_budget=0.1))
+    call.route.window.pending = int(MIN_HEDGES)  # of other calls
     assert call.at(0.0) == ["first a"]
     assert call.at(0.7) == []
-    hedges.pop().end(Outcome(Verdict.ABANDONED), T + 0.7)
+    call.route.window.pending -= 1
     assert call.at(0.7 + RECHECK) == ["hedge b"]
+    assert call.route.window.pending == MIN_HEDGES
     call.token("b", 1.0)
+    assert call.route.window.pending == MIN_HEDGES - 1
     assert call.route.window.size(T + 1.0) > MIN_HEDGES
 
 
