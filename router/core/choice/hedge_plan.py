@@ -21,6 +21,7 @@ LATE_SHARE = 0.9
 MAX_TARGET_WAITS = 4.0
 # Endpoints per renewal, at 0.2 ms each; of a larger model each endpoint has its turn.
 MAX_ENDPOINTS = 50
+AT_ONCE = 100  # endpoints of which the cost is computed in one step: some 0.1 ms
 
 Tiers = Sequence[Sequence[Endpoint]]
 
@@ -70,6 +71,7 @@ class HedgePlan:
             return
         busiest = max((endpoint.forecast.latency(kind) for endpoint in known), key=lambda each: each.evidence(now))
         targets = _Targets(tiers, Demand(kind, busiest.mean_size(now)), now)
+        yield from targets.find(tiers)
         for endpoint in known:
             yield
             self._delays[endpoint, kind] = self._delay(endpoint, targets)
@@ -92,18 +94,31 @@ class HedgePlan:
 
 
 class _Targets:
-    """The hedge target beside each endpoint of a model, for all of them at once; `demand` is a usual one."""
+    """The hedge target beside each endpoint of a model, for all of them at once; `demand` is a usual one.
+
+    Call `find` before the other methods.
+    """
 
     def __init__(self, tiers: Tiers, demand: Demand, now: float) -> None:
         self.demand, self.now = demand, now
         self.tier = {endpoint: number for number, tier in enumerate(tiers) for endpoint in tier}
-        able = (
-            [e for e in tier if e.availability.allows(now, demand) and not e.simulated and not e.forecast.hot(now)]
-            for tier in tiers
-        )
-        costs = ([(e.forecast.cost(demand, now), e) for e in those] for those in able)
-        self._cheapest_two = [sorted(each, key=lambda pair: pair[0])[:2] for each in costs]
+        self._cheapest_two: list[list[tuple[float, Endpoint]]] = []
         self._waits: dict[Endpoint, Sequence[float]] = {}
+
+    def find(self, tiers: Tiers) -> Iterator[None]:
+        """Find the two cheapest targets of each tier, in steps of at most AT_ONCE endpoints."""
+        demand, now = self.demand, self.now
+        for tier in tiers:
+            two: list[tuple[float, Endpoint]] = []
+            for begin in range(0, len(tier), AT_ONCE):
+                yield
+                able = (
+                    (e.forecast.cost(demand, now), e)
+                    for e in tier[begin : begin + AT_ONCE]
+                    if e.availability.allows(now, demand) and not e.simulated and not e.forecast.hot(now)
+                )
+                two = sorted([*two, *able], key=lambda pair: pair[0])[:2]
+            self._cheapest_two.append(two)
 
     def beside(self, endpoint: Endpoint) -> Endpoint | None:
         """The cheapest other endpoint, of a less preferred tier only if that is much quicker."""
