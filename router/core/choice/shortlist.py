@@ -1,17 +1,17 @@
 """The shortlist of a large tier: the endpoints that are looked at for one call, instead of all of them.
 
 A scan of a thousand endpoints costs ten times as much as the rest of a call. So all are ranked by a scan now and then,
-and each call looks at twenty at most, whose costs are computed for it as in a full scan:
+and each call looks at twelve at most, whose costs are computed for it as in a full scan:
 
-    near      those about as cheap as the cheapest, at least FEWEST: up to LOOKED_AT of them, drawn evenly
+    near      those about as cheap as the cheapest, at least LOOKED_AT: so many of them, drawn evenly
     next      an eighth of the tier, the next cheapest: some of them, drawn evenly, for when the near ones are loaded
     out       those whose breaker is not closed: each call may be the trial
 
-Costs change with time, load and evidence. A ranking serves for MAX_AGE seconds, and as many calls as `next` has
-endpoints. Where none of the endpoints looked at is available, all are looked at. So a ranking that is out of date costs
-at most some calls of half a second a better endpoint; no pick relies on an outdated cost. The least loaded of eight
-drawn from a large group is about as good as the least loaded of all (Mitzenmacher: The power of two choices in
-randomized load balancing, 1996; with eight instead of two).
+Costs change with time, load and evidence. A ranking serves for MAX_AGE seconds, and for a call per four endpoints.
+Where none of the endpoints looked at is available, all are looked at. So a ranking that is out of date costs
+at most some calls of half a second a better endpoint; no pick relies on an outdated cost. The least loaded of at least
+four drawn from a large group is about as good as the least loaded of all (Mitzenmacher: The power of two choices in
+randomized load balancing, 1996; with at least four instead of two).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from router.core.demand import Demand, DemandKind
 from router.core.endpoint.endpoint import Endpoint
 
 LARGE = 32  # endpoints of a tier, above which it has a shortlist: a scan of so many costs as much as half of a call
-LOOKED_AT = 16  # near endpoints per call
-FEWEST = 8  # near endpoints, if these are looked at by each call
+LOOKED_AT = 8  # near endpoints per call; there are at least as many
 LOOKED_AT_NEXT = 4  # endpoints per call
-SHARE_NEXT = 8  # one in so many endpoints is one of the next
+SHARE_NEXT, FEWEST_NEXT = 8, 16  # one in eight endpoints is one of the next, and at least 16 are
+OLDEST = 16  # endpoints
 MAX_OUT = 16  # endpoints
 MAX_AGE = 0.5  # seconds: a thousand are ranked in a millisecond, so that this takes 0.2 % of a core
+CALLS_SHARE = 4  # a ranking serves a call per four endpoints: it adds the cost of four to each
 MIN_CALLS = 16  # a ranking serves at least so many calls, even if none of its endpoints is available
 
 Narrow = Callable[[Sequence[Endpoint]], Sequence[Endpoint]]
@@ -78,7 +79,7 @@ class Shortlist:
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._endpoints = endpoints
-        self._max_calls = max(MIN_CALLS, len(endpoints) // SHARE_NEXT)
+        self._max_calls = max(MIN_CALLS, len(endpoints) // CALLS_SHARE)
         self._rankings: dict[tuple[str, DemandKind, int], Ranking | None] = {}
         self._oldest: dict[DemandKind, Oldest] = {}
 
@@ -135,7 +136,7 @@ class Shortlist:
             for number, e in enumerate(self._endpoints)
             if e.availability.allows(now, demand) and not e.forecast.being_measured(kind)
         ]
-        oldest = sorted(seen)[:LOOKED_AT]
+        oldest = sorted(seen)[:OLDEST]
         return Oldest([self._endpoints[number] for _, number in oldest], oldest[-1][0] if oldest else -inf)
 
 
@@ -147,8 +148,8 @@ def rank(endpoints: Sequence[Endpoint], demand: Demand, now: float) -> Ranking |
     ties = near_ties(available, costs, demand.kind)
     chosen = set(ties)
     others = [(cost, number) for number, cost in enumerate(costs) if available[number] not in chosen]
-    missing = max(0, FEWEST - len(ties))
-    wanted = missing + max(LOOKED_AT, len(endpoints) // SHARE_NEXT)
+    missing = max(0, LOOKED_AT - len(ties))
+    wanted = missing + max(FEWEST_NEXT, len(endpoints) // SHARE_NEXT)
     cheapest = [available[number] for _, number in sorted(others)[:wanted]]
     chosen.update(cheapest)
     out = [e for e in endpoints if e.availability.breaker.retry_at is not None and e not in chosen]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.choice.pick import EXPLORE, NEAR, pick
 from router.core.choice.route import Tier
-from router.core.choice.shortlist import FEWEST, LARGE, LOOKED_AT, MAX_AGE, MIN_CALLS, Shortlist
+from router.core.choice.shortlist import FEWEST_NEXT, LARGE, LOOKED_AT, MAX_AGE, MIN_CALLS, Shortlist
 from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
@@ -98,18 +98,18 @@ def test_the_least_loaded_of_equal_endpoints_share_the_calls_evenly() -> None:
     assert len(counted) == 200
     assert max(counted.values()) < 1.6 * min(counted.values())
     running = [chosen.begin(T) for _ in range(100) if (chosen := picked(shortlist, T, rng))]
-    assert len({attempt.endpoint for attempt in running}) >= 90  # 100 by a full scan, 79 at random
+    assert len({attempt.endpoint for attempt in running}) >= 85  # 100 by a full scan, 79 at random
 
 
 def test_if_the_near_endpoints_slow_down_one_of_the_next_is_picked_and_all_are_ranked_anew_soon() -> None:
     endpoints = [endpoint(f"e{number}", 0.5 + 0.1 * number) for number in range(100)]
     shortlist, rng = all_of(endpoints), Steady(7)
     assert picked(shortlist, T, rng) is endpoints[0]
-    for one in endpoints[:FEWEST]:
+    for one in endpoints[:LOOKED_AT]:
         learn(one, 60.0, 60.0, 60.0)
     for _ in range(MIN_CALLS - 1):
-        assert picked(shortlist, T, rng) in endpoints[FEWEST : FEWEST + LOOKED_AT]
-    assert picked(shortlist, T, rng) is endpoints[FEWEST]
+        assert picked(shortlist, T, rng) in endpoints[LOOKED_AT : LOOKED_AT + FEWEST_NEXT]
+    assert picked(shortlist, T, rng) is endpoints[LOOKED_AT]
 
 
 def test_all_are_looked_at_if_none_of_the_shortlist_is_available() -> None:
