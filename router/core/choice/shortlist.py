@@ -38,7 +38,7 @@ Narrow = Callable[[Sequence[Endpoint]], Sequence[Endpoint]]
 
 
 class Ranking:
-    """What a full scan found, and how many calls it has served. `hot`: only hot endpoints were available."""
+    """The findings of a full scan, and how many calls it has served. `hot`: only hot endpoints were available."""
 
     __slots__ = ("_next", "_step", "_step_next", "calls", "failed", "hot", "made_at", "near", "out")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from router.core.choice.pick import EXPLORE, NEAR, pick
 from router.core.choice.route import Tier
-from router.core.choice.shortlist import FEWEST_NEXT, LARGE, LOOKED_AT, MAX_AGE, MIN_CALLS, Shortlist
+from router.core.choice.shortlist import CALLS_SHARE, FEWEST_NEXT, LARGE, LOOKED_AT, MAX_AGE, Shortlist
 from router.core.demand import FIRST_TOKEN
 from router.core.endpoint.endpoint import Endpoint
 from router.core.endpoint.server_load import ServerLoad
@@ -107,7 +107,7 @@ def test_if_the_near_endpoints_slow_down_one_of_the_next_is_picked_and_all_are_r
     assert picked(shortlist, T, rng) is endpoints[0]
     for one in endpoints[:LOOKED_AT]:
         learn(one, 60.0, 60.0, 60.0)
-    for _ in range(MIN_CALLS - 1):
+    for _ in range(len(endpoints) // CALLS_SHARE - 1):
         assert picked(shortlist, T, rng) in endpoints[LOOKED_AT : LOOKED_AT + FEWEST_NEXT]
     assert picked(shortlist, T, rng) is endpoints[LOOKED_AT]
 
