@@ -39,6 +39,9 @@ def cheapest(endpoints: list[Endpoint], now: float) -> float:
 
 
 def good(chosen: Endpoint, endpoints: list[Endpoint], now: float) -> bool:
+    """True if a full scan could pick it: about the cheapest, unmeasured, or a trial that is due."""
+    if chosen.availability.breaker.trial_due(now):
+        return True
     near = chosen.forecast.cost(FIRST_TOKEN, now) <= NEAR * cheapest(endpoints, now)
     return near or chosen.forecast.unmeasured("first_token")
 
