@@ -69,7 +69,19 @@ def everything(of: Any, seen: dict[int, int] | None = None) -> Any:
         return [(everything(key, seen), everything(value, seen)) for key, value in of.items()]
     if isinstance(of, list | tuple | set):
         return [everything(each, seen) for each in of]
-    return [(name, everything(getattr(of, name), seen)) for name in names if hasattr(of, name)] or repr(of)
+    held = [(name, value_of(of, name)) for name in names]
+    return [(name, everything(value, seen)) for name, value in held if value is not ABSENT] or repr(of)
+
+
+ABSENT = object()
+
+
+def value_of(of: Any, name: str) -> Any:
+    """The value of an attribute. A compiled class lists its properties too, of which some have no value yet."""
+    try:
+        return getattr(of, name)
+    except (AttributeError, ZeroDivisionError):
+        return ABSENT
 
 
 @properties
