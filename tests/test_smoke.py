@@ -355,9 +355,10 @@ def test_no_first_token_in_time_is_a_gateway_timeout_after_one_attempt(client: O
 
 
 def test_pings_keep_a_long_wait_alive_and_the_sdk_ignores_them(client: OpenAI) -> None:
-    with client.chat.completions.with_streaming_response.create(model="pinged", messages=HI, stream=True) as response:
+    patient = client.with_options(timeout=600)  # the SDK's default: longer than the router's deadline
+    with patient.chat.completions.with_streaming_response.create(model="pinged", messages=HI, stream=True) as response:
         assert response.read().startswith(b": ping\n\n")
-    assert text_of(list(client.chat.completions.create(model="pinged", messages=HI, stream=True))) == TEXT
+    assert text_of(list(patient.chat.completions.create(model="pinged", messages=HI, stream=True))) == TEXT
 
 
 def test_an_error_after_pings_raises_inside_the_stream(client: OpenAI, alpha: Fake) -> None:

@@ -322,7 +322,7 @@ class Front(HttpToolsProtocol):
         request = known.again(data, self._now())
         if request is None or len(data) > intake.bounds.body:
             return False
-        intake.since = request.arrived
+        intake.since, reply.chunked = request.arrived, True  # a known head is of HTTP/1.1; an answer may have set it
         try:
             reply.cors = self._handler.authorize(known.headers)
         except RouterError as error:

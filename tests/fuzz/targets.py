@@ -359,6 +359,7 @@ def known_head(data: bytes, rng: Random) -> None:
     reads = [data, data, data, whole, data, others[0], whole, whole, whole, *others]
     for remembers in (True, False):
         handler = Answering(later=False)
+        handler.with_lengths = True
         made, transport, loop = server_side(handler, _BOUNDS)
         for piece in filter(None, reads):
             if not remembers:

@@ -122,6 +122,7 @@ class Answering:
 
     def __init__(self, *, later: bool) -> None:
         self.later = later
+        self.with_lengths = False  # every second answer has a length
         self.asked: list[Request] = []
         self.waiting: list[Client] = []
         self.refused: list[RouterError] = []
@@ -140,6 +141,10 @@ class Answering:
             self.answer(client)
 
     def answer(self, client: Client) -> None:
+        if self.with_lengths and len(self.asked) % 2:
+            client.start(200, b"content-type: text/plain\r\n", 9)
+            client.end(b"something")
+            return
         client.start(200, b"content-type: text/plain\r\n")
         client.write(b"some")
         client.end(b"thing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import BadRequest
-from router.proxy.client import Headers, Request
+from router.proxy.client import Client, Headers, Request
 from router.proxy.intake import Bounds
 from router.proxy.known_head import KnownHead
 from tests.fuzz.corpus import asked, in_chunks
@@ -77,6 +77,25 @@ def test_a_connection_remembers_from_its_second_request_on() -> None:
     assert facts == [False, False, True, True]
     assert transport.sent.count(b"HTTP/1.1 200 OK") == 4
     assert front.intake.held == 0
+
+
+def test_an_answer_with_a_length_leaves_the_framing_of_the_next_one_alone() -> None:
+    class WithLength(Answering):
+        def answer(self, client: Client) -> None:
+            if len(self.asked) % 2:
+                super().answer(client)
+            else:
+                client.start(200, b"", 2)
+                client.end(b"{}")
+
+    handler = WithLength(later=False)
+    front, transport, loop = server_side(handler, Bounds())
+    for _ in range(6):
+        front.data_received(asked(BODY))
+        loop.turn()
+    assert transport.sent.count(b"transfer-encoding: chunked") == 3
+    assert transport.sent.count(b"content-length: 2") == 3
+    assert b"connection: close" not in transport.sent
 
 
 def test_a_known_head_is_authorized_each_time() -> None:
