@@ -128,11 +128,11 @@ class Turns:
         else:
             self._ending.append(end)
 
-    def drop(self, reader: Reader) -> None:
-        """Forget what is kept of a connection, which is closed."""
-        self._new.pop(reader, None)
-        self._kept.pop(reader, None)
+    def drop(self, reader: Reader) -> int:
+        """Forget what is kept of a connection, which is closed; return how many bytes that were."""
+        kept = len(self._new.pop(reader, _NOTHING)) + len(self._kept.pop(reader, _NOTHING))
         self._busy.pop(reader, None)
+        return kept
 
     def _begin_share(self) -> None:
         if self._until == inf:

@@ -175,8 +175,10 @@ class Front(HttpToolsProtocol):
     # The transport reports again.
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._turns.drop(self)
+        unread = self._turns.drop(self)
         super().connection_lost(exc)
+        if unread and self.intake.state is IDLE and self.reply.state is ENDED:
+            self.intake.begin(self._now())  # a request that was kept for a later turn
         unanswered = self.intake.half_read and self.reply.state is ENDED
         self.reply.state = ENDED  # nothing more is written
         self._turns.at_end(partial(self._left, unanswered=unanswered))
