@@ -140,7 +140,7 @@ class Front(HttpToolsProtocol):
         if intake.state is IDLE:
             if self._known is not None and self._answer_again(self._known, data):
                 return
-            self._read = data
+            self._known, self._read = None, data  # known again if it is one whole request, and nothing beside it
         intake.overhead += len(data)
         try:
             self.parser.feed_data(data)

@@ -368,7 +368,11 @@ def known_head(data: bytes, rng: Random) -> None:
             loop.turn()
             if transport.is_closing():
                 break
-        requests = [(request.path, request.headers, request.body) for request in handler.asked]
+        # The headers are those of the first request with this head; its length is used nowhere.
+        requests = [
+            (request.path, [each for each in request.headers if each[0] != b"content-length"], request.body)
+            for request in handler.asked
+        ]
         served.append((requests, [error.code for error in handler.refused], bytes(transport.sent), loop.ran))
         transport.close()
         made.connection_lost(None)

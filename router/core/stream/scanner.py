@@ -164,7 +164,7 @@ class Scanner:
             and 13 not in chunk  # a CR: white space in JSON, but the end of a line in a stream
         ):
             forwarded = self._data(chunk[6:], chunk)  # exactly one event, the usual case
-            if self._tries and self._read is read_later_event:
+            if self._tries and forwarded is chunk and self._read is read_later_event:
                 self._learn(chunk)
             return forwarded
         if not self._begun and not (chunk := self._beginning(chunk)):
