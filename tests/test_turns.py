@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from router.proxy.intake import Bounds
 from router.turns import (
     IDLE_PERIODS,
     LEAST_SHARE,
@@ -25,6 +26,8 @@ from router.turns import (
     in_turns,
     made_in_turns,
 )
+from tests.fuzz.corpus import CHAT, asked
+from tests.fuzz.wires import Answering, server_side
 
 
 class Loop:
@@ -236,9 +239,27 @@ def test_nothing_is_handed_to_a_connection_that_was_dropped(loop: Loop) -> None:
     shared = shared_by(loop)
     reader = Reader(loop, shared, cost=SHARE / SLICE * 1.01)
     reader.receive(b"a" * 3 * SLICE)
-    shared.drop(reader)
+    assert shared.drop(reader) == 2 * SLICE
+    assert shared.drop(reader) == 0
     loop.turn()
     assert reader.got == b"a" * SLICE
+
+
+@pytest.mark.parametrize("answered_before", [0, 2])
+def test_a_request_whose_client_leaves_before_it_is_read_is_counted(loop: Loop, answered_before: int) -> None:
+    shared, handler = shared_by(loop), Answering(later=False)
+    front, _, _ = server_side(handler, Bounds(), shared)
+    shared.watch.asleep = False
+    shared.read = 0
+    for _ in range(answered_before):
+        front.data_received(asked(CHAT))
+    Reader(loop, shared, cost=SHARE / SLICE * 1.01).receive(b"a" * 3 * SLICE)  # uses up the turn's share
+    front.data_received(asked(CHAT))
+    assert len(handler.asked) == answered_before
+    front.connection_lost(None)
+    for _ in range(5):
+        loop.turn()
+    assert (len(handler.asked), handler.left_half_way) == (answered_before, 1)
 
 
 def test_without_a_loop_all_is_handled_at_once(loop: Loop) -> None:

@@ -1,5 +1,5 @@
-"""A large request body, checked while its bytes arrive: a decoder that reads all of it at the end would hold up
-everybody else.
+"""A large request body, checked while its bytes arrive: a decoder that reads all of it at the end would hold up the
+calls of all other clients.
 
 Checked are the encoding, the nesting, and the top level of the object, whose keys and values are found. A value of up
 to MAX_CHECKED bytes is decoded as soon as it is complete; of a longer one only the strings and brackets are read, and
@@ -29,6 +29,7 @@ MAX_DEPTH = 900  # of arrays and objects within another; msgspec refuses 1000
 MAX_KEY = 64 << 10  # bytes
 MAX_CHECKED = 128 << 10  # bytes of a value that is decoded at once: well below a millisecond
 PROMPT_BEGINS = (b'"', b"[")  # with which a prompt in a list of prompts begins; else the list is one of tokens
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some tools write one before JSON; it is dropped
 ATTACHMENT = b";base64,"  # precedes the data of an attachment
 MAX_ATTACHMENTS = 1000  # attachments that are looked for; more count as text
 WINDOW = 2 << 10  # bytes of a value in which brackets are counted at a time
@@ -76,6 +77,7 @@ class Body:
         "_attachment",
         "_attachments",
         "_began",
+        "_begun",
         "_counted",
         "_decoder",
         "_depth",
@@ -99,6 +101,7 @@ class Body:
         self._max_checked = max_checked
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._error: InvalidBody | None = None
+        self._begun = False  # a byte order mark has been looked for
         self._at = 0  # all before was read
         self._began = 0  # where the key, the value, or the string inside a value begins that is being read
         self._depth, self._in_string = 0, -1  # inside a value; where the string begins that is being read there
@@ -119,6 +122,8 @@ class Body:
         try:
             if not piece.isascii() or self._decoder.getstate()[0]:
                 self._decoder.decode(piece)
+            if not self._begun and not self._drop_mark():
+                return
             self._look_for_attachments()
             self._read_on()
             if self._counted >= 0:
@@ -137,6 +142,14 @@ class Body:
         """The number of prompts of a completion: texts, or lists of tokens, in a list."""
         elements = self._elements
         return elements.count if elements is not None and elements.first in PROMPT_BEGINS else 1
+
+    def _drop_mark(self) -> bool:
+        """Drop a byte order mark; False if only a part of it has come."""
+        begins = bytes(self.data[: len(BYTE_ORDER_MARK)])
+        self._begun = begins != BYTE_ORDER_MARK[: len(begins)] or begins == BYTE_ORDER_MARK
+        if begins == BYTE_ORDER_MARK:
+            del self.data[: len(begins)]
+        return self._begun
 
     def _read_on(self) -> None:
         data = self.data

@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from router.core.body import ATTACHMENT, MAX_ATTACHMENTS, MAX_KEYS, PROMPT_BEGINS, Body, InvalidBody, too_many_keys
+from router.core.body import (
+    ATTACHMENT,
+    BYTE_ORDER_MARK,
+    MAX_ATTACHMENTS,
+    MAX_KEYS,
+    PROMPT_BEGINS,
+    Body,
+    InvalidBody,
+    too_many_keys,
+)
 from router.core.body import Fields as Fields  # its name for all who change fields
 from router.core.demand import Demand, DemandKind
 
@@ -18,7 +27,6 @@ Operation = Literal["chat/completions", "completions", "embeddings"]
 _split = msgspec.json.Decoder(Fields).decode  # the top-level keys, each with the bytes of its value
 _value = msgspec.json.Decoder().decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
 MAX_LENIENT = 1 << 20  # bytes of a body that are read by Python's slower reader: about 10 ms
 # Of JSON, for a token of English text. The effect of a prompt's size on the wait is measured in the same unit, so a
@@ -178,8 +186,9 @@ def _split_body(body: bytes) -> tuple[bytes, Fields]:
     except msgspec.ValidationError:
         raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if body.startswith(_BYTE_ORDER_MARK):
-            return _split_body(body[len(_BYTE_ORDER_MARK) :])
+        rest = body.removeprefix(BYTE_ORDER_MARK)
+        if rest is not body and not rest.startswith(BYTE_ORDER_MARK):
+            return _split_body(rest)
         return body, _with_half_pairs(body, error)
     except RecursionError:
         raise InvalidCall("The request body is nested too deeply.", "invalid_json") from None

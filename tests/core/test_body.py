@@ -155,3 +155,20 @@ def test_a_body_that_is_dropped_is_freed_at_once(data: bytes) -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_byte_order_mark_is_dropped_however_it_comes(size: int) -> None:
+    data = b'\xef\xbb\xbf{"model": "m", "image": ";base64,AAAA"}'
+    body = Body()
+    for at in range(0, len(data), size):
+        body.feed(data[at : at + size])
+    assert {name: bytes(value) for name, value in body.end().items()}["model"] == b'"m"'
+    assert (bytes(body.data), body.attached) == (data[3:], 4)
+
+
+def test_a_second_byte_order_mark_is_no_json() -> None:
+    body = Body()
+    body.feed(b'\xef\xbb\xbf\xef\xbb\xbf{"model": "m"}')
+    with pytest.raises(InvalidBody, match="unexpected character"):
+        body.end()

@@ -195,6 +195,11 @@ def test_a_byte_order_mark_is_dropped() -> None:
     assert (call.model, call.stream, call.body) == ("m", True, b'{"model": "m", "stream": true}')
 
 
+def test_a_second_byte_order_mark_is_no_json() -> None:
+    with pytest.raises(InvalidCall, match="not valid JSON"):
+        parse("chat/completions", b'\xef\xbb\xbf\xef\xbb\xbf{"model": "m"}')
+
+
 @pytest.mark.parametrize("half", [b"\\ud83d", b"\\ude00", b"\\uD83D x"])
 def test_half_of_a_surrogate_pair_is_read_as_python_reads_it(half: bytes) -> None:
     body = b'{"model": "m", "n": 2, "messages": [{"role": "user", "content": "%b"}]}' % half

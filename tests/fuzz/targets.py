@@ -12,13 +12,14 @@ from typing import NamedTuple, get_args
 
 import httptools
 import msgspec
+import pytest
 
 from router.core.body import MAX_DEPTH, MAX_KEYS, Body, InvalidBody
 from router.core.call import Call, Fields, InvalidCall, Operation, parse
 from router.core.choice.affinity import key_of
 from router.core.record import CallRecord
 from router.core.stream.lines import split
-from router.core.stream.scanner import EventTooLarge, Scanner
+from router.core.stream.scanner import MAX_MALFORMED, EventTooLarge, Scanner, TooMuchNoise
 from router.core.stream.splice import Continuation, Diverged, Replay
 from router.core.stream.template import MAX_TRIES
 from router.core.stream.transcript import Transcript
@@ -55,7 +56,13 @@ class Target(NamedTuple):
 def sse(data: bytes, rng: Random) -> None:
     """A stream is forwarded and read the same however it is cut, and an SDK can read what is forwarded."""
     choices = rng.choice((1, 1, 2))
-    whole, forwarded = _scan([data], choices)
+    try:
+        whole, forwarded = _scan([data], choices)
+    except TooMuchNoise:  # however the stream is cut
+        assert data.count(b"data") > MAX_MALFORMED
+        with pytest.raises(TooMuchNoise):
+            _scan(cut(data, rng), choices)
+        return
     split, also = _scan(cut(data, rng), choices)
     assert _facts(split) == _facts(whole), (_facts(split), _facts(whole))
     assert reference.blocks(also) == reference.blocks(forwarded)

@@ -18,6 +18,7 @@ from router.proxy.cors import Cors
 from router.proxy.front import Front
 from router.proxy.headers import lines
 from router.proxy.intake import Bounds
+from router.turns import Turns
 from router.upstream.pool import Address, Pool
 
 
@@ -172,9 +173,9 @@ for _name in ("uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
-def server_side(handler: Answering, bounds: Bounds) -> tuple[Front, Transport, Loop]:
+def server_side(handler: Answering, bounds: Bounds, turns: Turns | None = None) -> tuple[Front, Transport, Loop]:
     """The server's side of a client's connection."""
     loop, transport = Loop(), Transport()
-    made = Front(handler, bounds, time.monotonic, _CONFIG, ServerState(), {}, loop)
+    made = Front(handler, bounds, time.monotonic, _CONFIG, ServerState(), {}, loop, turns=turns)
     made.connection_made(transport)
     return made, transport, loop

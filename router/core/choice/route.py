@@ -78,6 +78,12 @@ class Route:
         """The tier of one of its endpoints."""
         return next(tier for tier in self.tiers if endpoint in tier.endpoints)
 
+    def without_shortlists(self) -> Route:
+        """The same route, of whose tiers all endpoints are looked at: a shortlist notes each call that it serves."""
+        if all(tier.shortlist is None for tier in self.tiers):
+            return self
+        return replace(self, tiers=tuple(Tier(tier.number, tier.endpoints) for tier in self.tiers))
+
     def restricted(self, keep: Callable[[Endpoint], bool]) -> Route | None:
         """The route over those endpoints for which `keep` is true; None if there are none.
 

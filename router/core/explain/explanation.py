@@ -94,7 +94,7 @@ def in_steps(
 
     The endpoints go on meanwhile, so that each is described at its own time of the clock.
     """
-    now = clock()
+    now, route = clock(), route.without_shortlists()
     if demand is None:
         operation = "embeddings" if kind == "embedding" else "chat/completions"
         demand = Demand(kind, _usual_size(route, kind, now) if size is None else size, operation)

@@ -16,8 +16,6 @@ from router.core.stream.finish import has_finish
 T = TypeVar("T")
 MAX_LENIENT = 1 << 20  # bytes or characters: about 10 ms
 MAX_DIGITS = 4000  # of a whole number: Python refuses more than 4,300 digits, and no reader needs them
-
-
 MAX_TOKENS = 1 << 31  # the most tokens that one answer can credibly report
 
 

@@ -20,6 +20,15 @@ def data_of(event: bytes) -> bytes:
     return b"\n".join([line[5:].removeprefix(b" ") for line in lines if line[:5] == b"data:"])
 
 
+def is_utf8(data: bytes) -> bool:
+    """True if all bytes are UTF-8: typed decoders skip text that is not asked for, but openai-python decodes it."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def ended(event: bytes) -> bytes:
     """The event with a blank line at its end, whether it had one or not."""
     return event.rstrip(b"\r\n") + b"\n\n"

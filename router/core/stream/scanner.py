@@ -30,7 +30,7 @@ from router.core.stream.events import (
     read_leniently,
 )
 from router.core.stream.finish import GOOD, failure, has_finish, renamed
-from router.core.stream.lines import BLANK_LINE, LINE_END, data_of, ended
+from router.core.stream.lines import BLANK_LINE, LINE_END, data_of, ended, is_utf8
 from router.core.stream.template import MAX_TRIES, Template
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -344,7 +344,7 @@ class Scanner:
                 return self._unknown_form(lenient, event)
             read = lenient
         else:
-            if not data.isascii() and not _is_utf8(data):
+            if not data.isascii() and not is_utf8(data):
                 self._count_malformed()
                 return b""
         self.events += 1
@@ -437,12 +437,3 @@ class Scanner:
 
 def no_token_yet() -> str:
     return f"no token within {MAX_SILENT} bytes of the stream"
-
-
-def _is_utf8(data: bytes) -> bool:
-    """The decoder skips text that is not asked for, without a check; openai-python decodes all of it, strictly."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from router.core.stream.events import Error, read_later_event
+from router.core.stream.lines import is_utf8
 
 MAX_TRIES = 16  # events of a stream from which a template is tried to be made
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]+')  # a text of a JSON string without escapes (RFC 8259 §7)
@@ -51,7 +52,7 @@ class Template:
         if size <= 0 or not self._after:
             return not size and not self._after
         text = event[self._start : self._start + size]
-        return _PLAIN.fullmatch(text) is not None and (text.isascii() or _is_utf8(text))
+        return _PLAIN.fullmatch(text) is not None and (text.isascii() or is_utf8(text))
 
 
 def _is_usual(event: bytes) -> bool:
@@ -63,11 +64,3 @@ def _is_usual(event: bytes) -> bool:
     if not read.choices or read.usage is not None or read.error is not None:
         return False
     return all(choice.finish_reason is None for choice in read.choices)
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from router.core.choice.race import Race
 from router.core.choice.route import Route
+from router.core.choice.shortlist import LARGE
 from router.core.demand import FIRST_TOKEN, Demand
 from router.core.endpoint.latency import TROUBLE_FACTOR
 from router.core.explain.explanation import Explanation, explain, in_steps, why_asked
@@ -54,6 +55,15 @@ def test_the_explained_endpoint_is_the_one_picked_and_explaining_changes_nothing
     if attempt is not None:
         near = {row.endpoint for row in explained.candidates if row.near}
         assert explained.candidates[0].near == (attempt.endpoint.name in near)
+
+
+def test_explaining_a_large_tier_changes_nothing() -> None:
+    of = route(*(f"a{number}" for number in range(LARGE + 1)))
+    assert of.tiers[0].shortlist is not None
+    Race(of, Demand("first_token", 10.0), T, Steady()).next_attempt(T)
+    before = everything(of)
+    assert explain(of, "first_token", 10.0, T + 60.0).picked
+    assert everything(of) == before
 
 
 def everything(of: Any, seen: dict[int, int] | None = None) -> Any:
