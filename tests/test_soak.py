@@ -263,6 +263,7 @@ async def soak() -> None:
         assert state(router) == before
         made = router.router.tables.current.table
         assert made.hedges.level(1e9) == made.retries.level(1e9) == RESERVE
+        assert {route.window.pending for route in made.routes.values()} == {0}
         assert sum(clients.ends.values()) == WARM_UP + CALLS == router.counted("calls_total")
         assert_all_kinds_happened(clients.ends, router)
 

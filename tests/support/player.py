@@ -185,6 +185,7 @@ class Player:
         for endpoint in self.table.endpoints:
             _assert_at_rest(endpoint)
         assert not any(route.queue.waiting for route in self.table.routes.values())
+        assert not any(route.window.pending for route in self.table.routes.values())
         _assert_within_bounds(self.table, len(self.calls), self.scheduler.now())
         for call in self.calls:
             assert_answered_honestly(call)
