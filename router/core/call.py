@@ -187,7 +187,7 @@ def _split_body(body: bytes) -> tuple[bytes, Fields]:
         raise InvalidCall("The request body must be a JSON object.", "invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         rest = body.removeprefix(BYTE_ORDER_MARK)
-        if rest is not body and not rest.startswith(BYTE_ORDER_MARK):
+        if len(rest) < len(body) and not rest.startswith(BYTE_ORDER_MARK):
             return _split_body(rest)
         return body, _with_half_pairs(body, error)
     except RecursionError:
