@@ -3,8 +3,8 @@
 A turn is one round of the loop: its timers, and all sockets that have something to read. Every connection waits for the
 whole of it. uvloop reads a socket up to 32 times a turn, so one peer that sends quickly could hold all others up.
 
-    the first reads of a turn   are handled at once
-    further ones                are handled in slices, until the turn's share of processor time is used up; the rest is
+    the first small reads       are handled at once
+    further ones                are handled in slices, until the turn's share of time is used up; the rest is
                                 kept, and its connection is not read further until its turn has come
     connections not read yet    are not read in this turn if they may have much to read: a read alone takes 0.1 ms
     connections that end        have their calls ended within the share too: a thousand may leave at once
@@ -25,9 +25,13 @@ from typing import Protocol, TypeVar
 
 SLICE = 8 << 10  # bytes of one connection that are handled at a time; a read of more is cut
 REQUEST = 1 << 10  # bytes as which the reading of a request counts beside its own: it takes as long, some 0.2 ms
+FREE = 64 << 10  # bytes of small reads that are handled before the clock is looked at
 SMALL = 4 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood
-TURN = 0.004  # seconds of processor time that a turn should take
-SHARE, LEAST_SHARE = 0.002, 0.0005  # seconds of it for what is kept, after the first SLICE bytes
+TURN = 0.004  # seconds that a turn should take
+SHARE, LEAST_SHARE = 0.002, 0.0005  # seconds of it for what is kept
+# Seconds more per turn for small reads: to keep one costs as much as to handle it. With less a router at its limit has
+# many short turns, and looks at all sockets in each of them.
+SMALL_SHARE = 0.006
 RESUMED = 10  # connections per turn that are read again: up to 256 KB each, in 0.1 ms
 PERIOD = 0.002  # seconds between two looks at the clock of the loop's thread, while there is work
 IDLE = 0.0001  # seconds of processor time in a period below which the loop counts as idle
@@ -55,8 +59,8 @@ class Reader(Protocol):
 class Turns:
     """One object for all connections of a loop.
 
-    A connection adds the size of each read to `read`. If that is more than SLICE it asks `defer` whether the data is
-    kept; in the usual case the addition and the comparison are the whole cost.
+    A connection adds the size of each read to `read`. If that is more than FREE, or the read is not SMALL, it asks
+    `defer` whether the data is kept; in the usual case the addition and two comparisons are the whole cost.
     """
 
     __slots__ = (
@@ -82,11 +86,12 @@ class Turns:
         self._busy: dict[Reader, None] = {}  # connections that may have much to read
         self._ending: deque[Callable[[], None]] = deque()
         self._scheduled = False
-        self._until = inf  # of the thread's clock: when this turn's share is used up; inf before it has begun
-        self._turned = inf  # of the thread's clock: when the last turn began; inf if nothing was kept in it
+        # Times of `perf_counter`: to read the clock of the thread takes ten times as long.
+        self._until = inf  # when this turn's share is used up; inf before it has begun
+        self._turned = inf  # when the last turn began; inf if nothing was kept in it
         self._own = 0.0  # seconds that the last turn took for what was kept
         self.watch = Watch(loop, self._rest)
-        self.read = SLICE
+        self.read = FREE
 
     def opened(self, reader: Reader) -> None:
         """Expect that a new connection sends much."""
@@ -109,10 +114,11 @@ class Turns:
             self._busy[reader] = None
         else:
             self._busy.pop(reader, None)
-        if self.read <= SLICE:
+        if self.read <= FREE and len(data) <= SMALL:
             return False
         self._begin_share()
-        if len(data) <= SLICE and time.thread_time() < self._until:
+        until = self._until + SMALL_SHARE if len(data) <= SMALL else self._until
+        if len(data) <= SLICE and time.perf_counter() < until:
             return False
         self._hand_on(reader, memoryview(data))
         return True
@@ -123,20 +129,19 @@ class Turns:
             end()
             return
         self._begin_share()
-        if not self._ending and time.thread_time() < self._until:
+        if not self._ending and time.perf_counter() < self._until:
             end()
         else:
             self._ending.append(end)
 
-    def drop(self, reader: Reader) -> int:
-        """Forget what is kept of a connection, which is closed; return how many bytes that were."""
-        kept = len(self._new.pop(reader, _NOTHING)) + len(self._kept.pop(reader, _NOTHING))
+    def drop(self, reader: Reader) -> bytes:
+        """Forget a connection, which is closed; return what was kept of it."""
         self._busy.pop(reader, None)
-        return kept
+        return bytes(self._new.pop(reader, _NOTHING) or self._kept.pop(reader, _NOTHING))
 
     def _begin_share(self) -> None:
         if self._until == inf:
-            self._until = time.thread_time() + SHARE
+            self._until = time.perf_counter() + SHARE
         if not self._scheduled and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -144,11 +149,12 @@ class Turns:
     def _hand_on(self, reader: Reader, data: memoryview) -> None:
         """Hand on slices until the turn's share is used up, and keep the rest."""
         queue = self._new if len(data) <= SMALL else self._kept
-        while data and time.thread_time() < self._until:
+        while data and time.perf_counter() < self._until:
             piece, data = data[:SLICE], data[SLICE:]
             reader.read(bytes(piece))
         if data:
             queue[reader] = data
+            self.read = FREE  # what comes of this connection now comes to `defer`, and is kept behind it
             reader.hold(len(data))
             self._hold_others()
 
@@ -162,7 +168,7 @@ class Turns:
 
     def _turn(self) -> None:
         """Begin a turn: end calls, and hand on what earlier turns have left, a slice of each connection in turn."""
-        began = time.thread_time()
+        began = time.perf_counter()
         others = began - self._turned - self._own
         self._turned = began
         self._scheduled = False
@@ -170,25 +176,28 @@ class Turns:
         try:
             self._use_share()
         finally:
-            self._own = time.thread_time() - began
+            self._own = time.perf_counter() - began
             if self._kept or self._new or self._ending:
                 self._begin_share()
-                self.read = SLICE
+                self.read = FREE
             else:
                 self._until = self._turned = inf
-                self.read = SLICE if self.watch.asleep else 0
+                self.read = FREE if self.watch.asleep else 0
 
     def _use_share(self) -> None:
         kept, new, ending, resumed = self._kept, self._new, self._ending, 0
         while (kept or new or ending) and resumed < RESUMED:
             if ending:
                 ending.popleft()()
-            for queue in (new, kept):
-                if queue and time.thread_time() < self._until:
-                    resumed += self._hand_slice(queue)
-            if time.thread_time() >= self._until:
+            if new and time.perf_counter() < self._until + SMALL_SHARE:
+                self._hand_slice(new)  # its socket is not paused, so that it does not count as resumed
+            now = time.perf_counter()
+            if kept and now < self._until:
+                resumed += self._hand_slice(kept)
+            elif now >= self._until:
                 self._hold_others()
-                return
+                if not new or now >= self._until + SMALL_SHARE:
+                    return
 
     def _hand_slice(self, queue: dict[Reader, memoryview]) -> bool:
         """Hand a slice to the connection whose turn it is; True if it is read again."""
@@ -206,7 +215,7 @@ class Turns:
         return True
 
     def _rest(self) -> None:
-        self.read = SLICE  # so that the next read comes to `defer`, which wakes the watch
+        self.read = FREE  # so that the next read comes to `defer`, which wakes the watch
 
 
 class Watch:
@@ -286,24 +295,24 @@ class Watch:
 
 async def made_in_turns(steps: Generator[None, None, _Made]) -> _Made:
     """Run a generator in as many turns as its steps take; return its result."""
-    until = time.thread_time() + SHARE
+    until = time.perf_counter() + SHARE
     while True:
         try:
             next(steps)
         except StopIteration as end:
             made: _Made = end.value
             return made
-        if time.thread_time() >= until:
+        if time.perf_counter() >= until:
             await asyncio.sleep(0)
-            until = time.thread_time() + SHARE
+            until = time.perf_counter() + SHARE
 
 
 async def in_turns(parts: Iterable[bytes]) -> bytes:
     """Join parts that are made one by one, in as many turns as that takes."""
-    made, until = [], time.thread_time() + SHARE
+    made, until = [], time.perf_counter() + SHARE
     for part in parts:
         made.append(part)
-        if time.thread_time() >= until:
+        if time.perf_counter() >= until:
             await asyncio.sleep(0)
-            until = time.thread_time() + SHARE
+            until = time.perf_counter() + SHARE
     return b"".join(made)

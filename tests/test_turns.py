@@ -1,4 +1,4 @@
-"""The turns of the loop: shared among connections by processor time, and measured; both on a clock that is set."""
+"""The turns of the loop: shared among connections by time, and measured; both on a clock that is set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from router.core.verdict import Verdict
 from router.proxy.intake import Bounds
 from router.turns import (
+    FREE,
     IDLE_PERIODS,
     LEAST_SHARE,
     PERIOD,
@@ -19,6 +21,7 @@ from router.turns import (
     SHARE,
     SLICE,
     SMALL,
+    SMALL_SHARE,
     TURN,
     WINDOW,
     Turns,
@@ -26,8 +29,10 @@ from router.turns import (
     in_turns,
     made_in_turns,
 )
+from router.upstream.http1 import MAX_OVERHEAD
 from tests.fuzz.corpus import CHAT, asked
-from tests.fuzz.wires import Answering, server_side
+from tests.fuzz.wires import Answering, pool_without_network, server_side
+from tests.upstream.servers import Call, whole
 
 
 class Loop:
@@ -38,6 +43,7 @@ class Loop:
         self.soon: list[Callable[[], None]] = []
         self.later: list[Callable[[], None]] = []
         monkeypatch.setattr(time, "thread_time", lambda: self.spent)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.spent)
         monkeypatch.setattr("router.turns.time.monotonic", lambda: self.time)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
@@ -71,7 +77,7 @@ class Reader:
     def receive(self, data: bytes) -> None:
         """Do what a connection does with a read."""
         self._turns.read += len(data)
-        if self._turns.read <= SLICE or not self._turns.defer(self, data):
+        if (self._turns.read <= FREE and len(data) <= SMALL) or not self._turns.defer(self, data):
             self.read(data)
 
     def read(self, data: bytes) -> None:
@@ -175,11 +181,27 @@ def test_a_small_read_goes_before_the_floods(loop: Loop) -> None:
     shared = shared_by(loop)
     for _ in range(20):
         flood(loop, shared)
-    quick = Reader(loop, shared)
+    quick, later = Reader(loop, shared), Reader(loop, shared)
     quick.receive(b"hello")
-    assert quick.got == b""
-    loop.turn()
     assert quick.got == b"hello"
+    loop.spent += SMALL_SHARE
+    later.receive(b"hello")
+    assert later.got == b""
+    loop.turn()
+    assert later.got == b"hello"
+
+
+def test_many_small_reads_that_are_kept_are_handled_in_one_turn(loop: Loop) -> None:
+    shared = shared_by(loop)
+    flood(loop, shared)
+    loop.spent += SHARE + SMALL_SHARE
+    shared.read = FREE
+    readers = [Reader(loop, shared) for _ in range(10 * RESUMED)]
+    for reader in readers:
+        reader.receive(b"hello")
+    assert not any(reader.got for reader in readers)
+    loop.turn()
+    assert all(reader.got == b"hello" for reader in readers)
 
 
 def test_other_work_of_a_turn_makes_its_share_smaller(loop: Loop) -> None:
@@ -239,8 +261,8 @@ def test_nothing_is_handed_to_a_connection_that_was_dropped(loop: Loop) -> None:
     shared = shared_by(loop)
     reader = Reader(loop, shared, cost=SHARE / SLICE * 1.01)
     reader.receive(b"a" * 3 * SLICE)
-    assert shared.drop(reader) == 2 * SLICE
-    assert shared.drop(reader) == 0
+    assert shared.drop(reader) == b"a" * 2 * SLICE
+    assert shared.drop(reader) == b""
     loop.turn()
     assert reader.got == b"a" * SLICE
 
@@ -253,13 +275,30 @@ def test_a_request_whose_client_leaves_before_it_is_read_is_counted(loop: Loop, 
     shared.read = 0
     for _ in range(answered_before):
         front.data_received(asked(CHAT))
-    Reader(loop, shared, cost=SHARE / SLICE * 1.01).receive(b"a" * 3 * SLICE)  # uses up the turn's share
+    Reader(loop, shared, cost=(SHARE + SMALL_SHARE) / SLICE).receive(b"a" * 3 * SLICE)  # uses up the turn's share
+    shared.read = FREE
     front.data_received(asked(CHAT))
     assert len(handler.asked) == answered_before
     front.connection_lost(None)
     for _ in range(5):
         loop.turn()
     assert (len(handler.asked), handler.left_half_way) == (answered_before, 1)
+
+
+@pytest.mark.parametrize(("missing", "verdict"), [(0, Verdict.SERVED), (1, Verdict.FAULT)])
+def test_an_answer_that_is_kept_when_its_server_closes_is_read_first(
+    loop: Loop, missing: int, verdict: Verdict
+) -> None:
+    shared = shared_by(loop)
+    pool, connection, _ = pool_without_network(MAX_OVERHEAD, shared)
+    call = Call.to(pool)
+    shared.watch.asleep = False
+    Reader(loop, shared, cost=(SHARE + SMALL_SHARE) / SLICE).receive(b"a" * 3 * SLICE)  # uses up the turn's share
+    shared.read = FREE
+    connection.data_received(whole()[: len(whole()) - missing])
+    assert call.exchange.status == 0
+    connection.connection_lost(None)
+    assert (call.exchange.status, call.exchange.verdict) == (200, verdict)
 
 
 def test_without_a_loop_all_is_handled_at_once(loop: Loop) -> None:

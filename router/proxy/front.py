@@ -40,7 +40,7 @@ from router.proxy.intake import (
 )
 from router.proxy.known_head import KnownHead
 from router.proxy.reply import DUE, ENDED, Reply
-from router.turns import REQUEST, SLICE, SMALL, Turns
+from router.turns import FREE, REQUEST, SMALL, Turns
 
 FRESH = 0.25  # seconds of silence before a stopping router closes a connection: until then a request may be on its way
 LINGER = 2.0  # seconds that a refused client may go on sending, unread, before it is cut off
@@ -124,7 +124,7 @@ class Front(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         turns = self._turns
         turns.read += len(data) + REQUEST
-        if turns.read <= SLICE or not turns.defer(self, data):
+        if (turns.read <= FREE and len(data) <= SMALL) or not turns.defer(self, data):
             self.read(data)
 
     # For the turns (a Reader).

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 import httptools
 
-from router.turns import SLICE, Turns
+from router.turns import FREE, SMALL, Turns
 from router.upstream.exchange import Exchange, Request
 from router.upstream.labels import Headers
 from router.upstream.spliced import Spliced
@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         turns = self._turns
         turns.read += len(data)
-        if turns.read <= SLICE or not turns.defer(self, data):
+        if (turns.read <= FREE and len(data) <= SMALL) or not turns.defer(self, data):
             self.read(data)
 
     # For the turns (a Reader).
@@ -178,14 +178,15 @@ class Connection(asyncio.Protocol):
         exchange.flush()
 
     def hold(self, kept: int) -> None:
-        if self.open:
+        if kept > SMALL and self.open:  # else to pause would cost more
             self._held = True
             self.transport.pause_reading()
 
     def go_on(self) -> None:
-        self._held = False
-        if self.open and not self._paused:
-            self.transport.resume_reading()
+        if self._held:
+            self._held = False
+            if self.open and not self._paused:
+                self.transport.resume_reading()
 
     # For the transport again.
 
@@ -193,10 +194,12 @@ class Connection(asyncio.Protocol):
         return False  # closes the connection: no more can come
 
     def connection_lost(self, error: Exception | None) -> None:
+        rest = self._turns.drop(self)
+        if rest and self.exchange is not None:
+            self.read(rest)  # what came before the end
         exchange, request = self.exchange, self.request
         self.exchange = self.request = None
         unread = request is not None and self._died_unused
-        self._turns.drop(self)
         self.pool.lost(self, crashed=exchange is not None and not unread)
         if exchange is None:
             return

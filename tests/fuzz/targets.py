@@ -246,12 +246,7 @@ def http1(data: bytes, rng: Random) -> None:
 def _exchange(
     pieces: Sequence[bytes], kind: str, end: str, rng: Random, *, tight: bool = False
 ) -> tuple[Verdict, int, str, bytes, bool]:
-    pool = pool_without_network(512 if tight else 64 << 10)
-    connection, transport = Connection(pool), Transport()
-    connection.connection_made(transport)
-    pool._limit = 1  # a connection beyond the limit would retire at once
-    pool._opened(connection)
-    pool._limit = 0
+    pool, connection, transport = pool_without_network(512 if tight else 64 << 10)
     connection.rested = False
     first = None
     pieces = list(pieces)

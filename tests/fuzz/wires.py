@@ -19,6 +19,7 @@ from router.proxy.front import Front
 from router.proxy.headers import lines
 from router.proxy.intake import Bounds
 from router.turns import Turns
+from router.upstream.http1 import Connection
 from router.upstream.pool import Address, Pool
 
 
@@ -81,9 +82,16 @@ class StillTime:
         pass
 
 
-def pool_without_network(max_overhead: int) -> Pool:
-    """A pool that opens no connection: its limit is 0, and a target adds the only one."""
-    return Pool("there", Address("there", 80, False, ""), StillTime(), min_idle=0, limit=0, max_overhead=max_overhead)
+def pool_without_network(max_overhead: int, turns: Turns | None = None) -> tuple[Pool, Connection, Transport]:
+    """A pool that opens no connection, and its only one."""
+    address = Address("there", 80, False, "")
+    pool = Pool("there", address, StillTime(), min_idle=0, limit=0, max_overhead=max_overhead, turns=turns)
+    connection, transport = Connection(pool), Transport()
+    connection.connection_made(transport)
+    pool._limit = 1  # a connection beyond the limit would retire at once
+    pool._opened(connection)
+    pool._limit = 0
+    return pool, connection, transport
 
 
 class Loop:
