@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterable
 from math import inf
 from typing import Protocol, TypeVar
 
-SLICE = 8 << 10  # bytes of one connection that are handled at a time; a read of more is cut
+SLICE = 4 << 10  # bytes of one connection that are handled at a time; a read of more is cut
 REQUEST = 1 << 10  # bytes as which the reading of a request counts beside its own: it takes as long, some 0.2 ms
 FREE = 64 << 10  # bytes of small reads that are handled before the clock is looked at
 SMALL = 4 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood

@@ -295,6 +295,8 @@ class Scanner:
     def _event(self, event: bytes) -> bytes:
         if event[:7] == b"data: {" and b"\n" not in event and b"\r" not in event:
             return self._data(event[6:], event)
+        if event[:1] == b":" and b"\n" not in event and b"\r" not in event:
+            return event  # a comment of one line, the usual heartbeat
         data = data_of(event) if event != b"data: [DONE]" else b"[DONE]"
         if not data and all(line[:1] == b":" for line in LINE_END.split(event) if line):
             return event  # a comment
