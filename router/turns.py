@@ -50,8 +50,10 @@ class Reader(Protocol):
     def read(self, data: bytes) -> None:
         """Handle some bytes."""
 
-    def hold(self, kept: int) -> None:
-        """Read nothing from the socket until `go_on`; so many bytes wait to be handled."""
+    def hold(self, *, much: bool) -> None:
+        """If much waits to be handled, or may: read nothing from the socket until `go_on`. Else to pause would cost
+        more than to keep what comes.
+        """
 
     def go_on(self) -> None: ...
 
@@ -108,7 +110,7 @@ class Turns:
         for kept in (self._new, self._kept):
             if reader in kept:
                 kept[reader] = memoryview(bytes(kept[reader]) + data)
-                reader.hold(len(kept[reader]))
+                reader.hold(much=len(kept[reader]) > SMALL)
                 return True
         if len(data) > SMALL:
             self._busy[reader] = None
@@ -134,10 +136,10 @@ class Turns:
         else:
             self._ending.append(end)
 
-    def drop(self, reader: Reader) -> bytes:
+    def drop(self, reader: Reader) -> memoryview:
         """Forget a connection, which is closed; return what was kept of it."""
         self._busy.pop(reader, None)
-        return bytes(self._new.pop(reader, _NOTHING) or self._kept.pop(reader, _NOTHING))
+        return self._new.pop(reader, _NOTHING) or self._kept.pop(reader, _NOTHING)
 
     def _begin_share(self) -> None:
         if self._until == inf:
@@ -155,7 +157,7 @@ class Turns:
         if data:
             queue[reader] = data
             self.read = FREE  # what comes of this connection now comes to `defer`, and is kept behind it
-            reader.hold(len(data))
+            reader.hold(much=len(data) > SMALL)
             self._hold_others()
 
     def _hold_others(self) -> None:
@@ -164,7 +166,7 @@ class Turns:
         for reader in busy:
             if reader not in self._kept and reader not in self._new:
                 self._kept[reader] = _NOTHING
-                reader.hold(SLICE)
+                reader.hold(much=True)
 
     def _turn(self) -> None:
         """Begin a turn: end calls, and hand on what earlier turns have left, a slice of each connection in turn."""

@@ -151,12 +151,12 @@ class Front(HttpToolsProtocol):
             if self._kept and (intake.state is SKIPPED or intake.state is REFUSED):
                 self._turns.drop(self)
 
-    def hold(self, kept: int) -> None:
+    def hold(self, *, much: bool) -> None:
         if self.intake.state is SKIPPED or self.intake.state is REFUSED:
             self._turns.drop(self)  # its rest is not needed
             return
-        if kept <= SMALL:
-            return  # to pause would cost more
+        if not much:
+            return
         self._kept = True
         if not self.transport.is_closing():
             self.transport.pause_reading()

@@ -177,8 +177,8 @@ class Connection(asyncio.Protocol):
             self._count_overhead(exchange, len(data))
         exchange.flush()
 
-    def hold(self, kept: int) -> None:
-        if kept > SMALL and self.open:  # else to pause would cost more
+    def hold(self, *, much: bool) -> None:
+        if much and self.open:
             self._held = True
             self.transport.pause_reading()
 
@@ -196,7 +196,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         rest = self._turns.drop(self)
         if rest and self.exchange is not None:
-            self.read(rest)  # what came before the end
+            self.read(bytes(rest))  # what came before the end
         exchange, request = self.exchange, self.request
         self.exchange = self.request = None
         unread = request is not None and self._died_unused
