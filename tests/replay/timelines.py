@@ -21,19 +21,31 @@ from random import Random
 from typing import Any
 
 from router.proxy.intake import Bounds
-from router.upstream.exchange import Limits
+from router.upstream.exchange import Limits, Request
 from tests import test_leaks
 from tests.fuzz import corpus
 from tests.fuzz.mutations import mutate
 from tests.replay.lines import Body, Json, line, of_client, of_router
 from tests.replay.wires import END, RESET, Sends, WiredPlayer
-from tests.support import EndpointSpec, Player, endpoint
-from tests.support.endpoints import Script, answers, completion, error_event, event, fails_with, opens, sends, streams
+from tests.support import EndpointSpec, Player, ScriptedPool, endpoint
+from tests.support.endpoints import (
+    SILENT,
+    Script,
+    answers,
+    completion,
+    error_event,
+    event,
+    fails_with,
+    opens,
+    sends,
+    streams,
+)
 from tests.support.player import CHAT, EMBEDDINGS
 
 WALL_CLOCK = 1_795_338_000.0  # of all timelines: 2026-11-22 09:00 UTC, nine hours before the reset in the corpus
 FIRST_SEED = 50_000  # beyond those of other tests
-KINDS = ("random", "wired", "random", "traffic", "random", "random")
+# One timeline of traffic has about as many calls as seven random or three wired ones.
+KINDS = ("random", "wired", "traffic", "random", "wired", "random", "random", "wired", "random", "random")
 DIALECTS = ("openai", "vllm", "sglang", "zhipu")
 
 
@@ -103,15 +115,18 @@ def _logged() -> Iterator[list[str]]:
 
 
 def _traffic(seed: int) -> Player:
-    """Some dozen calls at endpoints that are quick, slow, or become slow; hedges follow from what was learned."""
+    """Many calls at endpoints that are quick, slow, or become slow; hedges follow from what was learned."""
     rng = Random(seed)
     start = rng.choice((0.0, 1e3, 1e6)) * rng.random()
-    specs = [endpoint(name, _server(rng), **_settings(rng, name)) for name in "abcde"[: rng.randint(2, 5)]]
-    model = {"affinity": rng.choice(("off", "prefix")), "resume": rng.choice(("auto", "replay", "continue"))}
+    names = [f"e{number}" for number in range(60)] if rng.random() < 0.2 else "abcde"[: rng.randint(2, 5)]
+    specs = [endpoint(name, SILENT, **_settings(rng, name)) for name in names]
+    model = {"affinity": rng.choice(("off", "prefix", "header:x-session")), "resume": rng.choice(("auto", "replay"))}
     player = Player(*specs, models={"chat": model}, seed=seed, start=start, hedge=rng.choice(("auto", "auto", 0.8)))
-    at = start
-    for _ in range(rng.randint(20, 40)):
-        at += rng.expovariate(rng.choice((0.5, 2.0, 20.0)))
+    for name in names:
+        player[name].plays_by(_server(rng, player[name]))
+    at, rate = start, rng.choice((0.5, 2.0, 20.0))
+    for _ in range(rng.choice((20, 40, 60, 150))):
+        at += rng.expovariate(rate)
         _ordinary_call(player, rng, at)
     for _ in range(rng.choice((0, 4))):
         player.at(rng.uniform(start, at), partial(test_leaks.report_load, player, rng))
@@ -132,15 +147,19 @@ def _settings(rng: Random, name: str) -> dict[str, Any]:
     }
 
 
-def _server(rng: Random) -> Callable[[], Script]:
-    """An endpoint with a law of waiting times, which changes once with a small probability for each call."""
+def _server(rng: Random, pool: ScriptedPool) -> Callable[[Request], Script]:
+    """An endpoint with a law of waiting times, which grow with the prompt; it may become slow, or refuse a crowd."""
     median, sigma, stalls = exp(rng.uniform(-2.5, 0.5)), rng.choice((0.1, 0.4, 1.0)), rng.choice((0.0, 0.03, 0.1))
-    slower = [1.0]
+    slope, crowd, slower = rng.choice((0.0, 1e-4)), rng.choice((1000, 1000, 3)), [1.0]
 
-    def plays() -> Script:
+    def plays(request: Request) -> Script:
         if rng.random() < 0.02:
             slower[0] = rng.choice((1.0, 8.0))
-        wait = rng.uniform(8.0, 40.0) if rng.random() < stalls else slower[0] * median * exp(rng.gauss(0.0, sigma))
+        if pool.busy >= crowd:
+            return fails_with(429, 0.02, code="rate_limit_exceeded")
+        wait = slower[0] * median * exp(rng.gauss(0.0, sigma)) + slope * len(request.body)
+        if rng.random() < stalls:
+            wait = rng.uniform(8.0, 40.0)
         what = rng.random()
         if what < 0.03:
             code = rng.choice((None, "insufficient_quota", "1308", "1302", "invalid_api_key"))
@@ -148,17 +167,27 @@ def _server(rng: Random) -> Callable[[], Script]:
             return fails_with(status, wait, retry_after=retry_after, code=code, message="reset at 2026-11-22 18:00:00")
         if what < 0.05:
             return opens(0.0) + sends(wait, event("Half") + event(" of")) + sends(wait + 0.5, error_event())
-        if what < 0.25:
-            return answers(_large_answer(rng) if what < 0.06 else completion("Hello", (17, 3)), wait)
+        if b'"stream": true' not in bytes(request.body):
+            return answers(_whole_answer(rng, bytes(request.body)), wait)
         texts = [f"word {number} " for number in range(rng.randint(1, 30))]
-        headers = [(b"x-served-by", b"gpu-7"), (b"openai-processing-ms", b"12")]
+        headers = [(b"x-served-by", b"gpu-7"), (b"openai-processing-ms", b"12"), (b"x-request-id", b"their-1")]
         return streams(*texts, first=wait, gap=rng.uniform(0.0, 0.1), usage=(17, len(texts)), headers=headers)
 
     return plays
 
 
-def _large_answer(rng: Random) -> dict[str, Any]:
-    return completion("x" * rng.choice((30_000, 1_500_000)), (17, 3))
+def _whole_answer(rng: Random, body: bytes) -> dict[str, Any]:
+    """An answer that does not stream, of the operation that the body asks for; some are long."""
+    if b'"input"' in body:
+        return {
+            "object": "list",
+            "data": [{"embedding": [rng.random() for _ in range(8)]}],
+            "usage": {"prompt_tokens": 9},
+        }
+    text = "x" * rng.choice((5, 5, 5, 5, 5, 5, 5, 30_000, 30_000, 1_100_000))
+    if b'"prompt"' in body:
+        return {"object": "text_completion", "choices": [{"index": 0, "text": text, "finish_reason": "length"}]}
+    return completion(text, (17, 3))
 
 
 def _ordinary_call(player: Player, rng: Random, at: float) -> None:
@@ -175,7 +204,10 @@ def _ordinary_call(player: Player, rng: Random, at: float) -> None:
     if stream and rng.random() < 0.3:
         fields["stream_options"] = {"include_usage": True}
     headers = [(b"user-agent", b"OpenAI/Python 2.8.1"), (b"x-router-debug", b"1"), (b"traceparent", b"00-1-2-01")]
+    headers.append((b"x-session", rng.choice((b"one", b"two"))))
     times = {"leaves_at": at + rng.expovariate(1.0)} if rng.random() < 0.06 else {}
+    if rng.random() < 0.06:
+        times |= {"stops_reading_at": at, "reads_again_at": at + rng.choice((1.0, 30.0, 300.0))}
     body = json.dumps({"model": "chat", "stream": stream} | fields, ensure_ascii=rng.random() < 0.5).encode()
     chosen = [each for each in headers if rng.random() < 0.4]
     player.call(at, path=path, headers=chosen, body=body, took=rng.choice((0.0, 0.01)), **times)
@@ -208,6 +240,7 @@ def _wired(seed: int) -> WiredPlayer:
         specs,
         plays,
         seed,
+        bodies=rng.choice((1 << 30, 1 << 30, 300_000)),
         limits=Limits(event=2000, answer=3000) if tight else Limits(),
         deadline=rng.choice((5, 30)),
         stall=rng.choice((2, 10)),
@@ -216,7 +249,11 @@ def _wired(seed: int) -> WiredPlayer:
     at = 0.0
     for _ in range(rng.randint(10, 20)):
         at += rng.expovariate(1.0)
-        client = player.connects(at, _in_pieces(rng, _request(rng)), bounds)
+        request = _request(rng)
+        sent = _in_pieces(rng, request)
+        if rng.random() < 0.1:
+            sent = [(gap, request) for gap in (0.0, 35.0, 35.0, 1.0)]  # again, once the last one is answered
+        client = player.connects(at, sent, bounds)
         if rng.random() < 0.1:
             player.at(at + rng.uniform(0.0, 3.0), client.lose)
         if rng.random() < 0.2:
@@ -239,6 +276,8 @@ def _recordings(rng: Random) -> Callable[[], Sends]:
         data = rng.choice(_GOOD if which == 0 else _ANSWERS)
         if which == 2:
             data = mutate(data, rng, _ANSWERS)
+        if rng.random() < 0.1:
+            return _in_pieces(rng, data[: rng.randint(0, len(data))], end=rng.choice((END, RESET)))
         first = rng.choice((0.0, 0.05, 0.3, 2.0)) * rng.uniform(0.5, 1.5)
         return _in_pieces(rng, data, first, rng.choice((None, None, END, RESET)))
 
@@ -257,7 +296,8 @@ def _request(rng: Random) -> bytes:
         coding, pack = rng.choice(((b"gzip", partial(gzip.compress, mtime=0)), (b"deflate", zlib.compress)))
         body = pack(body)
         more.append(b"content-encoding: " + coding)
-    headers = (b"x-router-debug: 1", b"x-stainless-timeout: 4", b"openai-beta: a=b", b"cdn-loop: other;v=1")
+    headers = [b"x-router-debug: 1", b"x-stainless-timeout: 4", b"openai-beta: a=b", b"origin: http://localhost:3000"]
+    headers += [b"cdn-loop: other;v=1, firsttoken;id=0123456789abcdef", b"x-stainless-retry-count: 1"]
     more += [header for header in headers if rng.random() < 0.2]
     request = corpus.asked(body, *more, path=path)
     if rng.random() < 0.1:

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from router.config import EndpointConfig
 from router.core.record import CallRecord
+from router.proxy.body_budget import BodyBudget
 from router.proxy.front import Front
 from router.proxy.intake import Bounds
 from router.scheduler import SLACK, Handle, Scheduler
@@ -82,6 +83,9 @@ class Loop:
 
     def create_task(self, coroutine: Coroutine[Any, Any, Any], **_: Any) -> Task:
         return Task(coroutine, self._scheduler, self._delay)
+
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> Handle:
+        return self.call_later(0.0, callback, *arguments)
 
     def call_later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> Handle:
         return self._scheduler.call_at(self._scheduler.now() + delay, lambda: callback(*arguments))
@@ -264,15 +268,22 @@ _CONFIG.load()
 
 
 class WiredPlayer(Player):
-    """A player whose endpoints are servers on wires: `servers` has one for each name, `clients` the connections."""
+    """A player whose endpoints are servers on wires: `servers` has one for each name, `clients` the connections.
 
-    def __init__(self, servers: dict[str, EndpointSpec], plays: dict[str, Any], seed: int, **options: Any) -> None:
+    `plays` has for each endpoint what it answers and whether it accepts; `bodies` are the bytes that all bodies may
+    take.
+    """
+
+    def __init__(
+        self, servers: dict[str, EndpointSpec], plays: dict[str, Any], seed: int, *, bodies: int, **options: Any
+    ) -> None:
         self._plays_of, self._random = plays, Random(seed)
         self.servers: dict[str, Server] = {}
         self.clients: list[Client] = []
         self.reading: Client
         super().__init__(*servers.values(), seed=seed, **options)
         self._owners: dict[str, Client] = {}
+        self._bodies = BodyBudget(bodies, Loop(self.scheduler).call_soon)
         self._state = ServerState()
         self._state.default_headers = [(b"date", b"Sun, 22 Nov 2026 09:00:00 GMT")]
 
@@ -300,7 +311,9 @@ class WiredPlayer(Player):
         def connect() -> None:
             self._plan()
             loop = Loop(self.scheduler)
-            client.protocol = Front(self.handler, bounds, self.scheduler.now, _CONFIG, self._state, {}, loop)
+            client.protocol = Front(
+                self.handler, bounds, self.scheduler.now, _CONFIG, self._state, {}, loop, bodies=self._bodies
+            )
             client.protocol.connection_made(client)
             client.sends(sends)
 
