@@ -22,7 +22,7 @@ CALLS = 2000
 
 
 def compare(one: Path, other: Path) -> str:
-    """What is wrong with two files of replays; an empty text if they are equal but for the build."""
+    """Describe the first difference between two files of replays; an empty text if they are equal but for the build."""
     with one.open(encoding="utf-8") as mine, other.open(encoding="utf-8") as theirs:
         heads = [json.loads(next(lines, "{}")) for lines in (mine, theirs)]
         builds = [head.get("build") for head in heads]

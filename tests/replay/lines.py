@@ -11,6 +11,8 @@ from enum import Enum
 from hashlib import sha256
 from typing import Any
 
+from router.core.demand import KINDS, Demand
+from router.core.endpoint.endpoint import Endpoint
 from router.core.record import RECORD_FIELDS, CallRecord
 from tests.support import Player, ScriptedClient, ScriptedPool
 
@@ -19,6 +21,7 @@ Json = dict[str, Any]
 RECORD = (*RECORD_FIELDS, "dropped_headers", "malformed")
 OUTCOME = ("cause", "doubt", "message", "passing", "reason", "retry_after", "verdict")
 _ATTEMPT = ("began", "cooldown_trial", "ended", "first_token_at", "load", "role", "trial")
+_SIZES = (0.0, 100.0, 10_000.0)  # tokens of a prompt
 _DEMAND = ("kind", "operation", "size")
 
 
@@ -91,10 +94,39 @@ def of_pool(pool: Any, body: Body) -> Json:
     }
 
 
-def of_router(player: Player, body: Body) -> Json:
-    """What the router has sent, learned and counted."""
+def of_endpoint(endpoint: Endpoint, now: float) -> Json:
+    """The state of an endpoint, as the router has learned it."""
+    availability, forecast = endpoint.availability, endpoint.forecast
+    demands = [Demand(kind, size) for kind in KINDS for size in _SIZES]
+    latencies = [forecast.latency(kind) for kind in KINDS]
     return {
-        "endpoints": {name: of_pool(pool, body) for name, pool in player.pools.items()},
+        "costs": [forecast.cost(demand, now) for demand in demands],
+        "late_after": [forecast.late_after(demand, now) for demand in demands],
+        "chances": [latency.chance(1.0, size, now) for latency in latencies for size in _SIZES],
+        "quantiles": [latency.quantile(q) for latency in latencies for q in (0.5, 0.99)],
+        "evidence": [latency.evidence(now) for latency in latencies],
+        "trouble": [forecast.trouble(kind, now) for kind in KINDS],
+        "out_until": [availability.out_until(demand) for demand in demands],
+        "breaker": availability.breaker.state(now),
+        "ramp": availability.ramp(now),
+        "max_attempts": availability.max_attempts,
+        "capacity": availability.slots.capacity,
+    }
+
+
+def of_router(player: Player, body: Body) -> Json:
+    """The requests, the state and the counters of a router."""
+    now, table = player.scheduler.now(), player.table
+    return {
+        "pools": {name: of_pool(pool, body) for name, pool in player.pools.items()},
+        "endpoints": [of_endpoint(endpoint, now) for endpoint in table.endpoints],
+        "hedge_delays": [
+            route.plan.delay(endpoint, Demand(kind, 100.0), now)
+            for route in table.routes.values()
+            for endpoint in route.endpoints
+            for kind in KINDS
+        ],
+        "budgets": [budget.level(now) for budget in (table.hedges, table.retries)],
         "metrics": {
             f"{sample.name} {json.dumps(sample.labels, sort_keys=True)}": sample.value
             for family in player.metrics.collect()

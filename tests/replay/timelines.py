@@ -1,7 +1,7 @@
 """The calls of a replay: timelines of three kinds in turn, each determined by its number.
 
 random     those of `tests/test_leaks.py`: every kind of failure, under random policies and tiers
-traffic    a day at some endpoints whose waits are learned: arrivals, prompts and waits drawn from laws
+traffic    calls at endpoints whose waits are learned: arrivals, prompts and waits are drawn from laws
 wired      recorded requests and answers as bytes, through both HTTP parsers
 """
 

@@ -138,7 +138,7 @@ class Availability:
     def max_attempts(self) -> float:
         """Attempts at once: the configured concurrency, or the learned limit if that is lower; inf if there is none."""
         configured = self.slots.configured
-        return self.limit.most if configured is None else min(configured, self.limit.most)
+        return self.limit.most if configured is None else min(float(configured), self.limit.most)
 
     @property
     def full(self) -> bool:

@@ -22,7 +22,7 @@ class Slots:
     def configure(self, concurrency: int | None, connections: float = inf) -> None:
         """Set the configured concurrency and the number of connections that the pool may open."""
         self.configured = concurrency
-        self.capacity = connections if concurrency is None else min(concurrency, connections)
+        self.capacity = float(connections if concurrency is None else min(concurrency, connections))
 
     @property
     def full(self) -> bool:

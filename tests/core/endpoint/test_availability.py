@@ -192,6 +192,13 @@ def test_two_models_of_one_entry_share_its_slots() -> None:
 # Errors that the endpoint reports.
 
 
+def test_the_most_attempts_at_once_are_a_float_in_both_builds() -> None:
+    """The configured concurrency is an int, which only the compiled build would convert by itself."""
+    subject = Endpoint("a", slots=Slots(5))
+    assert subject.availability.max_attempts == 5
+    assert type(subject.availability.max_attempts) is float
+
+
 def ends(subject: Endpoint, cause: Cause, now: float = T, retry_after: float | None = None) -> None:
     """A call ends with this cause."""
     subject.begin(now, Demand("first_token")).end(Outcome(cause.verdict, "", retry_after, cause), now)

@@ -40,6 +40,7 @@ def test_the_capacity_is_the_lower_of_concurrency_and_connections(
     slots = Slots(1)
     slots.configure(concurrency, connections)
     assert (slots.configured, slots.capacity) == (concurrency, capacity)
+    assert type(slots.capacity) is float  # in both builds
 
 
 def test_configuring_without_connections_lifts_the_bound_of_the_pool() -> None:
