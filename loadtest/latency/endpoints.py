@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from loadtest.latency.laws import AnyLaw, Seconds, Share
 
+LONGEST_NAME = 64  # characters
 Whole = Annotated[int, Field(gt=0)]
 Time = Annotated[float, Field(ge=0)]
 
@@ -80,7 +81,8 @@ class Cuts(Strict):
 class Endpoint(Strict):
     """One endpoint. Calls beyond `slots` queue, calls beyond `caps` are refused; by default both are unlimited."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=LONGEST_NAME)]
+    copies: Whole | None = None  # so many endpoints, whose names end with a number from 0 on; None: this one alone
     kind: Literal["openai", "zhipu", "vllm"] = "openai"
     tier: Whole = 1
     concurrency: Whole | None = None  # as configured in the router; does not limit the endpoint
@@ -101,6 +103,25 @@ class Endpoint(Strict):
         if times != sorted(set(times)):
             raise ValueError(f"the times of caps must rise, not {times}")
         return self
+
+    @model_validator(mode="after")
+    def names_of_copies_fit(self) -> Endpoint:
+        if self.copies is not None and len(longest := f"{self.name}{self.copies - 1}") > LONGEST_NAME:
+            raise ValueError(f"the name {longest} of the last copy has more than {LONGEST_NAME} characters")
+        return self
+
+    def each(self) -> tuple[Endpoint, ...]:
+        """The endpoints that this entry stands for."""
+        if self.copies is None:
+            return (self,)
+        names = (f"{self.name}{number}" for number in range(self.copies))
+        return tuple(self.model_copy(update={"name": name, "copies": None}) for name in names)
+
+    @property
+    def steady(self) -> bool:
+        """True if it takes every call at every time, and at once."""
+        limits = self.slots, self.cold, self.caps, self.errors, self.silent, self.absent
+        return not any(limits)
 
     def cap(self, now: float) -> float:
         return next((cap.most for cap in reversed(self.caps) if cap.at <= now), inf)

@@ -15,7 +15,7 @@ A failed attempt is retried elsewhere at once, by the same rule. No policy consi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, log
 from random import Random
@@ -155,29 +155,33 @@ class Clairvoyant(Unhedged):
 class Memory:
     """Results that the informed policy has computed, shared by all prices."""
 
-    times: dict[tuple[str, Hashable], Floats] = field(default_factory=dict)
+    times: dict[tuple[int, Hashable], Floats] = field(default_factory=dict)
     curves: dict[Hashable, Curve] = field(default_factory=dict)
 
 
-@dataclass
 class Informed:
-    servers: Mapping[str, Server]
-    price: float
-    memory: Memory
+    """Looks at one server of each group, since its expectations of all of them are the same."""
+
+    def __init__(self, servers: Mapping[str, Server], price: float, memory: Memory) -> None:
+        self.servers, self.price, self.memory = servers, price, memory
+        self.groups = alike(servers.values())
+        self.group_of = {server.name: number for number, group in enumerate(self.groups) for server in group}
 
     def first(self, call: Call, tried: Collection[str], now: float) -> str | None:
-        able = best_tier(s for name, s in self.servers.items() if name not in tried and s.takes(now))
+        able = best_tier(s for s in self.one_of_each(tried) if s.takes(now))
         if not able:
             return None
         waits = [expected(server, call, now) for server in able]
-        equal = [server for server, wait in zip(able, waits, strict=True) if wait == min(waits)]
+        least = min(waits)
+        best = [self.groups[self.group_of[s.name]] for s, wait in zip(able, waits, strict=True) if wait == least]
+        equal = [server for group in best for server in group if server.name not in tried]
         return equal[call.k % len(equal)].name  # equal ones take turns
 
     def hedge(self, call: Call, asked: str, now: float) -> Hedge | None:
         if self.price == inf:
             return None
         server = self.servers[asked]
-        targets = [other for other in self.servers.values() if other is not server and other.takes(now)]
+        targets = [other for other in self.one_of_each([asked]) if other.takes(now)]
         found = [(*self.curve(server, target, call, now).best(self.price), target.name) for target in targets]
         _, delay, name = min(found, default=(inf, inf, ""))
         return Hedge(delay, name) if delay < inf else None
@@ -191,15 +195,31 @@ class Informed:
             self.memory.curves[key] = Curve(times[law] + queueing, times[target_law] + target_queueing)
         return self.memory.curves[key]
 
-    def law(self, server: Server, call: Call) -> tuple[str, Hashable]:
-        """The key of the server's times in `memory`, where they are computed once."""
-        key = server.name, server.state(call.at, call.tokens)
+    def one_of_each(self, tried: Collection[str]) -> Iterator[Server]:
+        """The first untried server of each group."""
+        for group in self.groups:
+            untried = next((server for server in group if server.name not in tried), None)
+            if untried is not None:
+                yield untried
+
+    def law(self, server: Server, call: Call) -> tuple[int, Hashable]:
+        """The key of the server's times in `memory`, where they are computed once for a group."""
+        key = self.group_of[server.name], server.state(call.at, call.tokens)
         if key not in self.memory.times:
             self.memory.times[key] = server.known(call.at, call.tokens)
         return key
 
     def queueing(self, server: Server, call: Call, now: float) -> float:
         return round(server.wait(call.at, call.tokens, now) / TENTH) * TENTH
+
+
+def alike(servers: Iterable[Server]) -> list[list[Server]]:
+    """The servers in groups: steady ones of one tier and law are always expected to be equal, others stand alone."""
+    groups: dict[Hashable, list[Server]] = {}
+    for server in servers:
+        same = (server.endpoint.tier, server.law) if server.endpoint.steady else server.name
+        groups.setdefault(same, []).append(server)
+    return list(groups.values())
 
 
 def best_tier(servers: Iterable[Server]) -> list[Server]:

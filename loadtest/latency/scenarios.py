@@ -141,6 +141,11 @@ class Scenario(Strict):
     policy: Mapping[str, Any] = {}  # the router's policy: keys of `defaults` in endpoints.yaml
     marks: Annotated[tuple[Mark, ...], Field(validate_default=True)] = ()
 
+    @field_validator("endpoints")
+    @classmethod
+    def with_copies(cls, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        return tuple(copy for endpoint in endpoints for copy in endpoint.each())
+
     @field_validator("marks")
     @classmethod
     def with_those_of_all(cls, marks: tuple[Mark, ...]) -> tuple[Mark, ...]:

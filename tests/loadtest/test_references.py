@@ -210,3 +210,15 @@ def test_stalls_are_hedged_after_the_usual_wait_and_light_tails_are_not_hedged()
     mean, delay = Curve(quick, quick).best(1.0)
     assert mean == pytest.approx(0.5)
     assert delay == inf
+
+
+@pytest.mark.parametrize("price", [inf, 0.05])
+def test_informed_expects_the_same_of_endpoints_that_differ_in_their_names_only(price: float) -> None:
+    """With slots that are never all taken, each endpoint is looked at by itself."""
+    several = [("a", 3, STALLING), ("b", 2, SLOWER)]
+    grouped, single = (
+        fleet(*(endpoint(name, law, copies=copies, **keys) for name, copies, law in several))
+        for keys in ({}, {"slots": 1000})
+    )
+    calls = grouped.arriving(1)
+    assert informed(grouped, 1, calls, price=price).played == informed(single, 1, calls, price=price).played

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from loadtest.latency import scenarios
 from loadtest.latency.arrivals import Sizes
@@ -22,8 +22,10 @@ ALL = scenarios.load()
 WANTED = {
     "roadmap", "mixed", "switching", "one-slow", "one-silent", "flapping", "throttled", "all-slow", "cold",
     "long-prompts", "newcomer-good", "newcomer-bad", "azure", "stalls", "stalls-rare", "stalls-busy", "stalls-plain",
-    "stalls-half", "frozen", "burst",
+    "stalls-half", "frozen", "burst", "thousand",
 }  # fmt: skip
+SPEEDS = {"stalls-busy": 1, "thousand": 2}  # of the scenarios with more than 20 calls per second
+WARM_UPS = {"burst": 0, "thousand": 1500}
 TWO = re.compile(r"^\| ([^|]+) \| ([^|]*) \|", re.MULTILINE)
 WORD = re.compile(r"`([\w-]+)`")
 FILE = """
@@ -46,12 +48,12 @@ def test_every_scenario_suits_two_cores_at_the_speed_that_it_names(name: str) ->
     """The speed is ten, unless the scenario has more than 20 calls per second."""
     scenario = ALL[name]
     if name == "burst":  # ten bursts of sixty calls, from the first on
-        assert (scenario.calls, scenario.warmup) == (600, 0)
+        assert scenario.calls == 600
     else:
         assert scenario.calls - scenario.warmup >= 2000
-        assert scenario.warmup == WARM_UP
+    assert scenario.warmup == WARM_UPS.get(name, WARM_UP)
     assert scenario.arrivals.mean_rate * (scenario.speed or 10) <= 200
-    assert scenario.speed == (1 if name == "stalls-busy" else None)
+    assert scenario.speed == SPEEDS.get(name)
     assert scenario.sizes.generated[1] <= 8
     assert {"answered", "extra"} <= {mark.kind for mark in scenario.marks}
     assert set(scenario.servers(1)) == set(scenario.names)
@@ -65,6 +67,16 @@ def test_switching_switches_at_least_six_times() -> None:
         for at in range(20, int(scenario.arriving(1)[-1].at), 10)
     ]
     assert sum(one != other for one, other in pairwise(best)) >= 6
+
+
+def test_copies_of_an_endpoint_are_endpoints_with_numbers_in_their_names() -> None:
+    scenario = fleet(endpoint("gpu-", constant(1), copies=3), endpoint("hosted", tier=2))
+    assert scenario.names == ["gpu-0", "gpu-1", "gpu-2", "hosted"]
+    alone = fleet(*(endpoint(f"gpu-{number}", constant(1)) for number in range(3)), endpoint("hosted", tier=2))
+    assert scenario == alone
+    assert len(ALL["thousand"].endpoints) == 1000
+    with pytest.raises(ValidationError, match="two endpoints have the same name: a0, a0"):
+        fleet(endpoint("a", copies=1), endpoint("a0"))
 
 
 def test_without_an_endpoint_the_calls_are_the_same_and_its_marks_are_gone() -> None:
@@ -119,6 +131,9 @@ def test_data_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         ("name: beta", "name: alpha", "small: two endpoints have the same name: alpha, alpha"),
         ("name: beta", "nam: beta", "small.endpoints[1].nam: unknown key"),
         ("name: beta", "name: b eta", "small.endpoints[1].name: string should match pattern"),
+        ("name: beta", f"name: {65 * 'b'}", "small.endpoints[1].name: string should have at most 64 characters"),
+        ("name: beta", "name: beta\n      copies: 0", "small.endpoints[1].copies: input should be greater than 0"),
+        ("name: beta", f"name: {63 * 'b'}\n      copies: 11", "b10 of the last copy has more than 64 characters"),
         ("kind: constant", "kind: fixed", "endpoints[0].law: input tag 'fixed' found using 'kind' does not match"),
         ("story: two", "story: two\n  marks: [{kind: goes, endpoint: x, at_most: 1}]", "a mark names x, but the endp"),
         ("story: two", "story: two\n  calls: 100", "small.calls: input should be greater than 200"),

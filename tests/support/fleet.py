@@ -32,16 +32,28 @@ LOOK = 0.05  # seconds between two checks of a queued call; the router would not
 
 
 class Fleet:
-    """One run of a scenario; `table` is the router's. `openings` counts how often a breaker has opened."""
+    """One run of a scenario; `table` is the router's. `openings` counts how often a breaker has opened.
 
-    def __init__(self, scenario: Scenario, seed: int, calls: Iterable[Call], data: Data | None = None) -> None:
+    Without `shortlists`, each call looks at all endpoints, even of a large tier.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        calls: Iterable[Call],
+        data: Data | None = None,
+        *,
+        shortlists: bool = True,
+    ) -> None:
         entries = [
             {"name": e.name, "kind": e.kind, "base_url": f"http://{e.name}/v1", "models": ["chat"], "tier": e.tier}
             | ({"concurrency": e.concurrency} if e.concurrency else {})
             for e in scenario.endpoints
         ]
         self.table: Table = rebuild(parse(json.dumps({"defaults": dict(scenario.policy), "endpoints": entries})))
-        self.route = self.table.routes["chat"]
+        route = self.table.routes["chat"]
+        self.route = route if shortlists else route.without_shortlists()
         self.servers = scenario.servers(seed, data)
         self.scenario, self.seed, self.rng = scenario, seed, Random(seed)
         self._heap: list[tuple[float, int, Callable[[float], None]]] = []
