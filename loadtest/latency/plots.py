@@ -30,6 +30,7 @@ SHADE: dict[str, Any] = {"color": "#888888", "alpha": 0.1, "linewidth": 0}
 STRIP = 0.018  # share of the picture's height for the strip of one impaired endpoint
 TROUBLE = 1.5  # an endpoint counts as slow above this multiple of its best mean; a bad spell of `roadmap` is 1.9
 WINDOW = 10.0  # seconds over which extra attempts are counted
+MOST_NAMED = 20  # endpoints whose names fit beside the picture
 USUAL_TOKENS = 200  # tokens of the prompt for which an endpoint's mean is computed
 
 
@@ -59,7 +60,7 @@ def cdf(file: Path, title: str, series: Mapping[str, Sequence[float]]) -> None:
 
 
 def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[str, Server], warmup: int) -> None:
-    """Draw each call at its time, coloured by the endpoint that answered it.
+    """Draw each call at its time, coloured by the endpoint that answered it; of a large fleet no endpoint is named.
 
     Times at which an endpoint is impaired are shaded; a strip above the picture has the colour of that endpoint.
     """
@@ -71,7 +72,7 @@ def timeline(file: Path, title: str, calls: Sequence[Outcome], servers: Mapping[
         axes.scatter(
             [call.at for call in answered],
             [call.first_token or 0 for call in answered],
-            s=4, color=palette[name], label=name, zorder=3 + number / 100,
+            s=4, color=palette[name], label=name if len(servers) <= MOST_NAMED else None, zorder=3 + number / 1e4,
         )  # fmt: skip
     lost = [call.at for call in calls if call.first_token is None]
     if lost:
