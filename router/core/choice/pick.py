@@ -36,18 +36,20 @@ def pick(
     rng: Random,
     affinity: Affinity | None = None,
     first: bool = True,
+    explore: float = EXPLORE,
 ) -> Endpoint | None:
     """The endpoint to ask next, None if none is available. `affinity` draws the call to its conversation's endpoint.
 
-    Only a call's first attempt may make a breaker's trial that is due, or measure a little known endpoint.
+    Only a call's first attempt may make a breaker's trial that is due, or measure a little known endpoint. `explore` is
+    the share of the calls that measure the endpoint that was measured longest ago.
     """
     available, costs = scan(endpoints, demand, now)
     if len(available) <= 1:
         return available[0] if available else None
     kind = demand.kind
     chance = rng.random()
-    if chance < MEASURE and (first or chance < EXPLORE):
-        measured = _to_measure(available, costs, kind, rng, explores=chance < EXPLORE)
+    if chance < MEASURE and (first or chance < explore):
+        measured = _to_measure(available, costs, kind, rng, explores=chance < explore)
         if measured is not None:
             return measured
     for endpoint in available:

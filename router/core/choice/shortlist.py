@@ -95,7 +95,7 @@ class Shortlist:
             ranking.calls += 1
             if rng.random() < EXPLORE and (measured := self._explore(demand, now, rng, narrow)) is not None:
                 return measured
-            chosen = pick(narrow(ranking.draw(rng)), demand, now, rng, None, first)
+            chosen = pick(narrow(ranking.draw(rng)), demand, now, rng, None, first, explore=0.0)
             if chosen is not None and (ranking.hot or not chosen.forecast.hot(now)):
                 return chosen
             ranking.failed = True

@@ -134,6 +134,13 @@ def test_a_call_that_explores_asks_the_endpoint_that_was_measured_longest_ago() 
     assert EXPLORE > 0.0
 
 
+def test_one_call_in_a_hundred_explores() -> None:
+    endpoints = [endpoint(f"e{number}", 0.5 + 0.1 * number) for number in range(100)]
+    shortlist, rng = all_of(endpoints), Random(7)
+    others = sum(picked(shortlist, T, rng) is not endpoints[0] for _ in range(20_000))
+    assert 0.8 * EXPLORE < others / 20_000 < 1.2 * EXPLORE
+
+
 def test_an_endpoint_whose_breaker_is_due_is_looked_at_by_every_call() -> None:
     endpoints = [endpoint(f"e{number}", 0.5 + 0.1 * number) for number in range(100)]
     trip(endpoints[90])
