@@ -8,6 +8,7 @@ it only waits for its server: some dead servers must not hold up the probes of t
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from router.turns import Watch
 
@@ -15,6 +16,14 @@ PLACES = 32  # probes at work at once: some 10 ms of processor time
 HOLD = 0.25  # seconds; a thousand servers of which none answers are asked within 1000 / 32 * 0.25 = 8 s
 # Share of a probe's timeout by which the loop may be late before the timeout counts as the router's own.
 MAX_LATENESS = 0.2
+
+
+class Lateness(Protocol):
+    """A `Watch`, as far as it is used here."""
+
+    behind: float
+
+    def wake(self) -> None: ...
 
 
 class Place:
@@ -36,8 +45,8 @@ class Place:
 class Gate:
     """The gate of all probes of a process. `watch` measures the loop; without a loop of its own it measures nothing."""
 
-    def __init__(self, watch: Watch | None = None, speed: float = 1.0) -> None:
-        self._watch = watch or Watch(None)
+    def __init__(self, watch: Lateness | None = None, speed: float = 1.0) -> None:
+        self._watch: Lateness = watch or Watch(None)
         self._free, self._hold = asyncio.Semaphore(PLACES), HOLD / speed
 
     async def enter(self) -> Place:

@@ -60,11 +60,11 @@ class Silent(There):
             await super()._answer(peer)  # type: ignore[arg-type]
 
 
-class Late(Watch):
+class Late:
     """A watch that finds the loop late by these seconds at each look."""
 
     def __init__(self, *behind: float) -> None:
-        super().__init__(None)
+        self.behind = 0.0
         self._steps = list(behind)
 
     def wake(self) -> None:

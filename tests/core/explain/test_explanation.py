@@ -44,7 +44,7 @@ def test_the_explained_endpoint_is_the_one_picked_and_explaining_changes_nothing
     first: list[tuple[str, float]], second: list[tuple[str, float]], size: float
 ) -> None:
     of = random_route(first, second)
-    before = everything(of)
+    before = settled(of)
     explained = explain(of, "first_token", size, T)
     assert explain(of, "first_token", size, T) == explained
     assert everything(of) == before
@@ -61,20 +61,28 @@ def test_explaining_a_large_tier_changes_nothing() -> None:
     of = route(*(f"a{number}" for number in range(LARGE + 1)))
     assert of.tiers[0].shortlist is not None
     Race(of, Demand("first_token", 10.0), T, Steady()).next_attempt(T)
-    before = everything(of)
+    before = settled(of)
     assert explain(of, "first_token", 10.0, T + 60.0).picked
     assert everything(of) == before
 
 
-def everything(of: Any, seen: dict[int, int] | None = None) -> Any:
-    """All values that an object holds, directly or through others; each object once, then by its number."""
+def settled(of: Any) -> Any:
+    """Everything, after a first look: a compiled class lists its properties too, of which some are computed once."""
+    everything(of)
+    return everything(of)
+
+
+def everything(of: Any, seen: dict[int, tuple[int, Any]] | None = None) -> Any:
+    """All values that an object holds, directly or through others; each object once, then by its number. What was seen
+    is kept: a property's value is a new object each time, which could get the address of one that is gone.
+    """
     seen = {} if seen is None else seen
     names = attributes(of)
     if not isinstance(of, dict | list | tuple | set) and not names:
         return repr(of)
     if id(of) in seen:
-        return f"object {seen[id(of)]}"
-    seen[id(of)] = len(seen)
+        return f"object {seen[id(of)][0]}"
+    seen[id(of)] = (len(seen), of)
     if isinstance(of, dict):
         return [(everything(key, seen), everything(value, seen)) for key, value in of.items()]
     if isinstance(of, list | tuple | set):
