@@ -28,7 +28,7 @@ REQUEST = 1 << 10  # bytes as which the reading of a request counts beside its o
 FREE = 64 << 10  # bytes of small reads that are handled before the clock is looked at
 SMALL = 4 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood
 TURN = 0.004  # seconds that a turn should take
-SHARE, LEAST_SHARE = 0.002, 0.0005  # seconds of it for what is kept
+SHARE, LEAST_SHARE = 0.0012, 0.0005  # seconds of it for what is kept
 # Seconds more per turn for small reads: to keep one costs as much as to handle it. With less a router at its limit has
 # many short turns, and looks at all sockets in each of them.
 SMALL_SHARE = 0.006
@@ -73,6 +73,7 @@ class Turns:
         "_new",
         "_own",
         "_scheduled",
+        "_shared",
         "_turned",
         "_until",
         "read",
@@ -92,6 +93,7 @@ class Turns:
         self._until = inf  # when this turn's share is used up; inf before it has begun
         self._turned = inf  # when the last turn began; inf if nothing was kept in it
         self._own = 0.0  # seconds that the last turn took for what was kept
+        self._shared = 0.0  # when the last turn ended the work on what was kept, and nothing was left
         self.watch = Watch(loop, self._rest)
         self.read = FREE
 
@@ -143,7 +145,9 @@ class Turns:
 
     def _begin_share(self) -> None:
         if self._until == inf:
-            self._until = time.perf_counter() + SHARE
+            now = time.perf_counter()
+            # Connections that a turn resumes are read in the same turn, which has used up its share then.
+            self._until = now + (SHARE if now - self._shared > TURN else LEAST_SHARE)
         if not self._scheduled and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -178,7 +182,8 @@ class Turns:
         try:
             self._use_share()
         finally:
-            self._own = time.perf_counter() - began
+            self._shared = time.perf_counter()
+            self._own = self._shared - began
             if self._kept or self._new or self._ending:
                 self._begin_share()
                 self.read = FREE

@@ -222,6 +222,21 @@ def test_other_work_of_a_turn_makes_its_share_smaller(loop: Loop) -> None:
     assert slices() == most
 
 
+def test_what_is_read_after_the_last_of_what_was_kept_gets_little_of_the_same_turn(loop: Loop) -> None:
+    shared = shared_by(loop)
+    slices = round(SHARE / LEAST_SHARE * 4)
+    first, second = (Reader(loop, shared, cost=LEAST_SHARE / SLICE / 4) for _ in range(2))
+    first.receive(b"x" * 2 * slices * SLICE)
+    loop.turn()
+    assert not first.held  # the turn has read it whole, and goes on with the sockets
+    second.receive(b"x" * slices * SLICE)
+    assert len(second.got) == 4 * SLICE
+    loop.turn()
+    loop.spent += 2 * TURN
+    first.receive(b"x" * 2 * slices * SLICE)
+    assert len(first.got) == 3 * slices * SLICE
+
+
 def test_a_thousand_connections_that_end_at_once_end_in_several_turns(loop: Loop) -> None:
     shared, ended = shared_by(loop), []
 
