@@ -1,4 +1,4 @@
-"""`python -m tests.wheel VENV BUILD`: an installed firsttoken says which build it is, serves a stream, and stops cleanly.
+"""`python -m tests.wheel VENV BUILD`: an installed firsttoken names its build, serves a stream, and stops cleanly.
 
 `scripts/test-compiled` installs a wheel of the compiled build into an environment of its own, and tests it so.
 """
