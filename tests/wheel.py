@@ -32,7 +32,7 @@ def main(venv: Path, build: str) -> None:
             check=True,
         ).stdout
         assert version.endswith(f"({build})\n"), version
-        command = [firsttoken, "serve", "--example", "--port", str(port)]
+        command = [str(firsttoken), "serve", "--example", "--port", str(port)]
         process = subprocess.Popen(command, cwd=elsewhere, env=environment(PYTHONPATH=""), stderr=subprocess.DEVNULL)
         try:
             client = OpenAI(api_key="any", base_url=f"http://127.0.0.1:{port}/v1", max_retries=10, timeout=LIMIT)
