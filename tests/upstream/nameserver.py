@@ -17,7 +17,7 @@ MAX_DATAGRAM = 512  # bytes of an answer over UDP (RFC 1035 §4.2.1)
 class Nameserver(BaseResolver):  # type: ignore[misc]
     """Answers from `zone`, which maps a name to its addresses; other names do not exist."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.zone: dict[str, tuple[str, ...]] = {}
         self.ttl = 60
         self.silent: set[str] = set()  # names without an answer
@@ -25,7 +25,7 @@ class Nameserver(BaseResolver):  # type: ignore[misc]
         self.failing = False  # answers SERVFAIL
         self.asked: list[tuple[str, str]] = []  # name and type
         self.over_tcp = 0  # questions
-        self.port = 0
+        self.port = port
 
     def resolve(self, request: Any, handler: Any) -> Any:
         name, kind = str(request.q.qname).rstrip("."), QTYPE[request.q.qtype]
@@ -46,9 +46,9 @@ class Nameserver(BaseResolver):  # type: ignore[misc]
 
 
 @contextmanager
-def nameserver(*, tcp: bool = False) -> Iterator[Nameserver]:
+def nameserver(port: int = 0, *, tcp: bool = False) -> Iterator[Nameserver]:
     """A name server over UDP, where answers of more than 512 bytes are truncated; with `tcp` over TCP too."""
-    resolver = Nameserver()
+    resolver = Nameserver(port)
     servers = []
     for protocol in ("tcp", "udp") if tcp else ("udp",):  # in this order: a port that is free for TCP is so for UDP
         servers.append(_listening(resolver, tcp=protocol == "tcp"))

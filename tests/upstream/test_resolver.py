@@ -126,11 +126,12 @@ async def test_a_truncated_answer_without_tcp_is_a_failure_that_says_so(names: N
 
 @pytest.mark.usefixtures("_hurried")
 @on_uvloop
-async def test_a_name_server_that_is_silent_over_tcp_is_given_up(names: Nameserver, tmp_path: Path) -> None:
-    names.zone["many.test"] = MANY
+async def test_a_name_server_that_is_silent_over_tcp_is_given_up(tmp_path: Path) -> None:
     wanted = "DNS has not told the address within 1 s"
-    with socket.create_server(("127.0.0.1", names.port)), pytest.raises(Unresolved, match=wanted):
-        await resolver_at(names, tmp_path).resolve("many.test")
+    with socket.create_server(("127.0.0.1", 0)) as silent, nameserver(silent.getsockname()[1]) as names:
+        names.zone["many.test"] = MANY
+        with pytest.raises(Unresolved, match=wanted):
+            await resolver_at(names, tmp_path).resolve("many.test")
 
 
 @on_uvloop
