@@ -21,6 +21,7 @@ from router.turns import FREE, SMALL, Turns
 from router.upstream.exchange import Exchange, Request
 from router.upstream.labels import Headers
 from router.upstream.spliced import Spliced
+from router.upstream.upload import PIECE, Upload
 
 # Bytes of headers, trailers, chunk extensions or 1xx answers that may come between two pieces of an answer.
 MAX_OVERHEAD = 64 << 10
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
         "_progress",
         "_reusable",
         "_turns",
+        "_upload",
         "exchange",
         "idle_since",
         "max_served",
@@ -98,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._overhead = 0
         self._complete = self._informational = self._paused = self._reusable = self._progress = False
         self._held = False  # a part of what was read is kept for later turns
+        self._upload: Upload | None = None  # the last request, if it was large
 
     @property
     def open(self) -> bool:
@@ -110,12 +113,15 @@ class Connection(asyncio.Protocol):
         exchange.wire = self
         self._complete, self._overhead = False, 0
         body = request.body
-        if isinstance(body, Spliced):
-            self.transport.writelines((request.head, *body.pieces))
-        elif len(body) <= MAX_COPIED:
+        if not isinstance(body, Spliced) and len(body) <= MAX_COPIED:
             self.transport.write(request.head + body)
+            return
+        parts = (request.head, *(body.pieces if isinstance(body, Spliced) else (body,)))
+        if len(body) <= PIECE:
+            self.transport.writelines(parts)
         else:
-            self.transport.writelines((request.head, body))
+            self._upload = Upload(self.transport, parts)
+            self._upload.advance()
 
     # For the exchange (a Wire).
 
@@ -133,6 +139,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once: only that stops an endpoint from generating."""
         self.exchange = self.request = None
+        self._stop_upload()
         if self.transport is not None:
             self.transport.abort()
 
@@ -190,10 +197,19 @@ class Connection(asyncio.Protocol):
 
     # For the transport again.
 
+    def pause_writing(self) -> None:
+        if self._upload is not None:
+            self._upload.pause()
+
+    def resume_writing(self) -> None:
+        if self._upload is not None:
+            self._upload.resume()
+
     def eof_received(self) -> bool:
         return False  # closes the connection: no more can come
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._stop_upload()
         rest = self._turns.drop(self)
         if rest and self.exchange is not None:
             self.read(bytes(rest))  # what came before the end
@@ -268,7 +284,9 @@ class Connection(asyncio.Protocol):
             self.resume()
         self.exchange = exchange.wire = None
         self.served += 1
-        if self._reusable and self.open and not self.transport.get_write_buffer_size():  # the request was sent whole
+        whole = self._upload is None or self._upload.sent  # as far as the transport has it
+        self._stop_upload()
+        if whole and self._reusable and self.open and not self.transport.get_write_buffer_size():
             self.pool.released(self)
         else:
             self.transport.abort()
@@ -287,7 +305,13 @@ class Connection(asyncio.Protocol):
     def _broken(self, exchange: Exchange, reason: str) -> None:
         exchange.fail(reason)
         self.exchange = self.request = exchange.wire = None
+        self._stop_upload()
         self.transport.abort()
+
+    def _stop_upload(self) -> None:
+        if self._upload is not None:
+            self._upload.stop()
+            self._upload = None
 
 
 def _close_delimited(headers: Headers) -> bool:
