@@ -284,9 +284,10 @@ class Connection(asyncio.Protocol):
             self.resume()
         self.exchange = exchange.wire = None
         self.served += 1
-        whole = self._upload is None or self._upload.sent  # as far as the transport has it
-        self._stop_upload()
-        if whole and self._reusable and self.open and not self.transport.get_write_buffer_size():
+        if self._upload is not None:
+            self._reusable = self._reusable and self._upload.sent
+            self._stop_upload()
+        if self._reusable and self.open and not self.transport.get_write_buffer_size():  # the request was sent whole
             self.pool.released(self)
         else:
             self.transport.abort()

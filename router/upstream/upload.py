@@ -30,7 +30,7 @@ class Upload:
 
     def advance(self) -> None:
         """Write the next piece. The one after it follows in the next turn, or once the transport has room."""
-        if self._paused or not self._parts:
+        if self._paused or not self._parts or self._transport.is_closing():
             return
         piece, room = [], PIECE
         while self._parts and room:
