@@ -29,7 +29,7 @@
     dialects/        how kinds of servers differ
                      base, prefill; openai, sglang, vllm, zhipu, simulated
     upstream/        connections to endpoints
-                     exchange, labels, whole, refusal, page; spliced, masking; http1, pool, idle_limit; dial,
+                     exchange, labels, whole, refusal, page; spliced, masking; http1, upload, pool, idle_limit; dial,
                      resolver, tls; simulated
     proxy/           moves one request
                      client, front, intake, known_head, body_budget, reply, asgi, application; handler, admission, cors,

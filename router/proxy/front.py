@@ -111,7 +111,7 @@ class Front(HttpToolsProtocol):
         self._unsent = 0  # bytes that the client had not read when `expire` last looked
         self._known: KnownHead | None = None  # from the second request on: many connections carry only one
         self._answers = 0
-        self._read = b""  # the read in which the current request began; empty once there was another
+        self._read = b""  # the read in which a request began; empty once there was another, or it is complete
         self._held_back = False  # reading is paused until the client has read its answers
 
     # The transport reports.
@@ -302,6 +302,7 @@ class Front(HttpToolsProtocol):
             request = intake.take()
             if self._answers and reply.keep and reply.chunked and self._read:
                 self._known = KnownHead.of(self._read, request) if isinstance(request.body, bytes) else None
+            self._read = b""  # the call has the bytes that it needs
             self._answer(request)
         elif intake.state is FORWARDED:
             intake.end(self._now())

@@ -95,7 +95,7 @@ class Reply:
         if self.chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         if self.state is STARTED:
-            data, self.state = self._head + data, SENDING
+            data, self.state, self._head = self._head + data, SENDING, b""
         self._transport.write(data)
 
     def end(self, data: bytes = b"") -> None:

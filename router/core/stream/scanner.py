@@ -44,6 +44,7 @@ UNFINISHED = {"message": "[DONE] without a finish_reason", "code": "unfinished"}
 
 MAX_MALFORMED = 1000  # events that are not JSON: each costs some microseconds
 MAX_SILENT = 1 << 20  # bytes of whole events before the first token; after it, of noise between two events
+_NO_CHOICES: set[int] = set()  # never added to: an empty set for each stream would take 216 bytes
 
 
 class Budget(Protocol):
@@ -118,8 +119,8 @@ class Scanner:
         self._held: bytearray | None = None  # the beginning of an event whose end has not come yet
         self._budget, self._budgeted = budget, 0  # bytes of the budget that this stream has
         self._begun = False  # a byte order mark has been looked for
-        self._finished: set[int] = set()  # choices that gave a finish reason
-        self._doubted: set[int] = set()  # choices with output after their finish reason
+        self._finished = _NO_CHOICES  # choices that gave a finish reason
+        self._doubted = _NO_CHOICES  # choices with output after their finish reason
         self._read: Callable[[bytes], Event | LaterEvent] = read_event
         self._template: Template | None = None
         self._tries, self._last = MAX_TRIES, b""  # templates that may still be made, and the last event that was parsed
@@ -409,6 +410,7 @@ class Scanner:
         index = self._counted(choice)
         if index is not None and index in self._finished:
             self._finished.discard(index)
+            self._doubted = self._doubted or set()
             self._doubted.add(index)
             self.finished, self.turned = False, True
         return index in self._doubted
@@ -421,6 +423,7 @@ class Scanner:
             return
         index = self._counted(choice)
         if index is not None:
+            self._finished = self._finished or set()
             self._finished.add(index)
             self.finished, self.turned = len(self._finished) >= self.choices, True
 
