@@ -23,10 +23,10 @@ from collections.abc import Callable, Generator, Iterable
 from math import inf
 from typing import Protocol, TypeVar
 
-SLICE = 4 << 10  # bytes of one connection that are handled at a time; a read of more is cut
+SLICE = 8 << 10  # bytes of one connection that are handled at a time; a read of more is cut
 REQUEST = 1 << 10  # bytes as which the reading of a request counts beside its own: it takes as long, some 0.2 ms
 FREE = 64 << 10  # bytes of small reads that are handled before the clock is looked at
-SMALL = 4 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood
+SMALL = 8 << 10  # bytes up to which a read is taken for a request, and not for a part of a flood
 TURN = 0.004  # seconds that a turn should take
 SHARE, LEAST_SHARE = 0.0012, 0.0005  # seconds of it for what is kept
 # Seconds more per turn for small reads: to keep one costs as much as to handle it. With less a router at its limit has
